@@ -1,0 +1,1 @@
+"""The `mantaray` command: thin, it parses, calls and prints."""

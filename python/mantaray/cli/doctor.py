@@ -1,0 +1,85 @@
+"""`mantaray doctor`: which Ray is there, and what became of each patch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+import mantaray
+from mantaray.cli.output import CliError, table
+from mantaray.overlay.checks import Finding
+from mantaray.overlay.doctor import (
+    Diagnosis,
+    PatchDiagnosis,
+    UnreadableWheelError,
+    diagnose,
+    diagnose_wheel,
+)
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with each target of each patch.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="WHEEL",
+    help="Check a wheel of Ray instead, without installing it.",
+)
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool, against: Path | None) -> None:
+    """Show what is attached to the installed Ray, and why or why not.
+
+    The exit status is 0 only if nothing was refused.
+    """
+    try:
+        diagnosis = diagnose() if against is None else diagnose_wheel(against)
+    except UnreadableWheelError as error:
+        raise CliError(str(error), "give the path of a ray-*.whl file") from error
+    click.echo(json.dumps(_as_json(diagnosis), indent=2) if as_json else _as_text(diagnosis))
+    if diagnosis.problem is not None:
+        raise CliError(diagnosis.problem.text, diagnosis.problem.hint)
+    ctx.exit(0 if diagnosis.healthy else 1)
+
+
+def _as_text(diagnosis: Diagnosis) -> str:
+    ray = "no Ray"
+    if diagnosis.ray_version is not None:
+        ray = f"Ray {diagnosis.ray_version} at {diagnosis.ray_path}"
+    rows = [(p.status.name, p.status.state.value, p.status.why) for p in diagnosis.patches]
+    return f"Mantaray {mantaray.__version__}, {ray}\n\n" + table(("patch", "state", "why"), rows)
+
+
+def _as_json(diagnosis: Diagnosis) -> dict[str, object]:
+    path = diagnosis.ray_path
+    return {
+        "mantaray": mantaray.__version__,
+        "ray": {
+            "version": diagnosis.ray_version,
+            "path": None if path is None else str(path),
+        },
+        "problem": diagnosis.problem and diagnosis.problem.text,
+        "patches": [_patch_as_json(patch) for patch in diagnosis.patches],
+    }
+
+
+def _patch_as_json(patch: PatchDiagnosis) -> dict[str, object]:
+    return {
+        "name": patch.status.name,
+        "summary": patch.status.summary,
+        "state": patch.status.state.value,
+        "why": patch.status.why,
+        "targets": [_finding_as_json(finding) for finding in patch.findings],
+    }
+
+
+def _finding_as_json(finding: Finding) -> dict[str, object]:
+    return {
+        "module": finding.target.module,
+        "attribute": finding.target.attribute,
+        "expected": sorted(finding.target.fingerprints),
+        "found": finding.found,
+        "digest": finding.digest,
+        "problem": finding.problem,
+    }

@@ -1,0 +1,77 @@
+"""The group of all `mantaray` commands.
+
+Each command lives in a module of its own that is imported only when the command is used, so that
+what one of them lacks does not break the others.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+import mantaray
+from mantaray.cli.output import CliError, table
+from mantaray.settings import SETTINGS
+
+# name: (module, attribute, one line of help)
+_COMMANDS = {
+    "doctor": ("mantaray.cli.doctor", "doctor", "Show what is attached to the installed Ray."),
+    "spill": ("mantaray.cli.spill", "spill_group", "Show and clean spilled data."),
+    "wheel": ("mantaray.cli.wheel", "wheel_group", "Make and verify custom Ray wheels."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, none of them imported."""
+        return sorted({*super().list_commands(ctx), *_COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, or None when there is none of that name.
+
+        Raises:
+            CliError: something that the command needs is not installed.
+        """
+        if cmd_name not in _COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, attribute, _ = _COMMANDS[cmd_name]
+        try:
+            command = getattr(import_module(module), attribute)
+        except ImportError as error:
+            raise CliError(
+                f"`mantaray {cmd_name}` cannot start: {error}",
+                "install mantaray again, with what this command needs: "
+                "pip install --force-reinstall 'mantaray[wheel]'",
+            ) from error
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from their one-line helps."""
+        rows = []
+        for name in self.list_commands(ctx):
+            if name in _COMMANDS:
+                rows.append((name, _COMMANDS[name][2]))
+            elif (command := super().get_command(ctx, name)) is not None:
+                rows.append((name, command.get_short_help_str(limit=80)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(mantaray.__version__, prog_name="mantaray", message="%(prog)s %(version)s")
+def main() -> None:
+    """Patches that make an installed Ray keep its disk and its latency."""
+
+
+@main.command("settings")
+def show_settings() -> None:
+    """List every setting: an environment variable, its default and what it may be."""
+    rows = [
+        (setting.name, setting.type, setting.describe_default(), setting.allowed, setting.doc)
+        for setting in SETTINGS
+    ]
+    click.echo(table(("variable", "type", "default", "allowed", "meaning"), rows))

@@ -1,0 +1,43 @@
+"""The overlay: attaches patches to the Ray that is installed, checks first, and can take it back.
+
+`mantaray.pth` imports this package in every interpreter of the environment, so it loads nothing by
+itself: each name below is fetched from its module at first use.
+"""
+
+from __future__ import annotations
+
+# A plain name, for importing `typing` would cost more than all the rest; type checkers know it.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mantaray.overlay.fingerprints import fingerprint as fingerprint
+    from mantaray.overlay.hooks import install as install
+    from mantaray.overlay.hooks import register as register
+    from mantaray.overlay.hooks import status as status
+    from mantaray.overlay.hooks import uninstall as uninstall
+    from mantaray.overlay.installation import Installation as Installation
+    from mantaray.overlay.patch import Patch as Patch
+    from mantaray.overlay.patch import PatchStatus as PatchStatus
+    from mantaray.overlay.patch import State as State
+    from mantaray.overlay.patch import Target as Target
+
+_HOMES = {
+    "Installation": "installation",
+    "Patch": "patch",
+    "PatchStatus": "patch",
+    "State": "patch",
+    "Target": "patch",
+    "fingerprint": "fingerprints",
+    "install": "hooks",
+    "register": "hooks",
+    "status": "hooks",
+    "uninstall": "hooks",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -1,0 +1,129 @@
+"""What the doctor finds: the Ray that is there (or in a wheel), each patch, its state and why.
+
+Values only; `mantaray.cli.doctor` prints them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mantaray.overlay import checks, versions
+from mantaray.overlay.checks import Finding
+from mantaray.overlay.decide import Problem, decide_version, unknown_ray
+from mantaray.overlay.hooks import OVERLAY
+from mantaray.overlay.notices import NOTICES
+from mantaray.overlay.patch import Patch, PatchStatus, State
+
+
+class UnreadableWheelError(ValueError):
+    """A file given as a wheel of Ray is not one that can be read."""
+
+
+@dataclass(frozen=True)
+class PatchDiagnosis:
+    """One patch: its state, and what is in the place of each of its targets."""
+
+    status: PatchStatus
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor found.
+
+    Attributes:
+        ray_version: the version of the Ray examined; None when there is none.
+        ray_path: where it is, the directory of the package or the wheel.
+        problem: why nothing at all can be attached; None when something may be.
+        patches: every patch that is known, by name.
+    """
+
+    ray_version: str | None
+    ray_path: Path | None
+    problem: Problem | None
+    patches: tuple[PatchDiagnosis, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing was refused."""
+        return self.problem is None and all(
+            patch.status.state is not State.REFUSED for patch in self.patches
+        )
+
+
+def diagnose() -> Diagnosis:
+    """Examine the installed Ray.
+
+    The modules that patches change are really imported, so that a patch that fails shows.
+    """
+    NOTICES.muted = True
+    OVERLAY.install()
+    failures = _import_what_patches_wait_for()
+    conditions = OVERLAY.conditions
+    ray = conditions.ray if conditions else None
+    findings = {
+        patch.name: tuple(checks.examine(patch.targets, ray.sources)) if ray else ()
+        for patch in OVERLAY.patches()
+    }
+    patches = []
+    for status in OVERLAY.status():
+        if status.state is State.ARMED and status.name in failures:
+            status = replace(status, state=State.REFUSED, why=failures[status.name])
+        patches.append(PatchDiagnosis(status, findings[status.name]))
+    return Diagnosis(
+        ray_version=ray.version if ray else None,
+        ray_path=ray.path if ray else None,
+        problem=conditions.problem if conditions else None,
+        patches=tuple(patches),
+    )
+
+
+def _import_what_patches_wait_for() -> dict[str, str]:
+    """Return, for each patch whose modules cannot be imported, why."""
+    failures = {}
+    armed = {status.name for status in OVERLAY.status() if status.state is State.ARMED}
+    for patch in OVERLAY.patches():
+        for name in patch.installers if patch.name in armed else ():
+            try:
+                importlib.import_module(name)
+            except Exception as error:
+                failures[patch.name] = f"{name} cannot be imported ({error})"
+    return failures
+
+
+def diagnose_wheel(path: Path) -> Diagnosis:
+    """Examine a wheel of Ray without installing it; settings do not count.
+
+    Args:
+        path: the wheel.
+
+    Raises:
+        UnreadableWheelError: it is no wheel of Ray, or damaged.
+    """
+    NOTICES.muted = True
+    OVERLAY.discover()
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            sources = versions.WheelSources(wheel)
+            version = versions.read_version(sources)
+            if version is None:
+                raise UnreadableWheelError(
+                    f"{path} is not a wheel of Ray: no ray/_version.py in it"
+                )
+            patches = tuple(_diagnose_patch(p, version, sources) for p in OVERLAY.patches())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UnreadableWheelError(f"{path} cannot be read as a wheel: {error}") from error
+    return Diagnosis(version, path, unknown_ray(version), patches)
+
+
+def _diagnose_patch(patch: Patch, version: str, sources: versions.Sources) -> PatchDiagnosis:
+    state, why = decide_version(patch, version)
+    findings = tuple(checks.examine(patch.targets, sources))
+    if state is State.ARMED:
+        conflict = checks.summarize([f.problem for f in findings if f.problem is not None])
+        state = State.REFUSED if conflict else State.ARMED
+        why = conflict or "every target is as expected"
+    return PatchDiagnosis(PatchStatus(patch.name, patch.summary, state, why), findings)

@@ -1,0 +1,330 @@
+"""The heart of the overlay: decides about each patch, waits for Ray's modules, attaches, undoes.
+
+Locking: `_install_lock` makes a thread that wants Ray wait until the hooks are set; `_lock` guards
+the book-keeping and is held for moments only. Checks, installers and everything that undoes them
+run outside both, since they import modules and so may wait for a thread that holds an import lock
+and is itself waiting for us.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import wrapt
+
+import mantaray
+from mantaray import settings
+from mantaray.overlay import checks, versions
+from mantaray.overlay.decide import Conditions, decide, gather
+from mantaray.overlay.installation import Installation
+from mantaray.overlay.notices import NOTICES
+from mantaray.overlay.patch import Patch, PatchStatus, State
+from mantaray.overlay.report import write_report
+from mantaray.settings import SettingError
+
+_ALIVE = (State.ARMED, State.ACTIVE)
+
+
+@dataclass
+class _Entry:
+    """One patch and what became of it since the last install."""
+
+    patch: Patch
+    state: State
+    why: str
+    started: set[str] = field(default_factory=set)
+    attached: list[str] = field(default_factory=list)
+
+    def note_progress(self) -> None:
+        """Say which modules are changed and which are still waited for."""
+        waiting = [name for name in self.patch.installers if name not in self.attached]
+        parts = []
+        if self.attached:
+            self.state = State.ACTIVE
+            parts.append("attached to " + ", ".join(self.attached))
+        if waiting:
+            parts.append("waits for the import of " + ", ".join(waiting))
+        self.why = "; ".join(parts)
+
+
+class Overlay:
+    """The patches of one process."""
+
+    def __init__(self) -> None:
+        self._make_locks()
+        self._forks_watched = False
+        self._patches: dict[str, Patch] = {}
+        self._broken: dict[str, str] = {}
+        self._entries: dict[str, _Entry] = {}
+        self._applied: list[tuple[_Entry, Installation]] = []
+        self._watched: set[str] = set()
+        self._installing = False
+        self._installed = False
+        self._declined = False
+        self._conditions: Conditions | None = None
+
+    def _make_locks(self) -> None:
+        self._install_lock = threading.RLock()
+        self._lock = threading.RLock()
+        self._report_lock = threading.Lock()
+
+    def _after_fork(self) -> None:
+        """Go on in a child process, which has what is attached but none of the other threads."""
+        self._make_locks()
+        self._report()
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """What decided about every patch at the last install; None before the first."""
+        return self._conditions
+
+    def patches(self) -> list[Patch]:
+        """Return the patches that are known, by name."""
+        with self._lock:
+            return [self._patches[name] for name in sorted(self._patches)]
+
+    def register(self, patch: Patch) -> None:
+        """Make a patch known; where the overlay is installed already, it is attached.
+
+        Args:
+            patch: the patch. The same one twice counts once.
+
+        Raises:
+            ValueError: another patch has that name.
+        """
+        with self._lock:
+            known = self._patches.setdefault(patch.name, patch)
+            if known != patch:
+                raise ValueError(f"two patches are called {patch.name!r}; rename one of them")
+            if not self._installed or self._conditions is None or patch.name in self._entries:
+                return
+            self._enter(patch, self._conditions)
+        self._announce()
+        self._attach(self._watch())
+
+    def attach(self) -> None:
+        """Install, unless somebody has uninstalled it before; what the bootstrap calls."""
+        if not self._declined:
+            self.install()
+
+    def install(self) -> None:
+        """Find the patches and attach each that fits, now or when Ray imports what it changes.
+
+        A second call does nothing. Nothing that goes wrong with a patch is raised: the patch is
+        refused, and one line says so.
+        """
+        with self._install_lock:
+            # The second is this very thread again: looking for Ray passes by our own finder.
+            if self._installed or self._installing:
+                return
+            self._installing = True
+            self._declined = False
+            if not self._forks_watched:
+                self._forks_watched = True
+                os.register_at_fork(after_in_child=self._after_fork)
+            try:
+                self.discover()
+                ray = versions.find_ray()
+                with self._lock:
+                    self._conditions = gather(ray, self._patches)
+                    self._entries = {}
+                    for patch in self.patches():
+                        self._enter(patch, self._conditions)
+                    self._installed = True
+            finally:
+                self._installing = False
+            self._announce()
+            imported = self._watch()
+        self._attach(imported)
+        self._report()
+
+    def uninstall(self) -> None:
+        """Take back everything that was changed, and stay away until the next `install`.
+
+        Before Ray was imported, it keeps the bootstrap from attaching anything.
+        """
+        with self._install_lock:
+            self._declined = True
+            with self._lock:
+                if not self._installed:
+                    return
+                self._installed = False
+                applied, self._applied = self._applied, []
+                for entry in self._entries.values():
+                    if entry.state in _ALIVE:
+                        entry.state, entry.why = State.OFF, "uninstalled"
+        for problem in _undo(installation for _, installation in applied):
+            NOTICES.warn(f"could not take back everything at uninstall: {problem}")
+        self._report()
+
+    def status(self) -> list[PatchStatus]:
+        """Return the state of each patch in this process, by name; nothing before install."""
+        with self._lock:
+            return [
+                PatchStatus(name, entry.patch.summary, entry.state, entry.why)
+                for name, entry in sorted(self._entries.items())
+            ]
+
+    def discover(self) -> None:
+        """Import the module `patch` of each subpackage; it registers what it has."""
+        for name in _subpackages_with_a_patch():
+            try:
+                importlib.import_module(f"mantaray.{name}.patch")
+            except Exception as error:
+                self._broken[name] = f"mantaray.{name}.patch cannot be imported ({error})"
+                placeholder = Patch(name, "could not be loaded", "", None, None, (), {})
+                with self._lock:
+                    self._patches.setdefault(name, placeholder)
+
+    def _enter(self, patch: Patch, conditions: Conditions) -> None:
+        try:
+            state, why = decide(patch, conditions)
+        except ValueError as error:
+            state, why = State.REFUSED, f"it states its versions wrongly ({error})"
+        if patch.name in self._broken and state is not State.OFF:
+            state, why = State.REFUSED, self._broken[patch.name]
+        entry = self._entries[patch.name] = _Entry(patch, state, why)
+        if state is State.ARMED:
+            entry.note_progress()
+
+    def _announce(self) -> None:
+        """Say what was refused from the start: one line if it is the same for all."""
+        conditions = self._conditions
+        if conditions is None or conditions.ray is None:
+            # Someone only asked whether there is a Ray.
+            return
+        if conditions.problem is not None:
+            problem = conditions.problem
+            NOTICES.warn(
+                f"{problem.text}; nothing is patched and Ray runs as it came ({problem.hint})"
+            )
+            return
+        for status in self.status():
+            if status.state is State.REFUSED:
+                _warn_refused(status.name, status.why)
+
+    def _watch(self) -> list[str]:
+        """Set a hook on each module that is waited for; return those imported already."""
+        with self._lock:
+            wanted = {
+                name
+                for entry in self._entries.values()
+                if entry.state in _ALIVE
+                for name in entry.patch.installers
+            }
+            imported = sorted(name for name in wanted if name in sys.modules)
+            new = sorted(wanted - self._watched - set(imported))
+            self._watched.update(new)
+        for name in new:
+            wrapt.register_post_import_hook(partial(self._imported, name), name)
+        return imported
+
+    def _attach(self, imported: Iterable[str]) -> None:
+        for name in imported:
+            # Waits for another thread that is in the middle of importing it.
+            self._imported(name, importlib.import_module(name))
+
+    def _imported(self, name: str, module: ModuleType) -> None:
+        """Attach what waits for a module; this is the hook that wrapt calls."""
+        with self._lock:
+            due = [
+                entry
+                for entry in self._entries.values()
+                if entry.state in _ALIVE
+                and name in entry.patch.installers
+                and name not in entry.started
+            ]
+            for entry in due:
+                entry.started.add(name)
+        for entry in due:
+            self._apply(entry, name, module)
+        if due:
+            self._report()
+
+    def _apply(self, entry: _Entry, name: str, module: ModuleType) -> None:
+        """Check a patch and run one installer of it; whatever fails refuses the whole patch."""
+        installation = Installation()
+        why = self._try_to_apply(entry, name, module, installation)
+        with self._lock:
+            # Not so if another thread has refused or uninstalled the patch meanwhile.
+            alive = entry.state in _ALIVE
+            if alive and why is None:
+                self._applied.append((entry, installation))
+                entry.attached.append(name)
+                entry.note_progress()
+                return
+            earlier = [done for owner, done in self._applied if owner is entry]
+            self._applied = [item for item in self._applied if item[0] is not entry]
+            if alive and why is not None:
+                entry.state, entry.why = State.REFUSED, why
+        problems = _undo([*earlier, installation])
+        if problems:
+            why = f"{why or 'it was uninstalled'}; not all of it could be taken back: {problems[0]}"
+            entry.why = why
+        if alive and why is not None:
+            _warn_refused(entry.patch.name, why)
+
+    def _try_to_apply(
+        self, entry: _Entry, name: str, module: ModuleType, installation: Installation
+    ) -> str | None:
+        """Return why it did not work, or None."""
+        try:
+            if not entry.attached:
+                ray_dir = Path(sys.modules["ray"].__path__[0])
+                conflict = checks.conflicts(entry.patch.targets, versions.InstalledSources(ray_dir))
+                if conflict is not None:
+                    return conflict
+            entry.patch.installers[name](module, installation)
+        except Exception as error:
+            return f"it failed in {name} with {type(error).__name__}: {error}"
+        return None
+
+    def _report(self) -> None:
+        conditions = self._conditions
+        with self._report_lock:
+            try:
+                directory = settings.REPORT_DIR.read()
+                if directory is not None:
+                    ray = conditions.ray if conditions else None
+                    write_report(directory, ray.version if ray else None, self.status())
+            except SettingError:
+                # Said already: a bad setting is a condition of its own.
+                return
+            except OSError as error:
+                NOTICES.warn(f"cannot write a report ({error}); unset or correct {_REPORT_DIR}")
+
+
+_REPORT_DIR = settings.REPORT_DIR.name
+
+
+def _undo(installations: Iterable[Installation]) -> list[str]:
+    return [problem for each in reversed(list(installations)) for problem in each.undo()]
+
+
+def _warn_refused(name: str, why: str) -> None:
+    NOTICES.warn(f"{name} is not attached: {why}; Ray runs as it came (see `mantaray doctor`)")
+
+
+def _subpackages_with_a_patch() -> list[str]:
+    """Return the subpackages of mantaray that have a module `patch`, by looking at directories."""
+    found = {
+        path.parent.name for root in mantaray.__path__ for path in Path(root).glob("*/patch.py")
+    }
+    # What the overlay calls so is the definition of a patch, not one.
+    return sorted(found - {"overlay"})
+
+
+OVERLAY = Overlay()
+attach = OVERLAY.attach
+register = OVERLAY.register
+install = OVERLAY.install
+uninstall = OVERLAY.uninstall
+status = OVERLAY.status

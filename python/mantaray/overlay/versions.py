@@ -1,0 +1,138 @@
+"""Which Ray is there, told from files without importing it, and which Rays Mantaray knows.
+
+This is the one place that holds the two releases Mantaray is tested against. Everything between
+them is covered by the ranges and fingerprints of the patches; anything outside is unknown.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+OLDEST_RAY = "2.48.0"
+NEWEST_RAY = "2.60.0"
+
+_VERSION_LINE = re.compile(rb"^(?:__)?version(?:__)?\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
+
+
+class Sources(Protocol):
+    """The Python source files of one Ray, installed or in a wheel."""
+
+    def read(self, module: str) -> bytes | None:
+        """Return the source of a module such as "ray._private.node"; None when there is none."""
+
+
+@dataclass(frozen=True)
+class InstalledSources:
+    """Source files below the directory of an installed Ray."""
+
+    ray_dir: Path
+
+    def read(self, module: str) -> bytes | None:
+        """Return the source of a module; None when there is none to read."""
+        for relative in _candidates(module):
+            try:
+                return (self.ray_dir.parent / relative).read_bytes()
+            except OSError:
+                continue
+        return None
+
+
+@dataclass(frozen=True)
+class WheelSources:
+    """Source files inside a wheel that is not installed."""
+
+    wheel: zipfile.ZipFile
+
+    def read(self, module: str) -> bytes | None:
+        """Return the source of a module; None when there is none.
+
+        Raises:
+            zipfile.BadZipFile: the file is in the wheel but damaged.
+        """
+        for relative in _candidates(module):
+            try:
+                return self.wheel.read(relative)
+            except KeyError:
+                continue
+        return None
+
+
+def _candidates(module: str) -> tuple[str, str]:
+    path = module.replace(".", "/")
+    return f"{path}.py", f"{path}/__init__.py"
+
+
+@dataclass(frozen=True)
+class InstalledRay:
+    """A Ray that this interpreter would import, or has imported.
+
+    Attributes:
+        version: as its files say, "unknown" when they do not say it.
+        path: the directory of the package.
+    """
+
+    version: str
+    path: Path
+
+    @property
+    def sources(self) -> InstalledSources:
+        """The source files of this Ray."""
+        return InstalledSources(self.path)
+
+
+def find_ray() -> InstalledRay | None:
+    """Return the Ray of this interpreter without importing it, or None when there is none."""
+    module = sys.modules.get("ray")
+    if module is not None:
+        locations = getattr(module, "__path__", ())
+    else:
+        spec = importlib.util.find_spec("ray")
+        locations = (spec and spec.submodule_search_locations) or ()
+    for location in locations:
+        path = Path(location)
+        # Without this file it is some folder that happens to be called ray.
+        if (path / "__init__.py").is_file():
+            return InstalledRay(read_version(InstalledSources(path)) or "unknown", path)
+    return None
+
+
+def read_version(sources: Sources) -> str | None:
+    """Return the version that the files of a Ray state, or None when they state none."""
+    for module in ("ray._version", "ray"):
+        match = _VERSION_LINE.search(sources.read(module) or b"")
+        if match:
+            return match[1].decode("ascii", "replace")
+    return None
+
+
+def why_unknown(version: str) -> str | None:
+    """Return why Mantaray knows nothing about a Ray of this version; None when it does know it."""
+    try:
+        release = Version(version)
+    except InvalidVersion:
+        return f"this Ray states no version that can be read ({version})"
+    # Releases that only fix bugs of the newest one count as known: fingerprints guard the rest.
+    newest = Version(NEWEST_RAY)
+    beyond = f"{newest.major}.{newest.minor + 1}"
+    if SpecifierSet(f">={OLDEST_RAY},<{beyond}").contains(release, prereleases=True):
+        return None
+    return f"Ray {version} is not one that Mantaray knows ({OLDEST_RAY} to {NEWEST_RAY})"
+
+
+def serves(specifier: str, version: str) -> bool:
+    """Return whether a version specifier (">=2.48,<2.61") contains a version.
+
+    Raises:
+        packaging.specifiers.InvalidSpecifier: the specifier is not one.
+        packaging.version.InvalidVersion: the version is not one.
+    """
+    return SpecifierSet(specifier).contains(Version(version), prereleases=True)

@@ -1,0 +1,209 @@
+"""Every knob of Mantaray in one place: its name, type, default, allowed values and meaning.
+
+A setting is an environment variable. It is read and checked at the moment it is needed, so a test
+or a worker with an environment of its own sees what it set. An empty variable counts as unset. A
+value that is not allowed raises `SettingError`, one sentence that names the variable, the value
+and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class SettingError(ValueError):
+    """A setting has a value that is not allowed."""
+
+    def __init__(self, name: str, value: str, allowed: str) -> None:
+        """Keep what is needed to say it in one sentence.
+
+        Args:
+            name: the environment variable.
+            value: what it was set to.
+            allowed: what it may be, in words.
+        """
+        super().__init__(f"{name} is set to {value!r}; allowed: {allowed}")
+        self.name = name
+        self.value = value
+        self.allowed = allowed
+
+
+@dataclass(frozen=True)
+class Setting(Generic[T]):
+    """One knob.
+
+    Attributes:
+        name: the environment variable that is read.
+        type: the kind of value, in a word ("bool", "int", "path", ...).
+        default: the value when the variable is unset or empty.
+        allowed: what the variable may be, in words.
+        doc: one line for people.
+        parse: makes a value of the text; raises ValueError for text that is not allowed.
+        upstream: Ray's own name of the knob, or None for one that only Mantaray has.
+        default_text: the default in words, where the value alone does not say it.
+    """
+
+    name: str
+    type: str
+    default: T
+    allowed: str
+    doc: str
+    parse: Callable[[str], T]
+    upstream: str | None = None
+    default_text: str = ""
+
+    def read(self, environ: Mapping[str, str] | None = None) -> T:
+        """Return the value in force.
+
+        Args:
+            environ: where to look; the environment of this process by default.
+
+        Raises:
+            SettingError: the variable has a value that is not allowed.
+        """
+        text = (os.environ if environ is None else environ).get(self.name, "").strip()
+        if not text:
+            return self.default
+        try:
+            return self.parse(text)
+        except ValueError:
+            raise SettingError(self.name, text, self.allowed) from None
+
+    def describe_default(self) -> str:
+        """Return the default as the table of settings shows it."""
+        if self.default_text:
+            return self.default_text
+        if isinstance(self.default, bool):
+            return "1" if self.default else "0"
+        return "unset" if self.default is None else str(self.default)
+
+
+def _bool(text: str) -> bool:
+    words = {"0": False, "false": False, "1": True, "true": True}
+    if text.lower() not in words:
+        raise ValueError(text)
+    return words[text.lower()]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if any(not name or name in ("-", "-all") or " " in name for name in names):
+        raise ValueError(text)
+    return names
+
+
+def _absolute_path(text: str) -> str:
+    if not os.path.isabs(text):
+        raise ValueError(text)
+    return text
+
+
+def _decimal(text: str) -> int:
+    digits = text[1:] if text[0] in "+-" else text
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError(text)
+    return int(text)
+
+
+def _integer(low: int | None = None, high: int | None = None) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = _decimal(text)
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def _choice(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+DISABLE: Setting[bool] = Setting(
+    name="MANTARAY_DISABLE",
+    type="bool",
+    default=False,
+    allowed="0, 1, true or false",
+    doc="Switches every patch off; Ray runs as it came.",
+    parse=_bool,
+)
+PATCHES: Setting[tuple[str, ...]] = Setting(
+    name="MANTARAY_PATCHES",
+    type="list",
+    default=("all",),
+    default_text="all",
+    allowed="names of patches separated by commas, -name to exclude one, or all",
+    doc="Which patches to attach: a,b picks, -a excludes, all is every one.",
+    parse=_names,
+)
+REPORT_DIR: Setting[str | None] = Setting(
+    name="MANTARAY_REPORT_DIR",
+    type="path",
+    default=None,
+    allowed="an absolute path of a directory",
+    doc="Directory where each process that uses Ray writes the states of its patches.",
+    parse=_absolute_path,
+)
+SPILL_CACHE: Setting[str] = Setting(
+    name="MANTARAY_SPILL_CACHE",
+    type="choice",
+    default="drop",
+    allowed="keep, drop or direct",
+    doc="What becomes of the page cache behind spilled data.",
+    parse=_choice("keep", "drop", "direct"),
+)
+SPILL_RESERVE_BYTES: Setting[int | None] = Setting(
+    name="MANTARAY_SPILL_RESERVE_BYTES",
+    type="int",
+    default=None,
+    default_text="1 GiB, at most 5 % of the file system",
+    allowed="a number of bytes, 0 or more",
+    doc="Free space that spilling never eats in a directory.",
+    parse=_integer(low=0),
+)
+SPILL_PUNCH_DELAY_MS: Setting[int] = Setting(
+    name="MANTARAY_SPILL_PUNCH_DELAY_MS",
+    type="int",
+    default=2_000,
+    allowed="a number of milliseconds from 0 to 60000",
+    doc="How long the blocks of a deleted object stay for a reader that has the file open.",
+    parse=_integer(low=0, high=60_000),
+)
+SPILL_READAHEAD_BYTES: Setting[int] = Setting(
+    name="MANTARAY_SPILL_READAHEAD_BYTES",
+    type="int",
+    default=8_388_608,
+    allowed="a number of bytes from 0 to 1073741824",
+    doc="How far a restore from a cold cache reads ahead over the neighbours of an object.",
+    parse=_integer(low=0, high=1_073_741_824),
+)
+MAX_SPILLING_FILE_SIZE_BYTES: Setting[int | None] = Setting(
+    name="RAY_max_spilling_file_size_bytes",
+    type="int",
+    default=None,
+    allowed="a number of bytes; 0 or less asks for no cap",
+    doc="Upper bound of one spill file.",
+    parse=_integer(),
+    upstream="max_spilling_file_size_bytes",
+)
+
+SETTINGS: tuple[Setting[Any], ...] = (
+    DISABLE,
+    PATCHES,
+    REPORT_DIR,
+    SPILL_CACHE,
+    SPILL_RESERVE_BYTES,
+    SPILL_PUNCH_DELAY_MS,
+    SPILL_READAHEAD_BYTES,
+    MAX_SPILLING_FILE_SIZE_BYTES,
+)

@@ -1,0 +1,133 @@
+"""What spilling is told: Ray's object spilling configuration and Mantaray's settings, checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import click
+
+from mantaray import settings
+
+# With every object given back by itself, a large segment costs nothing: docs/spilling.md has the
+# measurements behind both figures.
+DEFAULT_SEGMENT_BYTES = 128 << 20
+DEFAULT_FUSED_BYTES = 16 << 20
+
+_KNOWN_KEYS = ("directory_path", "buffer_size")
+
+
+class SpillConfigError(ValueError, click.ClickException):
+    """A spilling configuration that cannot work, in one sentence.
+
+    It is a click exception as well, so that `ray start` prints that sentence and ends instead of
+    showing a traceback.
+    """
+
+    def __init__(self, message: str) -> None:
+        ValueError.__init__(self, message)
+        click.ClickException.__init__(self, message)
+
+
+@dataclass(frozen=True)
+class SpillConfig:
+    """Everything the engine is started with. Sizes in bytes, delays in milliseconds."""
+
+    max_segment_bytes: int
+    max_fused_bytes: int
+    reserve_bytes: int | None
+    cache_mode: str
+    read_ahead_bytes: int
+    punch_delay_ms: int
+
+
+def read_config(system_config: Mapping[str, object]) -> SpillConfig:
+    """Return the settings in force.
+
+    Args:
+        system_config: Ray's system configuration of this cluster, for upstream's own knob.
+
+    Raises:
+        SpillConfigError: a setting has a value that is not allowed.
+    """
+    try:
+        cap = settings.MAX_SPILLING_FILE_SIZE_BYTES.read()
+        if cap is None:
+            cap = _system_cap(system_config)
+        return SpillConfig(
+            max_segment_bytes=cap if cap > 0 else DEFAULT_SEGMENT_BYTES,
+            max_fused_bytes=cap if cap > 0 else DEFAULT_FUSED_BYTES,
+            reserve_bytes=settings.SPILL_RESERVE_BYTES.read(),
+            cache_mode=settings.SPILL_CACHE.read(),
+            read_ahead_bytes=settings.SPILL_READAHEAD_BYTES.read(),
+            punch_delay_ms=settings.SPILL_PUNCH_DELAY_MS.read(),
+        )
+    except settings.SettingError as error:
+        raise SpillConfigError(str(error)) from error
+
+
+def _system_cap(system_config: Mapping[str, object]) -> int:
+    value = system_config.get("max_spilling_file_size_bytes", -1)
+    if not isinstance(value, int):
+        raise SpillConfigError(
+            f"max_spilling_file_size_bytes in Ray's system config is {value!r}; "
+            "give a number of bytes."
+        )
+    return value
+
+
+def directories_of(params: Mapping[str, object]) -> list[str]:
+    """Return the spill directories of a `filesystem` configuration.
+
+    Args:
+        params: the "params" of Ray's object spilling configuration.
+
+    Raises:
+        SpillConfigError: an unknown key, or a directory_path that is no path or list of paths.
+    """
+    for key in params:
+        if key not in _KNOWN_KEYS:
+            known = " and ".join(_KNOWN_KEYS)
+            raise SpillConfigError(
+                f"object spilling config has the unknown key {key!r}; 'filesystem' takes {known}."
+            )
+    value = params.get("directory_path")
+    paths: Sequence[object] = value if isinstance(value, list) else [value]
+    if not paths or not all(isinstance(path, str) and path for path in paths):
+        raise SpillConfigError(
+            f"object spilling directory_path is {value!r}; give a directory or a list of them."
+        )
+    return [str(path) for path in paths]
+
+
+def make_node_directory(directory: str, name: str) -> str:
+    """Make and return the directory that one node spills to.
+
+    Args:
+        directory: a configured spill directory; made when it does not exist.
+        name: what the node's own directory is called.
+
+    Raises:
+        SpillConfigError: it is not a directory, or may not be written.
+    """
+    path = os.path.join(directory, name)
+    try:
+        os.makedirs(path, exist_ok=True)
+        usable = os.access(path, os.W_OK | os.X_OK)
+    except (NotADirectoryError, FileExistsError):
+        raise SpillConfigError(
+            f"object spilling directory {directory} is not a directory; "
+            "give Ray one that it can write to."
+        ) from None
+    except OSError as error:
+        raise SpillConfigError(
+            f"object spilling directory {directory} cannot be used ({error.strerror}); "
+            "give Ray one that it can write to."
+        ) from error
+    if not usable:
+        raise SpillConfigError(
+            f"object spilling directory {directory} may not be written by this user; "
+            "change its permissions or give Ray another."
+        )
+    return path

@@ -1,0 +1,105 @@
+"""Spill directories of raylets that are dead: finding and removing them.
+
+A directory is left over only when its owner record names this machine and a raylet that does not run
+any more: another boot of the same machine, or no process of that pid and start time. Everything
+else stays: no record (stock Ray wrote it), another host's record on a shared disk, no machine id to
+compare, a living raylet.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mantaray.spill import owner
+
+
+@dataclass(frozen=True)
+class SpillDirectory:
+    """One node's spill directory and what is known of it. Sizes in bytes."""
+
+    path: str
+    left_over: bool
+    why: str
+    disk_bytes: int
+
+
+def judge(path: str) -> tuple[bool, str]:
+    """Return whether a node's directory is left over, and the reason in words."""
+    record = owner.read_record(path)
+    if record is None:
+        return False, "no owner record"
+    if not record.machine_id or not record.boot_id:
+        same_host = record.boot_id == owner.boot_id() and record.boot_id != ""
+    else:
+        same_host = record.machine_id == owner.machine_id()
+    if not same_host:
+        return False, f"belongs to host {record.host}"
+    if record.boot_id != owner.boot_id():
+        return True, f"raylet {record.pid} ended with an earlier boot"
+    now = owner.record_of(record.pid)
+    if now is not None and now.start_ticks == record.start_ticks:
+        return False, f"raylet {record.pid} is running"
+    return True, f"raylet {record.pid} is dead"
+
+
+def node_directories(directories: Iterable[str]) -> list[str]:
+    """Return the node directories in spill directories, sorted.
+
+    Ray's default spill directory is the session's own, so those of its sibling sessions count too.
+
+    Args:
+        directories: configured spill directories.
+    """
+    from mantaray._native import spill
+
+    found: set[str] = set()
+    for directory in directories:
+        directory = os.path.abspath(directory)
+        parents = [directory]
+        if os.path.basename(directory).startswith("session_"):
+            siblings = glob.glob(os.path.join(os.path.dirname(directory), "session_*"))
+            parents += [path for path in siblings if not os.path.islink(path)]
+        for parent in parents:
+            pattern = os.path.join(glob.escape(parent), spill.NODE_DIRECTORY_PREFIX + "*")
+            found.update(path for path in glob.glob(pattern) if os.path.isdir(path))
+    return sorted(found)
+
+
+def disk_bytes(path: str) -> int:
+    """Return the bytes that the files below a directory hold on disk, each file once."""
+    seen: set[tuple[int, int]] = set()
+    total_bytes = 0
+    for parent, _, names in os.walk(path):
+        for name in names:
+            try:
+                info = os.lstat(os.path.join(parent, name))
+            except FileNotFoundError:
+                continue
+            if (info.st_dev, info.st_ino) not in seen:
+                seen.add((info.st_dev, info.st_ino))
+                total_bytes += info.st_blocks * 512
+    return total_bytes
+
+
+def survey(directories: Iterable[str]) -> list[SpillDirectory]:
+    """Return every node directory in the given spill directories, judged."""
+    result = []
+    for path in node_directories(directories):
+        left_over, why = judge(path)
+        result.append(SpillDirectory(path, left_over, why, disk_bytes(path)))
+    return result
+
+
+def remove(directories: Iterable[str]) -> list[str]:
+    """Remove what is left over in the given spill directories; return the paths removed."""
+    removed = []
+    for path in node_directories(directories):
+        if judge(path)[0]:
+            shutil.rmtree(path, ignore_errors=True)
+            if not os.path.exists(path):
+                removed.append(path)
+    return removed

@@ -1,0 +1,85 @@
+"""Which raylet a spill directory belongs to, so that a later node can tell whether it is left over.
+
+The record names the raylet (pid and start time), the boot and the machine. Only a directory whose
+record names this machine is ever judged: on a shared disk the others belong to other hosts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class OwnerRecord:
+    """Who a spill directory belongs to."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    machine_id: str
+    host: str
+
+
+def _read_line(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def boot_id() -> str:
+    """Return the id of the running boot, empty where the kernel does not say."""
+    return _read_line("/proc/sys/kernel/random/boot_id")
+
+
+def machine_id() -> str:
+    """Return the id of this machine, empty where there is none (many containers)."""
+    return _read_line("/etc/machine-id")
+
+
+def record_of(pid: int) -> OwnerRecord | None:
+    """Return the record that names a running process of this host, or None when there is none."""
+    from mantaray._native import spill
+
+    start_ticks = spill.process_start_ticks(pid)
+    if start_ticks is None:
+        return None
+    return OwnerRecord(pid, start_ticks, boot_id(), machine_id(), socket.gethostname())
+
+
+def write_record(node_directory: str, raylet_pid: int) -> None:
+    """Write the owner's record into a node's directory, once.
+
+    Args:
+        node_directory: the node's own spill directory.
+        raylet_pid: the raylet's pid.
+    """
+    from mantaray._native import spill
+
+    record = record_of(raylet_pid)
+    path = Path(node_directory) / spill.OWNER_FILE
+    if record is None or path.exists():
+        return
+    # Several IO workers may start at once; they write the same record, and rename is atomic.
+    temporary = path.with_name(f".tmp-{spill.OWNER_FILE}-{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(asdict(record)) + "\n")
+        temporary.rename(path)
+    except OSError:
+        # A full disk: the directory works without a record, it is only never judged left over.
+        temporary.unlink(missing_ok=True)
+
+
+def read_record(node_directory: str) -> OwnerRecord | None:
+    """Return the record of a node's directory, or None when it has none that can be read."""
+    from mantaray._native import spill
+
+    try:
+        text = (Path(node_directory) / spill.OWNER_FILE).read_text()
+        return OwnerRecord(**json.loads(text))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,282 @@
+"""Makes a custom wheel: an official Ray wheel, every file of it byte for byte, and Mantaray.
+
+Faults this survives, each with one clear error and no output file: an input that is damaged,
+truncated, not what its RECORD says, not Ray, of another version, interpreter or platform, or
+patched already; an output directory that cannot be written; a disk that fills up half way.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from packaging.tags import parse_tag, sys_tags
+from packaging.version import InvalidVersion, Version
+
+from mantaray.overlay.versions import why_unknown
+from mantaray.wheel.archive import SIGNATURES, WheelReader, WheelWriter, same_project
+from mantaray.wheel.bounds import bounds_for
+from mantaray.wheel.contents import Contents, installed_contents
+from mantaray.wheel.download import download_official
+from mantaray.wheel.errors import WheelError
+from mantaray.wheel.layout import UPSTREAM_RECORD, custom_version, is_ours
+from mantaray.wheel.metadata import (
+    edit_entry_points,
+    edit_metadata,
+    edit_top_level,
+    edit_wheel,
+    header,
+)
+from mantaray.wheel.platform_tag import architecture, audited_tag, stricter
+from mantaray.wheel.record import Entry, entry_of, format_record
+
+Say = Callable[[str], None]
+
+
+def build_wheel(
+    out_dir: Path,
+    *,
+    ray_version: str | None = None,
+    source: Path | None = None,
+    contents: Contents | None = None,
+    say: Say = lambda words: None,
+) -> Path:
+    """Make a custom wheel.
+
+    Args:
+        out_dir: where to put it; made when missing.
+        ray_version: the Ray release; may be left out when `source` is given.
+        source: the official wheel; left out, pip downloads it.
+        contents: the Mantaray to put in; left out, the one that is running.
+        say: told, in words, what is being done.
+
+    Returns:
+        The wheel. It replaces an earlier one of the same name.
+
+    Raises:
+        WheelError: an input is not fit for it, a tool is missing, or the wheel cannot be written.
+    """
+    if not sys.platform.startswith("linux"):
+        raise WheelError(
+            f"custom wheels are made on Linux; this is {sys.platform}", "run this on Linux"
+        )
+    if ray_version is not None:
+        _require_known(ray_version)
+    mantaray = contents or installed_contents()
+    with _official(ray_version, source, say) as path, WheelReader(path) as official:
+        _require_fit(official, ray_version)
+        say(f"asking auditwheel what {len(mantaray.natives)} native part(s) need")
+        platform = stricter(official.platform, audited_tag(mantaray.natives))
+        custom = _CustomWheel(official, mantaray, platform)
+        say(f"writing {custom.file_name}")
+        with _appearing_whole(out_dir, custom.file_name) as (file, target):
+            custom.write(file)
+        return target
+
+
+@contextmanager
+def _official(ray_version: str | None, source: Path | None, say: Say) -> Iterator[Path]:
+    if source is not None:
+        yield source
+        return
+    if ray_version is None:
+        raise WheelError(
+            "neither a Ray version nor an official wheel is given",
+            "mantaray wheel --ray 2.60.0, or --from FILE.whl",
+        )
+    with tempfile.TemporaryDirectory(prefix="mantaray-wheel-") as scratch:
+        say(f"getting the official wheel of Ray {ray_version} through pip")
+        yield download_official(ray_version, Path(scratch))
+
+
+def _require_known(ray_version: str) -> None:
+    try:
+        Version(ray_version)
+    except InvalidVersion as error:
+        raise WheelError(
+            f"{ray_version!r} is not a version", "give a release of Ray, as --ray 2.60.0"
+        ) from error
+    why = why_unknown(ray_version)
+    if why is not None:
+        raise WheelError(why, "`mantaray doctor` names what each patch was written for")
+
+
+def _require_fit(official: WheelReader, ray_version: str | None) -> None:
+    """Check that a wheel is an official Ray for this interpreter that we can patch.
+
+    Raises:
+        WheelError: it is not.
+    """
+    file_name = official.path.name
+    if official.name != "ray":
+        raise WheelError(
+            f"{file_name} is a wheel of {official.name}, not of Ray", "give an official Ray wheel"
+        )
+    _require_unpatched(official)
+    if ray_version is not None and Version(ray_version) != official.version:
+        raise WheelError(
+            f"{file_name} is Ray {official.version}, but --ray asks for {ray_version}",
+            "give one of the two, or a wheel of that version",
+        )
+    _require_known(str(official.version))
+    _require_runs_here(official)
+    _require_agreeing_metadata(official)
+    official.require_complete()
+
+
+def _require_unpatched(official: WheelReader) -> None:
+    patched = official.version.local is not None or any(map(is_ours, official.names()))
+    if patched:
+        raise WheelError(
+            f"{official.path.name} is patched already; a custom wheel is made from an official one",
+            f"leave out --from and ask for --ray {official.version.public}",
+        )
+
+
+def _require_runs_here(official: WheelReader) -> None:
+    if not official.tags & frozenset(sys_tags()):
+        here = f"cp{sys.version_info.major}{sys.version_info.minor} on {sysconfig.get_platform()}"
+        raise WheelError(
+            f"{official.path.name} is for {official.python} on {official.platform}; this is {here}",
+            "run this with the interpreter and on the platform that the wheel is for",
+        )
+
+
+def _require_agreeing_metadata(official: WheelReader) -> None:
+    """Check that the metadata inside agrees with the file name, which anyone may have changed.
+
+    The platform is compared by machine only: upstream's WHEEL files say linux where the name says
+    manylinux.
+    """
+    file_name = official.path.name
+    metadata = official.read(f"{official.dist_info}/METADATA")
+    inside = " ".join(header(metadata, "Name") + header(metadata, "Version"))
+    name, _, version = inside.partition(" ")
+    if not same_project(name, official.name) or version != str(official.version):
+        raise WheelError(
+            f"{file_name} holds {inside or 'no name and version'} by its METADATA",
+            "a wheel keeps the name it was published under",
+        )
+    tags = header(official.read(f"{official.dist_info}/WHEEL"), "Tag")
+    said = {_without_glibc(str(tag)) for text in tags for tag in parse_tag(text)}
+    if said != {_without_glibc(str(tag)) for tag in official.tags}:
+        raise WheelError(
+            f"{file_name} is for {', '.join(tags) or 'nothing'} by its WHEEL file",
+            "a wheel keeps the name it was published under",
+        )
+
+
+def _without_glibc(tag: str) -> tuple[str, str, str]:
+    python, abi, platform = tag.split("-")
+    return python, abi, architecture(platform)
+
+
+@contextmanager
+def _appearing_whole(out_dir: Path, file_name: str) -> Iterator[tuple[IO[bytes], Path]]:
+    """Give a file to write that takes its name when all went well and is gone when not.
+
+    Raises:
+        WheelError: the directory cannot be written, or writing failed.
+    """
+    target = out_dir / file_name
+    temporary: Path | None = None
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".mantaray-", suffix=".tmp", dir=out_dir)
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file, target
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes it private; a wheel is for everyone the umask lets in.
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise WheelError(
+            f"{target} cannot be written: {error.strerror}",
+            "choose a directory with -o that can be written and has room",
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
+class _CustomWheel:
+    """The wheel that comes out of an official one and a Mantaray."""
+
+    def __init__(self, official: WheelReader, mantaray: Contents, platform: str) -> None:
+        self._official = official
+        self._mantaray = mantaray
+        self._version = custom_version(str(official.version), mantaray.version)
+        self._tag = f"{official.python}-{official.abi}-{platform}"
+        self._dist_info = f"ray-{self._version}.dist-info"
+        self.file_name = f"ray-{self._version}-{self._tag}.whl"
+
+    def write(self, file: IO[bytes]) -> None:
+        """Write it: files sorted, the metadata directory behind all others, RECORD last of all.
+
+        Raises:
+            OSError: it cannot be written.
+            WheelError: a file of the official wheel is not what its RECORD says.
+        """
+        record: list[tuple[str, Entry]] = []
+        with WheelWriter(file) as writer:
+            for name, data, mode in self._files():
+                writer.add(name, data, mode)
+                record.append((name, entry_of(data)))
+            own_path = f"{self._dist_info}/RECORD"
+            mode = self._official.mode(f"{self._official.dist_info}/RECORD")
+            writer.add(own_path, format_record(record, own_path), mode)
+
+    def _files(self) -> Iterator[tuple[str, bytes, int]]:
+        """Yield name, content and mode of every file but RECORD, in the order to write."""
+        prefix = f"{self._official.dist_info}/"
+        outside = [name for name in self._official.names() if not name.startswith(prefix)]
+        added = {file.name: file for file in self._mantaray.files}
+        for name in sorted([*outside, *added]):
+            if name in added:
+                yield name, added[name].source.read_bytes(), added[name].mode
+            else:
+                yield name, self._official.read_recorded(name), self._official.mode(name)
+        metadata = self._metadata_files()
+        for name in sorted(metadata):
+            yield (f"{self._dist_info}/{name}", *metadata[name])
+
+    def _metadata_files(self) -> dict[str, tuple[bytes, int]]:
+        """Return content and mode of the metadata files but RECORD, by name below .dist-info."""
+        prefix = f"{self._official.dist_info}/"
+        left_out = {f"{prefix}{name}" for name in ("RECORD", *SIGNATURES)}
+        files = {
+            name.removeprefix(prefix): (
+                self._official.read_recorded(name),
+                self._official.mode(name),
+            )
+            for name in self._official.names()
+            if name.startswith(prefix) and name not in left_out
+        }
+        requirements = [*self._mantaray.requirements, *bounds_for(str(self._official.version))]
+        edits: dict[str, Callable[[bytes], bytes]] = {
+            "METADATA": lambda text: edit_metadata(text, self._version, requirements),
+            "WHEEL": lambda text: edit_wheel(
+                text, sorted(map(str, parse_tag(self._tag))), f"mantaray {self._mantaray.version}"
+            ),
+            "entry_points.txt": edit_entry_points,
+            "top_level.txt": edit_top_level,
+        }
+        for name, edit in edits.items():
+            text, mode = files.get(name, (b"", 0))
+            files[name] = edit(text), mode
+        files[UPSTREAM_RECORD] = self._official.record_text, 0
+        return files

@@ -1,0 +1,120 @@
+"""What of Mantaray goes into a custom wheel: the files of the Mantaray that is running.
+
+They are taken from the package's directory, not from the metadata of a distribution, so that a
+Mantaray which came inside a custom wheel can make the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import mantaray
+from mantaray.wheel.errors import WheelError
+
+PACKAGE = "mantaray"
+PTH = "mantaray.pth"
+NATIVE_STEM = f"{PACKAGE}/_native"
+_REQUIREMENTS = "requirements.txt"
+_ELF = b"\x7fELF"
+_INSTALL = "install Mantaray with `pip install .` in its source tree and run this from there"
+
+
+@dataclass(frozen=True)
+class ContentFile:
+    """One file that goes in.
+
+    Attributes:
+        name: its path in the wheel.
+        source: where it lies now.
+        executable: whether it keeps an execute permission.
+        native: whether it is machine code, which decides the platform tag.
+    """
+
+    name: str
+    source: Path
+    executable: bool
+    native: bool
+
+    @property
+    def mode(self) -> int:
+        """The file mode in the wheel; the umask of whoever installed Mantaray has no say in it."""
+        return stat.S_IFREG | (0o755 if self.executable else 0o644)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A Mantaray, ready to go into wheels.
+
+    Attributes:
+        version: of Mantaray.
+        files: all of its files, sorted by name.
+        requirements: what it needs at run time, as Requires-Dist has it.
+    """
+
+    version: str
+    files: tuple[ContentFile, ...]
+    requirements: tuple[str, ...]
+
+    @property
+    def natives(self) -> tuple[ContentFile, ...]:
+        """The files that are machine code."""
+        return tuple(file for file in self.files if file.native)
+
+
+def installed_contents(site: Path | None = None) -> Contents:
+    """Collect the Mantaray that is running.
+
+    Args:
+        site: another directory that holds the package `mantaray` and `mantaray.pth`.
+
+    Raises:
+        WheelError: the extension module or `mantaray.pth` is missing, or a file cannot be read.
+    """
+    root = site or Path(mantaray.__file__).resolve().parent.parent
+    try:
+        files = sorted(
+            (_content_file(root, path) for path in _walk(root)), key=lambda file: file.name
+        )
+        requirements = _requirements(root / PACKAGE / _REQUIREMENTS)
+    except OSError as error:
+        raise WheelError(
+            f"this Mantaray is incomplete: {error.filename}: {error.strerror}", _INSTALL
+        ) from error
+    contents = Contents(mantaray.__version__, tuple(files), requirements)
+    if _native_name() not in {file.name for file in contents.natives}:
+        raise WheelError(f"this Mantaray has no native part ({_native_name()})", _INSTALL)
+    return contents
+
+
+def _native_name() -> str:
+    return f"{NATIVE_STEM}{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def _walk(root: Path) -> list[Path]:
+    found = [root / PTH]
+    for directory, below, names in os.walk(root / PACKAGE):
+        below[:] = sorted(name for name in below if name != "__pycache__")
+        found += [Path(directory, name) for name in sorted(names) if not name.endswith(".pyc")]
+    return [path for path in found if not _of_another_python(path.relative_to(root).as_posix())]
+
+
+def _of_another_python(name: str) -> bool:
+    """Return whether this is the extension module for another interpreter: a source tree has several."""
+    is_module = name.startswith(f"{NATIVE_STEM}.") and name.endswith(".so")
+    return is_module and name != _native_name()
+
+
+def _content_file(root: Path, path: Path) -> ContentFile:
+    with path.open("rb") as file:
+        native = file.read(len(_ELF)) == _ELF
+        executable = bool(os.fstat(file.fileno()).st_mode & 0o111)
+    return ContentFile(path.relative_to(root).as_posix(), path, executable, native)
+
+
+def _requirements(path: Path) -> tuple[str, ...]:
+    lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
+    return tuple(line for line in lines if line)

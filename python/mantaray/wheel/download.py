@@ -1,0 +1,54 @@
+"""Gets the official wheel of a Ray for this interpreter, through pip and with pip's own cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+from mantaray.wheel.errors import WheelError
+
+_DOWNLOAD_TIMEOUT_S = 1800.0
+
+
+def download_official(version: str, directory: Path) -> Path:
+    """Download the official wheel of a Ray release.
+
+    What pip says goes to standard error.
+
+    Args:
+        version: the release, "2.60.0".
+        directory: where to; must be empty.
+
+    Returns:
+        The wheel.
+
+    Raises:
+        WheelError: pip is missing, or found or got no such wheel.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise WheelError(
+            "pip, which gets the official wheel, is not installed for this interpreter",
+            "pip install 'mantaray[wheel]', or give the wheel with --from",
+        )
+    # Three equals signs: an index that serves custom wheels too would satisfy two with one of them.
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
+        *("--disable-pip-version-check", "--dest", str(directory), f"ray==={version}"),
+    ]
+    try:
+        done = subprocess.run(command, stdout=sys.stderr, check=False, timeout=_DOWNLOAD_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise WheelError(
+            f"pip did not get Ray {version} within {_DOWNLOAD_TIMEOUT_S:.0f} s",
+            "download the wheel yourself and give it with --from",
+        ) from error
+    wheels = sorted(directory.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        here = f"Python {sys.version_info.major}.{sys.version_info.minor} on {sys.platform}"
+        raise WheelError(
+            f"pip got no official wheel of Ray {version} for {here} (its own words are above)",
+            "check the version and the network, or give the wheel with --from",
+        )
+    return wheels[0]

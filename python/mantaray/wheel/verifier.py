@@ -1,0 +1,174 @@
+"""Checks a custom wheel: every upstream file unchanged, and what was added or changed beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.tags import parse_tag
+
+from mantaray.wheel.archive import WheelReader
+from mantaray.wheel.errors import WheelError
+from mantaray.wheel.layout import REWRITTEN, UPSTREAM_RECORD, is_ours, split_version
+from mantaray.wheel.metadata import header
+from mantaray.wheel.record import Entry, parse_record
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in a custom wheel. Paths are as in the wheel.
+
+    Attributes:
+        wheel: its file name.
+        ray_version: of the Ray in it.
+        mantaray_version: of the Mantaray in it.
+        reference: what upstream's files were compared with, in words.
+        unchanged: how many of upstream's files are as upstream made them.
+        rewritten: metadata files that differ from upstream's, as they have to.
+        added: files that Mantaray adds.
+        changed: upstream files that differ.
+        missing: upstream files that are gone.
+        unexpected: files that neither upstream nor Mantaray put there.
+        problems: everything else that is wrong, a sentence each.
+    """
+
+    wheel: str
+    ray_version: str
+    mantaray_version: str
+    reference: str
+    unchanged: int
+    rewritten: tuple[str, ...]
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.changed or self.missing or self.unexpected or self.problems)
+
+
+def verify_wheel(path: Path, against: Path | None = None) -> Verification:
+    """Check a custom wheel.
+
+    Upstream's RECORD, which a custom wheel keeps, tells what upstream's files were. With `against`
+    it is the official wheel itself that tells, and the kept RECORD has to be that wheel's.
+
+    Args:
+        path: the custom wheel.
+        against: the official wheel it was made from.
+
+    Raises:
+        WheelError: one of the files cannot be read or is damaged, or is not the kind of wheel meant.
+    """
+    with WheelReader(path) as wheel:
+        versions = split_version(wheel.version)
+        kept_name = f"{wheel.dist_info}/{UPSTREAM_RECORD}"
+        if wheel.name != "ray" or versions is None or kept_name not in wheel:
+            raise WheelError(
+                f"{path.name} is not a custom wheel made by `mantaray wheel`",
+                "give a file as ray-2.60.0+mantaray.VERSION-….whl",
+            )
+        kept = wheel.read(kept_name)
+        if against is None:
+            upstream = parse_record(kept, f"Ray {versions[0]} kept in {path.name}")
+            return _compare(wheel, versions, upstream, "upstream's RECORD, kept in the wheel", ())
+        with WheelReader(against) as official:
+            _require_sound_official(official, versions[0])
+            differences = _against_official(wheel, kept, official)
+            return _compare(wheel, versions, official.record, against.name, differences)
+
+
+def _require_sound_official(official: WheelReader, ray_version: str) -> None:
+    if official.name != "ray" or str(official.version) != ray_version:
+        raise WheelError(
+            f"{official.path.name} is not the official wheel of Ray {ray_version}",
+            f"give the official ray-{ray_version}-….whl with --against",
+        )
+    official.require_complete()
+    for name in official.record:
+        official.read_recorded(name)
+
+
+def _against_official(wheel: WheelReader, kept: bytes, official: WheelReader) -> tuple[str, ...]:
+    """Return what can only be told with the official wheel at hand: its RECORD and file modes."""
+    problems = []
+    if kept != official.record_text:
+        problems.append(f"{UPSTREAM_RECORD} is not the RECORD of {official.path.name}")
+    for name in official.record:
+        inside = _inside_name(name, wheel)
+        if inside in wheel and wheel.mode(inside) != official.mode(name):
+            problems.append(f"{inside} has other permissions than upstream's")
+    return tuple(problems)
+
+
+def _compare(
+    wheel: WheelReader,
+    versions: tuple[str, str],
+    upstream: Mapping[str, Entry],
+    reference: str,
+    differences: tuple[str, ...],
+) -> Verification:
+    """Put every file of the wheel and of upstream into one of the report's groups."""
+    expected = {_inside_name(name, wheel): entry for name, entry in upstream.items()}
+    rewritable = {f"{wheel.dist_info}/{name}" for name in REWRITTEN}
+    own_record = f"{wheel.dist_info}/RECORD"
+    found: dict[str, list[str]] = {
+        group: [] for group in ("unchanged", "rewritten", "added", "changed", "unexpected")
+    }
+    problems = [*differences, *_metadata_problems(wheel)]
+    for name in wheel.names():
+        data = wheel.read(name)
+        found[_group(name, data, expected.get(name), rewritable, wheel.dist_info)].append(name)
+        recorded = wheel.record.get(name)
+        if name != own_record and (recorded is None or not recorded.matches(data)):
+            problems.append(f"{name} is not what the wheel's own RECORD says")
+    problems += [f"{name} is in RECORD and not in the wheel" for name in wheel.absent()]
+    return Verification(
+        wheel=wheel.path.name,
+        ray_version=versions[0],
+        mantaray_version=versions[1],
+        reference=reference,
+        unchanged=len(found["unchanged"]),
+        rewritten=tuple(found["rewritten"]),
+        added=tuple(found["added"]),
+        changed=tuple(found["changed"]),
+        missing=tuple(sorted(name for name in expected if name not in wheel)),
+        unexpected=tuple(found["unexpected"]),
+        problems=tuple(problems),
+    )
+
+
+def _group(
+    name: str, data: bytes, upstream: Entry | None, rewritable: set[str], dist_info: str
+) -> str:
+    if upstream is not None and upstream.matches(data):
+        return "unchanged"
+    if name in rewritable:
+        return "rewritten"
+    if upstream is not None:
+        return "changed"
+    return "added" if is_ours(name) or name == f"{dist_info}/{UPSTREAM_RECORD}" else "unexpected"
+
+
+def _inside_name(upstream_name: str, wheel: WheelReader) -> str:
+    """Return where a file of upstream lies in the custom wheel: .dist-info has another name there."""
+    top, slash, rest = upstream_name.partition("/")
+    return f"{wheel.dist_info}/{rest}" if slash and top.endswith(".dist-info") else upstream_name
+
+
+def _metadata_problems(wheel: WheelReader) -> list[str]:
+    """Return where the metadata and the file name disagree."""
+    problems = []
+    metadata = wheel.read(f"{wheel.dist_info}/METADATA")
+    if header(metadata, "Version") != [str(wheel.version)]:
+        problems.append("METADATA has another version than the file name")
+    if wheel.dist_info != f"ray-{wheel.version}.dist-info":
+        problems.append(f"{wheel.dist_info} is not named after the file name's version")
+    lines = header(wheel.read(f"{wheel.dist_info}/WHEEL"), "Tag")
+    if {tag for line in lines for tag in parse_tag(line)} != set(wheel.tags):
+        problems.append("WHEEL has other tags than the file name")
+    return problems

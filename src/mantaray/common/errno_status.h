@@ -1,0 +1,20 @@
+// From errno to absl::Status, the one place where the mapping is decided.
+//
+// ResourceExhausted means "no room on this file system" and nothing else (ENOSPC, EDQUOT), because callers answer it by
+// trying another directory; running out of file descriptors or memory is Unavailable.
+
+#ifndef MANTARAY_COMMON_ERRNO_STATUS_H_
+#define MANTARAY_COMMON_ERRNO_STATUS_H_
+
+#include "absl/strings/string_view.h"
+
+#include "absl/status/status.h"
+
+namespace mantaray {
+
+// A status for `error_number`, worded "<operation> <path>: <strerror>".
+absl::Status ErrnoStatus(int error_number, absl::string_view operation, absl::string_view path);
+
+}  // namespace mantaray
+
+#endif  // MANTARAY_COMMON_ERRNO_STATUS_H_

@@ -1,0 +1,10 @@
+// The extension module mantaray._native: one submodule a subsystem, no logic of its own.
+
+#include <pybind11/pybind11.h>
+
+#include "mantaray/python/spill_bindings.h"
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "Mantaray's native parts. Use the Python packages (mantaray.spill, ...), not this module.";
+  mantaray::python::BindSpill(module);
+}

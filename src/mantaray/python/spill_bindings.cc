@@ -1,0 +1,304 @@
+// Bindings of src/mantaray/spill: converts, releases the GIL, calls, raises.
+//
+// Status becomes exception as follows: DataLoss -> SpillDamageError, ResourceExhausted -> SpillNoSpaceError (an OSError),
+// NotFound -> FileNotFoundError, InvalidArgument -> ValueError, everything else -> OSError.
+
+#include "mantaray/python/spill_bindings.h"
+
+#include <pybind11/stl.h>
+
+#include <unistd.h>
+
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "mantaray/spill/engine.h"
+#include "mantaray/spill/names.h"
+#include "mantaray/spill/posix_file_system.h"
+#include "mantaray/spill/posix_host.h"
+
+namespace py = pybind11;
+
+namespace mantaray::python {
+namespace {
+
+struct Exceptions {
+  py::object damage;
+  py::object no_space;
+};
+
+// Lives as long as the interpreter; the module holds the same objects.
+Exceptions* exceptions = nullptr;
+
+[[noreturn]] void Raise(const absl::Status& status) {
+  const std::string message(status.message());
+  PyObject* type = PyExc_OSError;
+  switch (status.code()) {
+    case absl::StatusCode::kDataLoss:
+      type = exceptions->damage.ptr();
+      break;
+    case absl::StatusCode::kResourceExhausted:
+      type = exceptions->no_space.ptr();
+      break;
+    case absl::StatusCode::kNotFound:
+      type = PyExc_FileNotFoundError;
+      break;
+    case absl::StatusCode::kInvalidArgument:
+      type = PyExc_ValueError;
+      break;
+    default:
+      break;
+  }
+  PyErr_SetString(type, message.c_str());
+  throw py::error_already_set();
+}
+
+void RaiseUnlessOk(const absl::Status& status) {
+  if (!status.ok()) Raise(status);
+}
+
+spill::ObjectId ObjectIdOf(const py::bytes& bytes) {
+  const std::string text = bytes;
+  if (text.size() != spill::kObjectIdBytes) throw py::value_error("an object id has 28 bytes");
+  spill::ObjectId id{};
+  std::memcpy(id.data(), text.data(), text.size());
+  return id;
+}
+
+// A Python buffer, held while native code reads or fills it.
+class HeldBuffer {
+ public:
+  HeldBuffer(const py::handle& object, bool writable) {
+    const int flags = writable ? PyBUF_WRITABLE : PyBUF_SIMPLE;
+    if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw py::error_already_set();
+  }
+  HeldBuffer(HeldBuffer&& other) noexcept : view_(other.view_) { other.view_.obj = nullptr; }
+  HeldBuffer(const HeldBuffer&) = delete;
+  HeldBuffer& operator=(const HeldBuffer&) = delete;
+  HeldBuffer& operator=(HeldBuffer&&) = delete;
+  ~HeldBuffer() {
+    if (view_.obj != nullptr) PyBuffer_Release(&view_);
+  }
+
+  char* data() const { return static_cast<char*>(view_.buf); }
+  size_t size() const { return static_cast<size_t>(view_.len); }
+
+ private:
+  Py_buffer view_{};
+};
+
+spill::CacheMode CacheModeOf(const std::string& name) {
+  if (name == "keep") return spill::CacheMode::kKeep;
+  if (name == "drop") return spill::CacheMode::kDrop;
+  if (name == "direct") return spill::CacheMode::kDirect;
+  throw py::value_error("cache mode must be keep, drop or direct, not '" + name + "'");
+}
+
+class PyReader {
+ public:
+  explicit PyReader(spill::ObjectReader reader) : reader_(std::move(reader)) {}
+
+  py::bytes OwnerAddress() const { return {reader_.owner_address().data(), reader_.owner_address().size()}; }
+  py::bytes Metadata() const { return {reader_.metadata().data(), reader_.metadata().size()}; }
+  uint64_t PayloadBytes() const { return reader_.payload_bytes(); }
+  bool Checked() const { return reader_.checked(); }
+
+  size_t ReadInto(const py::object& buffer) {
+    HeldBuffer view(buffer, /*writable=*/true);
+    absl::Status status;
+    {
+      py::gil_scoped_release unlocked;
+      status = reader_.ReadPayload({view.data(), view.size()});
+    }
+    RaiseUnlessOk(status);
+    return view.size();
+  }
+
+ private:
+  spill::ObjectReader reader_;
+};
+
+class PyEngine {
+ public:
+  PyEngine(std::vector<std::string> node_directories, uint64_t max_segment_bytes, uint64_t max_fused_bytes,
+           std::optional<uint64_t> reserve_bytes, const std::string& cache_mode, uint64_t read_ahead_bytes,
+           int64_t punch_delay_ms) {
+    const absl::StatusOr<spill::ProcessId> self = spill::PosixHost::Lookup(getpid());
+    if (!self.ok()) Raise(self.status());
+    spill::EngineOptions options;
+    options.node_directories = std::move(node_directories);
+    options.self = *self;
+    options.max_segment_bytes = max_segment_bytes;
+    options.max_fused_bytes = max_fused_bytes;
+    options.reserve_bytes = reserve_bytes;
+    options.cache_mode = CacheModeOf(cache_mode);
+    options.read_ahead_bytes = read_ahead_bytes;
+    options.reclaimer.punch_delay_ms = punch_delay_ms;
+    engine_ = std::make_unique<spill::Engine>(&fs_, &clock_, &host_, std::move(options));
+  }
+
+  std::vector<py::bytes> Spill(const py::list& objects) {
+    // The bytes objects and buffers are held by `objects` and `buffers` until the call returns.
+    std::vector<HeldBuffer> buffers;
+    std::vector<spill::ObjectToSpill> to_spill;
+    buffers.reserve(objects.size());
+    to_spill.reserve(objects.size());
+    for (const py::handle item : objects) {
+      const auto fields = py::reinterpret_borrow<py::tuple>(item);
+      if (!py::isinstance<py::tuple>(item) || fields.size() != 4) {
+        throw py::type_error("expected (object_id, owner_address, metadata, payload)");
+      }
+      spill::ObjectToSpill object;
+      object.object_id = ObjectIdOf(fields[0]);
+      object.owner_address = BytesView(fields[1]);
+      object.metadata = BytesView(fields[2]);
+      if (!fields[3].is_none()) {
+        const HeldBuffer& buffer = buffers.emplace_back(fields[3], /*writable=*/false);
+        object.payload = {buffer.data(), buffer.size()};
+      }
+      to_spill.push_back(object);
+    }
+    absl::StatusOr<std::vector<std::string>> urls = std::vector<std::string>();
+    {
+      py::gil_scoped_release unlocked;
+      urls = engine_->Spill(to_spill);
+    }
+    if (!urls.ok()) Raise(urls.status());
+    std::vector<py::bytes> result;
+    result.reserve(urls->size());
+    for (const std::string& url : *urls) result.emplace_back(url);
+    return result;
+  }
+
+  PyReader Open(const std::string& url, const py::bytes& object_id) {
+    const spill::ObjectId id = ObjectIdOf(object_id);
+    absl::StatusOr<spill::ObjectReader> reader = absl::UnknownError("");
+    {
+      py::gil_scoped_release unlocked;
+      reader = engine_->Open(url, id);
+    }
+    if (!reader.ok()) Raise(reader.status());
+    return PyReader(*std::move(reader));
+  }
+
+  void SetAside(const std::string& url) {
+    py::gil_scoped_release unlocked;
+    engine_->SetAside(url);
+  }
+
+  void Delete(const std::vector<std::string>& urls) {
+    absl::Status status;
+    {
+      py::gil_scoped_release unlocked;
+      status = engine_->Delete(urls);
+    }
+    RaiseUnlessOk(status);
+  }
+
+  void Tick() {
+    py::gil_scoped_release unlocked;
+    engine_->Tick();
+  }
+
+  void Close() {
+    py::gil_scoped_release unlocked;
+    engine_->Close();
+  }
+
+  int64_t CloseDelayMs() const { return engine_->CloseDelayMs(); }
+
+  std::vector<std::string> Limitations() {
+    py::gil_scoped_release unlocked;
+    return engine_->Limitations();
+  }
+
+ private:
+  static absl::string_view BytesView(const py::handle& object) {
+    char* data = nullptr;
+    Py_ssize_t size = 0;
+    if (PyBytes_AsStringAndSize(object.ptr(), &data, &size) != 0) throw py::error_already_set();
+    return {data, static_cast<size_t>(size)};
+  }
+
+  spill::PosixFileSystem fs_;
+  spill::RealClock clock_;
+  spill::PosixHost host_;
+  std::unique_ptr<spill::Engine> engine_;
+};
+
+// (object id, offset, object bytes, record bytes, damaged), or None when the name is not a link's.
+py::object ParseLinkNameToPython(const std::string& name) {
+  const auto link = spill::ParseLinkName(name);
+  if (!link) return py::none();
+  return py::make_tuple(py::bytes(link->object_id.data(), link->object_id.size()), link->offset, link->object_bytes,
+                        spill::RecordBytes(link->object_bytes), link->damaged);
+}
+
+py::object ParseWorkerNameToPython(const std::string& name) {
+  const auto process = spill::ParseWorkerDirectoryName(name);
+  if (!process) return py::none();
+  return py::make_tuple(process->pid, process->start_ticks);
+}
+
+py::object ProcessStartTicks(int64_t pid) {
+  const absl::StatusOr<spill::ProcessId> process = spill::PosixHost::Lookup(pid);
+  if (!process.ok()) return py::none();
+  return py::int_(process->start_ticks);
+}
+
+void BindNames(py::module_& module) {
+  module.attr("NODE_DIRECTORY_PREFIX") = std::string(spill::kNodeDirectoryPrefix);
+  module.attr("OWNER_FILE") = std::string(spill::kOwnerFile);
+  module.attr("DAMAGED_SUFFIX") = std::string(spill::kDamagedSuffix);
+  module.attr("BLOCK_BYTES") = spill::kBlockBytes;
+  module.attr("TRAILER_BYTES") = spill::kTrailerBytes;
+  module.def("parse_link_name", &ParseLinkNameToPython, py::arg("name"),
+             "(object id, offset, object bytes, record bytes, damaged) of a link's name, or None.");
+  module.def("parse_worker_name", &ParseWorkerNameToPython, py::arg("name"),
+             "(pid, start ticks) of a worker directory's name, or None.");
+  module.def("is_fused_name", [](const std::string& name) { return spill::IsFusedName(name); }, py::arg("name"));
+  module.def("is_temporary_name", [](const std::string& name) { return spill::IsTemporaryBatchName(name); },
+             py::arg("name"));
+  module.def("process_start_ticks", &ProcessStartTicks, py::arg("pid"),
+             "When the process started, in clock ticks since boot, or None when there is no such process.");
+}
+
+}  // namespace
+
+void BindSpill(py::module_& module) {
+  py::module_ spill_module = module.def_submodule("spill", "Object spilling: see docs/spilling.md.");
+  exceptions = new Exceptions{
+      py::exception<void>(spill_module, "SpillDamageError", PyExc_RuntimeError),
+      py::exception<void>(spill_module, "SpillNoSpaceError", PyExc_OSError),
+  };
+  BindNames(spill_module);
+
+  py::class_<PyReader>(spill_module, "ObjectReader", "One spilled object, opened and its header checked.")
+      .def_property_readonly("owner_address", &PyReader::OwnerAddress)
+      .def_property_readonly("metadata", &PyReader::Metadata)
+      .def_property_readonly("payload_bytes", &PyReader::PayloadBytes)
+      .def_property_readonly("checked", &PyReader::Checked, "Whether readinto can no longer find damage.")
+      .def("readinto", &PyReader::ReadInto, py::arg("buffer"),
+           "Fills a writable buffer of payload_bytes bytes and returns their number. SpillDamageError: do not publish it.");
+
+  py::class_<PyEngine>(spill_module, "Engine", "The spill engine of one IO worker. Thread-safe.")
+      .def(py::init<std::vector<std::string>, uint64_t, uint64_t, std::optional<uint64_t>, const std::string&, uint64_t,
+                    int64_t>(),
+           py::kw_only(), py::arg("node_directories"), py::arg("max_segment_bytes"), py::arg("max_fused_bytes"),
+           py::arg("reserve_bytes"), py::arg("cache_mode"), py::arg("read_ahead_bytes"), py::arg("punch_delay_ms"))
+      .def("spill", &PyEngine::Spill, py::arg("objects"),
+           "Spills [(object_id, owner_address, metadata, payload or None), ...]; URLs of the prefix that found room.")
+      .def("open", &PyEngine::Open, py::arg("url"), py::arg("object_id"))
+      .def("set_aside", &PyEngine::SetAside, py::arg("url"))
+      .def("delete", &PyEngine::Delete, py::arg("urls"))
+      .def("tick", &PyEngine::Tick)
+      .def("close", &PyEngine::Close)
+      .def("close_delay_ms", &PyEngine::CloseDelayMs)
+      .def("limitations", &PyEngine::Limitations);
+}
+
+}  // namespace mantaray::python

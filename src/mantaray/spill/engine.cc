@@ -1,0 +1,363 @@
+// Batches over directories, and the sweep.
+
+#include "mantaray/spill/engine.h"
+
+#include <algorithm>
+#include <deque>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "mantaray/spill/names.h"
+
+namespace mantaray::spill {
+namespace {
+
+constexpr int64_t kSweepPeriodMs = 2000;
+
+// What lies in a directory; nothing when it cannot be read.
+std::vector<DirectoryEntry> Entries(FileSystem* fs, const std::string& path) {
+  absl::StatusOr<std::vector<DirectoryEntry>> entries = fs->List(path);
+  return entries.ok() ? *std::move(entries) : std::vector<DirectoryEntry>();
+}
+
+}  // namespace
+
+// One call of Spill.
+struct Engine::Batch {
+  struct Located {
+    size_t directory = 0;
+    Placement placement;
+  };
+
+  std::span<const ObjectToSpill> objects;
+  uint64_t number = 0;
+  std::vector<std::optional<Located>> located;
+  std::set<size_t> directories;               // with a temporary batch directory
+  std::set<size_t> published;                 // renamed into place
+  std::map<size_t, uint64_t> room_limit;      // after running full: never to be asked for more than this again
+  std::map<size_t, absl::Status> failed;      // not to be tried again in this batch
+  std::deque<SegmentPlan> plans;
+  uint64_t segments = 0;
+  std::string no_room;  // the first object's failure, worded
+};
+
+Engine::Engine(FileSystem* fs, const Clock* clock, Host* host, EngineOptions options)
+    : fs_(fs),
+      clock_(clock),
+      host_(host),
+      options_(std::move(options)),
+      reclaimer_(fs, clock, options_.reclaimer),
+      directories_(fs, options_.node_directories, options_.reserve_bytes),
+      read_ahead_(fs, options_.read_ahead_bytes) {}
+
+std::string Engine::WorkerPath(size_t directory) const {
+  return Join(options_.node_directories[directory], WorkerDirectoryName(options_.self));
+}
+
+absl::Status Engine::EnsureWorkerDirectory(size_t directory) {
+  const std::string path = WorkerPath(directory);
+  const absl::Status made = fs_->MakeDirectory(path);
+  if (!made.ok() && !absl::IsAlreadyExists(made)) return made;
+  const absl::Status marked = fs_->Create(Join(path, kAliveFile)).status();
+  return absl::IsAlreadyExists(marked) ? absl::OkStatus() : marked;
+}
+
+absl::StatusOr<std::string> Engine::BatchDirectory(Batch* batch, size_t directory) {
+  const std::string path = Join(WorkerPath(directory), TemporaryBatchName(batch->number));
+  if (batch->directories.contains(directory)) return path;
+  if (absl::Status status = EnsureWorkerDirectory(directory); !status.ok()) return status;
+  if (absl::Status status = fs_->MakeDirectory(path); !status.ok()) return status;
+  batch->directories.insert(directory);
+  return path;
+}
+
+absl::Status Engine::TryDirectory(Batch* batch, size_t directory, const SegmentPlan& plan) {
+  const absl::StatusOr<std::string> path = BatchDirectory(batch, directory);
+  if (!path.ok()) return path.status();
+  const Capabilities& capabilities = directories_.Probe(directory, WorkerPath(directory));
+  const uint64_t bound = capabilities.per_object ? options_.max_segment_bytes : options_.max_fused_bytes;
+  const uint64_t links = capabilities.per_object ? capabilities.link_max - 1 : plan.objects.size();
+  if (plan.objects.size() > 1 && (plan.size_bytes > bound || plan.objects.size() > links)) {
+    // Planned for a more capable file system; the caller plans again for this one.
+    batch->room_limit[directory] = bound;
+    return absl::OutOfRangeError("segment too large for this file system");
+  }
+  SegmentWriter writer(fs_, options_.cache_mode);
+  absl::StatusOr<WrittenSegment> segment =
+      writer.Write(*path, capabilities, batch->segments++, batch->objects, plan);
+  if (!segment.ok()) return segment.status();
+  for (Placement& placement : segment->placements) {
+    const size_t object = placement.object;
+    batch->located[object] = Batch::Located{directory, std::move(placement)};
+  }
+  for (CachedRange& range : segment->still_cached) still_cached_.push_back(std::move(range));
+  return absl::OkStatus();
+}
+
+void Engine::Place(Batch* batch, const SegmentPlan& plan) {
+  uint64_t largest_room = 0;
+  size_t largest_links = plan.objects.size();
+  std::vector<std::string> reasons;
+  for (const DirectoryRoom& room : directories_.Rooms()) {
+    const std::string& path = options_.node_directories[room.directory];
+    const auto failed = batch->failed.find(room.directory);
+    if (!room.status.ok() || failed != batch->failed.end()) {
+      reasons.push_back(absl::StrCat(path, ": ", (room.status.ok() ? failed->second : room.status).message()));
+      continue;
+    }
+    const auto limit = batch->room_limit.find(room.directory);
+    uint64_t usable = limit == batch->room_limit.end() ? room.usable_bytes : std::min(room.usable_bytes, limit->second);
+    // A bound on fused files does not keep a single large object out.
+    if (plan.objects.size() == 1 && usable == options_.max_fused_bytes) usable = room.usable_bytes;
+    if (usable >= plan.size_bytes) {
+      const absl::Status status = TryDirectory(batch, room.directory, plan);
+      if (status.ok()) return;
+      if (absl::IsOutOfRange(status)) {
+        usable = batch->room_limit[room.directory];
+        largest_links = plan.objects.size() / 2;
+      } else if (absl::IsResourceExhausted(status)) {
+        usable = plan.size_bytes / 2;
+        batch->room_limit[room.directory] = usable;
+      } else {
+        batch->failed.emplace(room.directory, status);
+        reasons.push_back(absl::StrCat(path, ": ", status.message()));
+        continue;
+      }
+    }
+    largest_room = std::max(largest_room, usable);
+    reasons.push_back(absl::StrFormat("%s has %u bytes free, %u of them usable above the reserve", path,
+                                      room.free_bytes, room.usable_bytes));
+  }
+  if (plan.objects.size() > 1 && largest_room >= kSmallestRecordBytes) {
+    std::vector<uint64_t> sizes;
+    for (size_t object : plan.objects) sizes.push_back(batch->objects[object].record_bytes());
+    const PackLimits limits{.segment_bytes = std::min(largest_room, plan.size_bytes - 1),
+                            .segment_objects = std::max<size_t>(largest_links, 1)};
+    for (SegmentPlan& smaller : Pack(sizes, limits)) {
+      for (size_t& object : smaller.objects) object = plan.objects[object];
+      batch->plans.push_back(std::move(smaller));
+    }
+    return;
+  }
+  if (batch->no_room.empty()) {
+    batch->no_room = absl::StrFormat(
+        "no spill directory can take an object of %u bytes: %s. Free space there, give Ray another spill directory, or "
+        "lower MANTARAY_SPILL_RESERVE_BYTES",
+        plan.size_bytes, absl::StrJoin(reasons, "; "));
+  }
+}
+
+void Engine::Publish(Batch* batch) {
+  for (size_t directory : batch->directories) {
+    const std::string worker = WorkerPath(directory);
+    const std::string temporary = Join(worker, TemporaryBatchName(batch->number));
+    const bool used = std::any_of(batch->located.begin(), batch->located.end(), [&](const auto& located) {
+      return located.has_value() && located->directory == directory;
+    });
+    if (!used) {
+      fs_->RemoveDirectory(temporary).IgnoreError();
+      continue;
+    }
+    const absl::Status status = fs_->Rename(temporary, Join(worker, BatchName(batch->number)));
+    if (status.ok()) {
+      batch->published.insert(directory);
+      continue;
+    }
+    if (batch->no_room.empty()) batch->no_room = std::string(status.message());
+    for (auto& located : batch->located) {
+      if (located.has_value() && located->directory == directory) located.reset();
+    }
+    for (const DirectoryEntry& entry : Entries(fs_, temporary)) {
+      fs_->Unlink(Join(temporary, entry.name)).IgnoreError();
+    }
+    fs_->RemoveDirectory(temporary).IgnoreError();
+  }
+}
+
+std::vector<std::string> Engine::TakePrefix(Batch* batch) {
+  std::vector<std::string> urls;
+  std::set<std::string> kept_paths;
+  bool in_prefix = true;
+  for (const auto& located : batch->located) {
+    in_prefix = in_prefix && located.has_value();
+    if (!located.has_value()) continue;
+    const Placement& placement = located->placement;
+    const std::string path =
+        Join(Join(WorkerPath(located->directory), BatchName(batch->number)), placement.name);
+    if (in_prefix) {
+      kept_paths.insert(path);
+      urls.push_back(FormatUrl(path, placement.offset, placement.object_bytes));
+    } else if (!kept_paths.contains(path)) {
+      // Ray takes only a prefix as spilled. (A fused file that also holds objects of the prefix stays.)
+      reclaimer_.Delete({path, placement.offset, placement.object_bytes}).IgnoreError();
+    }
+  }
+  return urls;
+}
+
+absl::StatusOr<std::vector<std::string>> Engine::Spill(std::span<const ObjectToSpill> objects) {
+  MutexLock lock(&mutex_);
+  SweepDeadWorkers();
+  Batch batch;
+  batch.objects = objects;
+  batch.number = next_batch_++;
+  batch.located.resize(objects.size());
+  std::vector<uint64_t> sizes;
+  for (const ObjectToSpill& object : objects) sizes.push_back(object.record_bytes());
+  for (SegmentPlan& plan : Pack(sizes, {.segment_bytes = options_.max_segment_bytes, .segment_objects = SIZE_MAX})) {
+    batch.plans.push_back(std::move(plan));
+  }
+  while (!batch.plans.empty()) {
+    const SegmentPlan plan = std::move(batch.plans.front());
+    batch.plans.pop_front();
+    Place(&batch, plan);
+  }
+  Publish(&batch);
+  std::vector<std::string> urls = TakePrefix(&batch);
+  if (urls.empty() && !objects.empty()) return absl::ResourceExhaustedError(batch.no_room);
+  DropSuspects(objects, urls.size());
+  return urls;
+}
+
+absl::StatusOr<ObjectReader> Engine::Open(const std::string& url, const ObjectId& object_id) {
+  const absl::StatusOr<ParsedUrl> parsed = ParseUrl(url);
+  if (!parsed.ok()) return parsed.status();
+  absl::StatusOr<OwnedFile> file = fs_->Open(parsed->path, /*writable=*/false);
+  if (!file.ok()) return file.status();
+  {
+    MutexLock lock(&mutex_);
+    read_ahead_.Advise(file->fd(), parsed->offset, RecordBytes(parsed->object_bytes));
+  }
+  absl::StatusOr<ObjectReader> reader = ObjectReader::Open(fs_, *parsed, *std::move(file), object_id);
+  if (absl::IsDataLoss(reader.status())) SetAside(url);
+  return reader;
+}
+
+void Engine::SetAside(const std::string& url) {
+  const absl::StatusOr<ParsedUrl> parsed = ParseUrl(url);
+  if (!parsed.ok()) return;
+  const size_t slash = parsed->path.rfind('/');
+  if (slash == std::string::npos || !ParseLinkName(absl::string_view(parsed->path).substr(slash + 1))) {
+    return;  // a fused file holds other objects too
+  }
+  // Fails when another worker was faster, which is as good.
+  fs_->Rename(parsed->path, absl::StrCat(parsed->path, kDamagedSuffix)).IgnoreError();
+}
+
+absl::Status Engine::Delete(std::span<const std::string> urls) {
+  absl::Status first;
+  for (const std::string& url : urls) {
+    const absl::StatusOr<ParsedUrl> parsed = ParseUrl(url);
+    first.Update(parsed.ok() ? reclaimer_.Delete(*parsed) : parsed.status());
+  }
+  return first;
+}
+
+void Engine::Tick() {
+  std::vector<CachedRange> to_drop;
+  {
+    MutexLock lock(&mutex_);
+    to_drop.swap(still_cached_);
+    if (const int64_t now_ms = clock_->NowMs(); now_ms >= next_sweep_ms_) {
+      next_sweep_ms_ = now_ms + kSweepPeriodMs;
+      SweepDeadWorkers();
+    }
+  }
+  for (const CachedRange& range : to_drop) {
+    fs_->WaitWriteback(range.file.fd(), range.offset, range.size_bytes);
+    fs_->DropCache(range.file.fd(), range.offset, range.size_bytes);
+  }
+  reclaimer_.Tick();
+}
+
+int64_t Engine::CloseDelayMs() const {
+  const int64_t last_due_ms = reclaimer_.LastDueMs();
+  return last_due_ms < 0 ? 0 : std::max<int64_t>(0, last_due_ms - clock_->NowMs());
+}
+
+void Engine::Close() {
+  Tick();
+  reclaimer_.Flush();
+}
+
+std::vector<std::string> Engine::Limitations() {
+  MutexLock lock(&mutex_);
+  std::vector<std::string> lines;
+  for (size_t i = 0; i < options_.node_directories.size(); ++i) {
+    if (!EnsureWorkerDirectory(i).ok()) continue;  // full or vanished: Spill will say so
+    const Capabilities& capabilities = directories_.Probe(i, WorkerPath(i));
+    if (!capabilities.missing.empty()) {
+      lines.push_back(absl::StrCat(options_.node_directories[i], ": ", capabilities.missing));
+    }
+  }
+  return lines;
+}
+
+void Engine::SweepDeadWorkers() {
+  for (const std::string& node_directory : options_.node_directories) {
+    const std::vector<DirectoryEntry> entries = Entries(fs_, node_directory);
+    for (const DirectoryEntry& entry : entries) {
+      const auto process = ParseWorkerDirectoryName(entry.name);
+      if (!process || *process == options_.self || known_dead_.contains(*process) || host_->IsAlive(*process)) continue;
+      known_dead_.insert(*process);
+      LoadSuspects(*process);
+      for (const std::string& other : options_.node_directories) SweepWorker(Join(other, entry.name));
+      // The dead worker may have had punches pending in anybody's segments.
+      for (const DirectoryEntry& sibling : entries) {
+        if (!ParseWorkerDirectoryName(sibling.name)) continue;
+        const std::string worker = Join(node_directory, sibling.name);
+        for (const DirectoryEntry& batch : Entries(fs_, worker)) {
+          if (ParseBatchName(batch.name)) reclaimer_.QueueScrub(Join(worker, batch.name));
+        }
+      }
+    }
+  }
+}
+
+void Engine::SweepWorker(const std::string& worker_directory) {
+  for (const DirectoryEntry& entry : Entries(fs_, worker_directory)) {
+    const std::string path = Join(worker_directory, entry.name);
+    if (!IsTemporaryBatchName(entry.name)) continue;
+    if (!entry.is_directory) {
+      fs_->Unlink(path).IgnoreError();  // left by a probe
+      continue;
+    }
+    for (const DirectoryEntry& file : Entries(fs_, path)) {
+      fs_->Unlink(Join(path, file.name)).IgnoreError();
+    }
+    fs_->RemoveDirectory(path).IgnoreError();
+  }
+  fs_->Unlink(Join(worker_directory, kAliveFile)).IgnoreError();
+  fs_->RemoveDirectory(worker_directory).IgnoreError();
+}
+
+void Engine::LoadSuspects(const ProcessId& dead) {
+  std::optional<uint64_t> last;
+  for (const std::string& node_directory : options_.node_directories) {
+    const std::string worker = Join(node_directory, WorkerDirectoryName(dead));
+    for (const DirectoryEntry& entry : Entries(fs_, worker)) {
+      if (const auto batch = ParseBatchName(entry.name)) last = std::max(last.value_or(0), *batch);
+    }
+  }
+  if (!last) return;
+  for (const std::string& node_directory : options_.node_directories) {
+    const std::string batch = Join(Join(node_directory, WorkerDirectoryName(dead)), BatchName(*last));
+    for (const DirectoryEntry& entry : Entries(fs_, batch)) {
+      if (const auto link = ParseLinkName(entry.name)) suspects_[link->object_id] = Join(batch, entry.name);
+    }
+  }
+}
+
+void Engine::DropSuspects(std::span<const ObjectToSpill> objects, size_t count) {
+  if (suspects_.empty()) return;
+  for (const ObjectToSpill& object : objects.first(count)) {
+    const auto found = suspects_.find(object.object_id);
+    if (found == suspects_.end()) continue;
+    reclaimer_.Delete({found->second, 0, 0}).IgnoreError();
+    suspects_.erase(found);
+  }
+}
+
+}  // namespace mantaray::spill

@@ -1,0 +1,117 @@
+// The file operations that spilling needs, as an interface: the engine is handed one and reaches for nothing itself.
+// PosixFileSystem is the real one; tests put FaultyFileSystem in front of it to run out of space, fail or "crash" at a
+// chosen operation.
+//
+// Files are plain descriptors owned by OwnedFile. All methods are thread-safe. Statuses: ResourceExhausted is a full
+// file system (ENOSPC, EDQUOT), NotFound a path that is gone, Unimplemented something this file system cannot do.
+
+#ifndef MANTARAY_SPILL_FILE_SYSTEM_H_
+#define MANTARAY_SPILL_FILE_SYSTEM_H_
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace mantaray::spill {
+
+struct FileInfo {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint64_t link_count = 0;
+  uint64_t size_bytes = 0;       // st_size, holes included
+  uint64_t allocated_bytes = 0;  // blocks really held on disk
+};
+
+struct SpaceInfo {
+  uint64_t free_bytes = 0;  // available to this process
+  uint64_t total_bytes = 0;
+  uint64_t link_max = 0;  // hard links one file may have
+};
+
+struct DirectoryEntry {
+  std::string name;
+  uint64_t inode = 0;
+  bool is_directory = false;
+};
+
+class FileSystem;
+
+// A descriptor that is closed when it goes out of scope.
+class OwnedFile {
+ public:
+  OwnedFile() = default;
+  OwnedFile(FileSystem* fs, int fd) : fs_(fs), fd_(fd) {}
+  OwnedFile(OwnedFile&& other) noexcept : fs_(other.fs_), fd_(std::exchange(other.fd_, -1)) {}
+  OwnedFile& operator=(OwnedFile&& other) noexcept;
+  OwnedFile(const OwnedFile&) = delete;
+  OwnedFile& operator=(const OwnedFile&) = delete;
+  ~OwnedFile();
+
+  int fd() const { return fd_; }
+  bool valid() const { return fd_ >= 0; }
+
+ private:
+  FileSystem* fs_ = nullptr;
+  int fd_ = -1;
+};
+
+class FileSystem {
+ public:
+  virtual ~FileSystem() = default;
+
+  virtual absl::Status MakeDirectory(const std::string& path) = 0;
+  virtual absl::Status RemoveDirectory(const std::string& path) = 0;
+  virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;
+  virtual absl::Status Unlink(const std::string& path) = 0;
+  virtual absl::StatusOr<std::vector<DirectoryEntry>> List(const std::string& path) = 0;
+  virtual absl::StatusOr<SpaceInfo> Space(const std::string& path) = 0;
+
+  // A file without a name in the file system of `directory` (O_TMPFILE).
+  virtual absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) = 0;
+  // A new file; AlreadyExists when there is one.
+  virtual absl::StatusOr<OwnedFile> Create(const std::string& path) = 0;
+  virtual absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) = 0;
+  virtual void Close(int fd) = 0;
+  virtual absl::StatusOr<FileInfo> Stat(int fd) = 0;
+  virtual absl::StatusOr<FileInfo> StatPath(const std::string& path) = 0;
+
+  // Gives the open file (also one without a name) another name.
+  virtual absl::Status Link(int fd, const std::string& path) = 0;
+
+  // Reserves blocks for [0, size_bytes).
+  virtual absl::Status Allocate(int fd, uint64_t size_bytes) = 0;
+  // Writes all of the vectors at `offset`; the vectors may be modified.
+  virtual absl::Status Write(int fd, std::vector<iovec>* vectors, uint64_t offset) = 0;
+  // Reads up to `size_bytes`; less only at the end of the file. Returns the number read.
+  virtual absl::StatusOr<uint64_t> Read(int fd, void* buffer, uint64_t size_bytes, uint64_t offset) = 0;
+  // Gives the blocks of a range back; it reads as zeros afterwards and the file keeps its size.
+  virtual absl::Status PunchHole(int fd, uint64_t offset, uint64_t size_bytes) = 0;
+  // Bypasses the page cache on this descriptor from now on (O_DIRECT).
+  virtual absl::Status SetDirect(int fd) = 0;
+
+  // Hints; they never fail, a file system that cannot ignores them.
+  virtual void StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) = 0;
+  virtual void WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) = 0;
+  virtual void DropCache(int fd, uint64_t offset, uint64_t size_bytes) = 0;
+  virtual void ReadAhead(int fd, uint64_t offset, uint64_t size_bytes) = 0;
+};
+
+inline OwnedFile& OwnedFile::operator=(OwnedFile&& other) noexcept {
+  std::swap(fs_, other.fs_);
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
+inline OwnedFile::~OwnedFile() {
+  if (fd_ >= 0) fs_->Close(fd_);
+}
+
+}  // namespace mantaray::spill
+
+#endif  // MANTARAY_SPILL_FILE_SYSTEM_H_

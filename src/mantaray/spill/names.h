@@ -1,0 +1,79 @@
+// Every file and directory name that spilling makes, in one place.
+//
+//   <configured directory>/ray_spilled_objects_<node id>/    node directory, Ray's own name for it
+//     owner                                                  which raylet it belongs to (written by the Python side)
+//     w<pid>-<start>/                                        one for each IO worker; start: clock ticks since boot
+//       alive                                                there as long as nobody swept up after this worker
+//       .tmp-<n>/                                            batch in the making, never referred to by a URL
+//       <n>/                                                 batch n, published whole by one rename
+//         <object id>.<offset>.<size>                        hard link to the segment; offset and size in hex
+//         <object id>.<offset>.<size>.damaged                set aside after a checksum mismatch
+//         fused-<k>                                          segment k where the file system has no links or holes
+//
+// A link's name says which bytes of the segment it keeps alive, so that any process can tell live from dead bytes from a
+// directory listing alone. A URL, as Ray's raylet keeps it, is "<path>?offset=<offset>&size=<object size>" in decimal.
+
+#ifndef MANTARAY_SPILL_NAMES_H_
+#define MANTARAY_SPILL_NAMES_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include "absl/strings/string_view.h"
+
+#include "absl/status/statusor.h"
+#include "mantaray/spill/format.h"
+
+namespace mantaray::spill {
+
+inline constexpr absl::string_view kNodeDirectoryPrefix = "ray_spilled_objects_";
+inline constexpr absl::string_view kOwnerFile = "owner";
+inline constexpr absl::string_view kAliveFile = "alive";
+inline constexpr absl::string_view kDamagedSuffix = ".damaged";
+
+// A process, unmistakable while this boot lasts: a pid alone is used again.
+struct ProcessId {
+  int64_t pid = 0;
+  uint64_t start_ticks = 0;
+  friend bool operator==(const ProcessId&, const ProcessId&) = default;
+  friend auto operator<=>(const ProcessId&, const ProcessId&) = default;
+};
+
+struct LinkName {
+  ObjectId object_id{};
+  uint64_t offset = 0;
+  uint64_t object_bytes = 0;
+  bool damaged = false;
+};
+
+struct ParsedUrl {
+  std::string path;
+  uint64_t offset = 0;
+  uint64_t object_bytes = 0;
+};
+
+std::string Join(absl::string_view directory, absl::string_view name);
+std::string DirectoryOf(absl::string_view path);
+
+std::string WorkerDirectoryName(const ProcessId& process);
+std::optional<ProcessId> ParseWorkerDirectoryName(absl::string_view name);
+
+std::string TemporaryBatchName(uint64_t batch);
+bool IsTemporaryBatchName(absl::string_view name);
+std::string BatchName(uint64_t batch);
+std::optional<uint64_t> ParseBatchName(absl::string_view name);
+
+std::string FormatLinkName(const LinkName& link);
+std::optional<LinkName> ParseLinkName(absl::string_view name);
+std::string FusedName(uint64_t segment);
+bool IsFusedName(absl::string_view name);
+// The name of a segment while it is written on a file system without O_TMPFILE.
+std::string UnlinkedSegmentName(uint64_t segment);
+
+std::string FormatUrl(absl::string_view path, uint64_t offset, uint64_t object_bytes);
+// Fails with InvalidArgument when the URL is not of the form above.
+absl::StatusOr<ParsedUrl> ParseUrl(absl::string_view url);
+
+}  // namespace mantaray::spill
+
+#endif  // MANTARAY_SPILL_NAMES_H_

@@ -1,0 +1,120 @@
+// Checked reading.
+
+#include "mantaray/spill/reader.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "mantaray/common/crc32c.h"
+
+namespace mantaray::spill {
+namespace {
+
+constexpr uint64_t kPieceBytes = 512 << 10;        // read, then checksummed, while it is in the cache
+constexpr uint64_t kStreamAheadBytes = 16 << 20;   // how far the kernel is asked to read ahead of a large payload
+
+std::string Hex(const ObjectId& id) { return absl::BytesToHexString(absl::string_view(id.data(), id.size())); }
+
+}  // namespace
+
+absl::StatusOr<ObjectReader> ObjectReader::Open(FileSystem* fs, const ParsedUrl& url, OwnedFile file,
+                                                const ObjectId& object_id) {
+  ObjectReader reader(fs, url, std::move(file));
+  if (absl::Status status = reader.ReadAndCheck(object_id); !status.ok()) return status;
+  return reader;
+}
+
+absl::Status ObjectReader::Damage(absl::string_view problem) const {
+  return absl::DataLossError(absl::StrFormat("damaged spilled object in %s at offset %u, size %u: %s", url_.path,
+                                             url_.offset, url_.object_bytes, problem));
+}
+
+absl::Status ObjectReader::CheckCrc(absl::string_view what, uint32_t expected, uint32_t found) const {
+  if (expected == found) return absl::OkStatus();
+  return Damage(absl::StrFormat("%s checksum mismatch: expected %08x, found %08x", what, expected, found));
+}
+
+absl::Status ObjectReader::ReadExactly(uint64_t offset, std::span<char> bytes, absl::string_view what) {
+  const absl::StatusOr<uint64_t> count = fs_->Read(file_.fd(), bytes.data(), bytes.size(), offset);
+  if (!count.ok()) {
+    return absl::Status(count.status().code(), absl::StrCat(url_.path, ": ", count.status().message()));
+  }
+  if (*count == bytes.size()) return absl::OkStatus();
+  return Damage(absl::StrFormat("file truncated in its %s: expected %u bytes, found %u", what, bytes.size(), *count));
+}
+
+absl::Status ObjectReader::ReadAndCheck(const ObjectId& object_id) {
+  const uint64_t object_bytes = url_.object_bytes;
+  if (object_bytes < kLengthsBytes || object_bytes > kMaxObjectBytes) return Damage("impossible size in the URL");
+  const bool whole = object_bytes <= kWholeObjectBytes;
+  bytes_.resize(whole ? object_bytes + kTrailerBytes : std::min<uint64_t>(object_bytes, kBlockBytes));
+  if (absl::Status status = ReadExactly(url_.offset, bytes_, "object"); !status.ok()) return status;
+
+  const absl::StatusOr<Lengths> lengths = ParseLengths(bytes_, object_bytes);
+  if (!lengths.ok()) return Damage(lengths.status().message());
+  lengths_ = *lengths;
+  TrailerBytes trailer_bytes{};
+  if (whole) {
+    std::memcpy(trailer_bytes.data(), bytes_.data() + object_bytes, kTrailerBytes);
+  } else {
+    bytes_.resize(lengths_.header_bytes());
+    if (absl::Status status = ReadExactly(url_.offset, bytes_, "header"); !status.ok()) return status;
+    if (absl::Status status = ReadExactly(url_.offset + object_bytes, trailer_bytes, "trailer"); !status.ok()) {
+      return status;
+    }
+  }
+  const absl::StatusOr<Trailer> trailer = ParseTrailer(trailer_bytes);
+  if (!trailer.ok()) return Damage(trailer.status().message());
+  if (absl::Status status = CheckTrailer(*trailer, lengths_, url_.offset); !status.ok()) return Damage(status.message());
+  if (trailer->object_id != object_id) {
+    return Damage(absl::StrCat("another object: expected ", Hex(object_id), ", found ", Hex(trailer->object_id)));
+  }
+  if (absl::Status status =
+          CheckCrc("header", trailer->header_crc, Crc32c(bytes_.data(), lengths_.header_bytes()));
+      !status.ok()) {
+    return status;
+  }
+  payload_crc_ = trailer->payload_crc;
+  if (!whole) return absl::OkStatus();
+  checked_ = true;
+  return CheckCrc("payload", payload_crc_, Crc32c(bytes_.data() + lengths_.header_bytes(), lengths_.payload_bytes));
+}
+
+absl::string_view ObjectReader::owner_address() const {
+  return {bytes_.data() + kLengthsBytes, lengths_.address_bytes};
+}
+
+absl::string_view ObjectReader::metadata() const {
+  return {bytes_.data() + kLengthsBytes + lengths_.address_bytes, lengths_.metadata_bytes};
+}
+
+absl::Status ObjectReader::ReadPayload(std::span<char> payload) {
+  if (payload.size() != lengths_.payload_bytes) {
+    return absl::InvalidArgumentError(absl::StrFormat("buffer of %u bytes for a payload of %u bytes", payload.size(),
+                                                      lengths_.payload_bytes));
+  }
+  if (checked_) {
+    std::memcpy(payload.data(), bytes_.data() + lengths_.header_bytes(), payload.size());
+    return absl::OkStatus();
+  }
+  uint32_t crc = 0;
+  uint64_t ahead = 0;
+  for (uint64_t done = 0; done < payload.size();) {
+    const uint64_t at = url_.offset + lengths_.header_bytes() + done;
+    if (done + kStreamAheadBytes / 2 >= ahead && ahead < payload.size()) {
+      fs_->ReadAhead(file_.fd(), at, kStreamAheadBytes);
+      ahead = done + kStreamAheadBytes;
+    }
+    const std::span<char> piece = payload.subspan(done, std::min<uint64_t>(kPieceBytes, payload.size() - done));
+    if (absl::Status status = ReadExactly(at, piece, "payload"); !status.ok()) return status;
+    crc = Crc32cExtend(crc, piece.data(), piece.size());
+    done += piece.size();
+  }
+  return CheckCrc("payload", payload_crc_, crc);
+}
+
+}  // namespace mantaray::spill

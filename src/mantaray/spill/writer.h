@@ -1,0 +1,90 @@
+// Writes one segment and gives it its names.
+//
+// Survives: running out of space at any operation and any error of the file system (nothing is left behind under a name
+// that a URL refers to); a crash at any operation (before the first link the kernel reclaims the blocks by itself,
+// afterwards the links lie in a temporary batch directory that the next worker sweeps).
+//
+// Data goes to the file straight from where it lies (vectored writes out of plasma's memory), checksummed a piece at a
+// time just before it is written, while it is in the processor's cache. Only the direct mode copies, because O_DIRECT wants
+// aligned memory. Not thread-safe; one writer belongs to one call.
+
+#ifndef MANTARAY_SPILL_WRITER_H_
+#define MANTARAY_SPILL_WRITER_H_
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include "absl/strings/string_view.h"
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "mantaray/spill/directory.h"
+#include "mantaray/spill/file_system.h"
+#include "mantaray/spill/format.h"
+#include "mantaray/spill/packer.h"
+
+namespace mantaray::spill {
+
+// An object as it lies in memory; the memory must stay as it is until the call returns.
+struct ObjectToSpill {
+  ObjectId object_id{};
+  absl::string_view owner_address;
+  absl::string_view metadata;
+  absl::string_view payload;
+
+  Lengths lengths() const { return {owner_address.size(), metadata.size(), payload.size()}; }
+  uint64_t record_bytes() const { return RecordBytes(lengths().object_bytes()); }
+};
+
+// What becomes of the page cache of what was written.
+enum class CacheMode {
+  kKeep,    // leave it, as Ray does; only write-back is started early
+  kDrop,    // give the pages back once they are on disk
+  kDirect,  // never enter it (O_DIRECT); as kDrop where the file system cannot
+};
+
+// Where an object came to lie, `name` inside the batch directory.
+struct Placement {
+  size_t object = 0;  // index into the objects given
+  std::string name;
+  uint64_t offset = 0;
+  uint64_t object_bytes = 0;
+};
+
+// A range that is still to be written back and dropped from the page cache.
+struct CachedRange {
+  OwnedFile file;
+  uint64_t offset = 0;
+  uint64_t size_bytes = 0;
+};
+
+struct WrittenSegment {
+  std::vector<Placement> placements;
+  std::vector<CachedRange> still_cached;
+};
+
+class SegmentWriter {
+ public:
+  SegmentWriter(FileSystem* fs, CacheMode mode) : fs_(fs), mode_(mode) {}
+
+  // Writes the planned objects into a new segment and names it inside `batch_directory`, which must exist.
+  // ResourceExhausted when the file system is full; in every failure nothing of the segment is left.
+  absl::StatusOr<WrittenSegment> Write(const std::string& batch_directory, const Capabilities& capabilities,
+                                       uint64_t segment_number, std::span<const ObjectToSpill> objects,
+                                       const SegmentPlan& plan);
+
+ private:
+  absl::Status WriteRecords(int fd, std::span<const ObjectToSpill> objects, const SegmentPlan& plan,
+                            std::vector<Placement>* placements);
+  absl::Status NameObjects(int fd, const std::string& batch_directory, std::span<const ObjectToSpill> objects,
+                           std::vector<Placement>* placements);
+
+  FileSystem* const fs_;
+  const CacheMode mode_;
+  uint64_t dropped_bytes_ = 0;  // of the current segment
+};
+
+}  // namespace mantaray::spill
+
+#endif  // MANTARAY_SPILL_WRITER_H_

@@ -1,0 +1,1 @@
+"""Tests of the overlay, without a real Ray."""

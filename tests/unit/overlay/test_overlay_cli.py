@@ -1,0 +1,252 @@
+"""The command line to the letter: doctor, settings, version, and what goes where."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from .world import ENGINE, World, speed_fingerprint
+
+
+def wheel(path: Path, version: str = "2.60.0", engine: str = ENGINE) -> Path:
+    """Write something that looks like a wheel of Ray."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ray/__init__.py", "")
+        archive.writestr("ray/_version.py", f'version = "{version}"\n')
+        archive.writestr("ray/engine.py", engine)
+    return path
+
+
+def test_doctor_of_a_healthy_ray(world: World) -> None:
+    world.demo_patch()
+    world.patch(
+        """
+        from mantaray.overlay import Patch, register
+        register(Patch("newer", "Not needed", ">=2.48", "2.50", "2.55", (), {}))
+        """,
+        name="newer",
+    )
+    result = world.cli("doctor")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == (
+        f"Mantaray 0.1.0, Ray 2.60.0 at {world.site}/ray\n"
+        "\n"
+        "patch  state   why\n"
+        "demo   active  attached to ray.engine\n"
+        "newer  native  Ray's own is enough since 2.55\n"
+    )
+
+
+def test_doctor_of_a_patch_that_fails(world: World) -> None:
+    world.patch(
+        """
+        from mantaray.overlay import Patch, register
+        def into_engine(module, installation):
+            raise KeyError("oops")
+        register(Patch("demo", "Fails", ">=2.48", None, None, (), {"ray.engine": into_engine}))
+        """
+    )
+    result = world.cli("doctor")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert result.stdout.splitlines()[2:] == [
+        "patch  state    why",
+        "demo   refused  it failed in ray.engine with KeyError: 'oops'",
+    ]
+
+
+def test_doctor_of_a_ray_module_that_cannot_be_imported(world: World) -> None:
+    world.demo_patch()
+    world.ray("2.60.0", ENGINE + "\nimport nothing_of_that_name\n")
+    result = world.cli("doctor")
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[3] == (
+        "demo   refused  ray.engine cannot be imported (No module named 'nothing_of_that_name')"
+    )
+
+
+def test_doctor_with_patches_off_is_content(world: World) -> None:
+    world.demo_patch()
+    result = world.cli("doctor", MANTARAY_PATCHES="-demo")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[3] == "demo   off    MANTARAY_PATCHES is -demo"
+
+
+def test_doctor_of_an_unknown_ray(world: World) -> None:
+    world.ray("2.70.0")
+    world.demo_patch()
+    result = world.cli("doctor")
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[3].startswith("demo   refused  Ray 2.70.0 is not one that")
+    assert result.stderr == (
+        "error: Ray 2.70.0 is not one that Mantaray knows (2.48.0 to 2.60.0)\n"
+        "hint: use a Ray from 2.48.0 to 2.60.0, or a newer Mantaray\n"
+    )
+
+
+def test_doctor_without_ray(world: World) -> None:
+    world.demo_patch()
+    (world.site / "ray").rename(world.site / "gone")
+    result = world.cli("doctor")
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[0] == "Mantaray 0.1.0, no Ray"
+    assert result.stderr == (
+        "error: no Ray is installed in this environment\n"
+        "hint: install one that Mantaray knows: pip install 'ray==2.60.0'\n"
+    )
+
+
+def test_doctor_with_a_bad_setting(world: World) -> None:
+    world.demo_patch()
+    result = world.cli("doctor", MANTARAY_PATCHES="dmeo")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: MANTARAY_PATCHES is set to 'dmeo'; allowed: all, or some of: demo; "
+        "-name excludes one\n"
+        "hint: `mantaray settings` lists every setting\n"
+    )
+
+
+def test_doctor_in_json(world: World) -> None:
+    world.demo_patch()
+    result = world.cli("doctor", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    told = json.loads(result.stdout)
+    digest = told["patches"][0]["targets"][0].pop("digest")
+    assert len(digest) == 64
+    assert told == {
+        "mantaray": "0.1.0",
+        "ray": {"version": "2.60.0", "path": f"{world.site}/ray"},
+        "problem": None,
+        "patches": [
+            {
+                "name": "demo",
+                "summary": "A patch for tests",
+                "state": "active",
+                "why": "attached to ray.engine",
+                "targets": [
+                    {
+                        "module": "ray.engine",
+                        "attribute": "Engine.speed",
+                        "expected": [speed_fingerprint()],
+                        "found": speed_fingerprint(),
+                        "problem": None,
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def test_doctor_against_a_wheel_needs_no_installed_ray(world: World, tmp_path: Path) -> None:
+    world.demo_patch()
+    (world.site / "ray").rename(world.site / "gone")
+    path = wheel(tmp_path / "ray-2.60.0.whl")
+    result = world.cli("doctor", "--against", str(path))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == (
+        f"Mantaray 0.1.0, Ray 2.60.0 at {path}\n"
+        "\n"
+        "patch  state  why\n"
+        "demo   armed  every target is as expected\n"
+    )
+
+
+def test_doctor_against_an_altered_wheel(world: World, tmp_path: Path) -> None:
+    world.demo_patch()
+    altered = ENGINE.replace("return 1", "return 3")
+    path = wheel(tmp_path / "ray-2.60.0.whl", engine=altered)
+    result = world.cli("doctor", "--against", str(path))
+    assert (result.returncode, result.stderr) == (1, "")
+    assert result.stdout.splitlines()[3] == (
+        "demo   refused  ray.engine:Engine.speed is not what the patch was written for "
+        f"(expected {speed_fingerprint()}, found {speed_fingerprint(altered)})"
+    )
+
+
+def test_doctor_against_an_unknown_wheel(world: World, tmp_path: Path) -> None:
+    world.demo_patch()
+    path = wheel(tmp_path / "ray-2.47.1.whl", "2.47.1")
+    result = world.cli("doctor", "--against", str(path))
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: Ray 2.47.1 is not one that Mantaray knows")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, "cannot be read as a wheel: [Errno 2] No such file"),
+        (b"not a zip", "cannot be read as a wheel: File is not a zip file"),
+        (b"", "cannot be read as a wheel: File is not a zip file"),
+    ],
+)
+def test_doctor_against_what_is_no_wheel(
+    world: World, tmp_path: Path, content: bytes | None, error: str
+) -> None:
+    path = tmp_path / "ray.whl"
+    if content is not None:
+        path.write_bytes(content)
+    result = world.cli("doctor", "--against", str(path))
+    assert (result.returncode, result.stdout) == (1, "")
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"error: {path} {error}")
+    assert second == "hint: give the path of a ray-*.whl file"
+
+
+def test_doctor_against_a_wheel_of_something_else(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "six.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("six.py", "")
+    result = world.cli("doctor", "--against", str(path))
+    assert result.stderr.startswith(f"error: {path} is not a wheel of Ray")
+
+
+def test_version(world: World) -> None:
+    result = world.cli("--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "mantaray 0.1.0\n", "")
+
+
+def test_settings_are_listed_one_a_line(world: World) -> None:
+    result = world.cli("settings")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["variable", "type", "default", "allowed", "meaning"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        "MANTARAY_DISABLE",
+        "MANTARAY_PATCHES",
+        "MANTARAY_REPORT_DIR",
+        "MANTARAY_SPILL_CACHE",
+        "MANTARAY_SPILL_RESERVE_BYTES",
+        "MANTARAY_SPILL_PUNCH_DELAY_MS",
+        "MANTARAY_SPILL_READAHEAD_BYTES",
+        "RAY_max_spilling_file_size_bytes",
+    ]
+
+
+def test_help_imports_no_command(world: World) -> None:
+    for name in ("doctor", "spill", "wheel"):
+        (world.mantaray / "cli" / f"{name}.py").write_text("raise RuntimeError\n")
+    result = world.cli("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    listed = [line.split()[0] for line in result.stdout.split("Commands:\n")[1].splitlines()]
+    assert [name for name in listed if name != "it"] == ["doctor", "settings", "spill", "wheel"]
+
+
+def test_what_one_command_lacks_does_not_break_the_others(world: World) -> None:
+    (world.mantaray / "cli" / "wheel.py").write_text("import nothing_of_that_name\n")
+    assert world.cli("settings").returncode == 0
+    result = world.cli("wheel", "verify", "x.whl")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "error: `mantaray wheel` cannot start: No module named 'nothing_of_that_name'\n"
+        "hint: install mantaray again, with what this command needs: "
+        "pip install --force-reinstall 'mantaray[wheel]'\n"
+    )
+
+
+def test_a_command_that_is_not_there_is_a_usage_error(world: World) -> None:
+    result = world.cli("nothing")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "No such command 'nothing'" in result.stderr

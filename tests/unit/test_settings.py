@@ -1,0 +1,109 @@
+"""Settings: what each variable accepts, what it says when it does not, and the table of them all."""
+
+from __future__ import annotations
+
+import pytest
+from mantaray import settings
+from mantaray.settings import SETTINGS, Setting, SettingError
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "value"),
+    [
+        (settings.DISABLE, "0", False),
+        (settings.DISABLE, "1", True),
+        (settings.DISABLE, "False", False),
+        (settings.DISABLE, " TRUE ", True),
+        (settings.PATCHES, "spill", ("spill",)),
+        (settings.PATCHES, "spill, -router,all", ("spill", "-router", "all")),
+        (settings.REPORT_DIR, "/reports", "/reports"),
+        (settings.SPILL_CACHE, "keep", "keep"),
+        (settings.SPILL_CACHE, "drop", "drop"),
+        (settings.SPILL_CACHE, "direct", "direct"),
+        (settings.SPILL_RESERVE_BYTES, "0", 0),
+        (settings.SPILL_RESERVE_BYTES, "99999999999999", 99_999_999_999_999),
+        (settings.SPILL_PUNCH_DELAY_MS, "0", 0),
+        (settings.SPILL_PUNCH_DELAY_MS, "60000", 60_000),
+        (settings.SPILL_READAHEAD_BYTES, "0", 0),
+        (settings.SPILL_READAHEAD_BYTES, "1073741824", 1_073_741_824),
+        (settings.MAX_SPILLING_FILE_SIZE_BYTES, "-1", -1),
+        (settings.MAX_SPILLING_FILE_SIZE_BYTES, "+5", 5),
+    ],
+    ids=lambda part: part.name if isinstance(part, Setting) else repr(part),
+)
+def test_allowed_values_are_read(setting: Setting[object], text: str, value: object) -> None:
+    assert setting.read({setting.name: text}) == value
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        (settings.DISABLE, "yes"),
+        (settings.DISABLE, "2"),
+        (settings.PATCHES, ","),
+        (settings.PATCHES, "spill,,router"),
+        (settings.PATCHES, "-"),
+        (settings.PATCHES, "-all"),
+        (settings.PATCHES, "spill router"),
+        (settings.REPORT_DIR, "reports"),
+        (settings.REPORT_DIR, "~/reports"),
+        (settings.SPILL_CACHE, "Keep"),
+        (settings.SPILL_CACHE, "none"),
+        (settings.SPILL_RESERVE_BYTES, "-1"),
+        (settings.SPILL_RESERVE_BYTES, "1GB"),
+        (settings.SPILL_RESERVE_BYTES, "1e9"),
+        (settings.SPILL_RESERVE_BYTES, "1_000"),
+        (settings.SPILL_RESERVE_BYTES, "\u0663"),
+        (settings.SPILL_PUNCH_DELAY_MS, "60001"),
+        (settings.SPILL_PUNCH_DELAY_MS, "2.5"),
+        (settings.SPILL_READAHEAD_BYTES, "1073741825"),
+        (settings.MAX_SPILLING_FILE_SIZE_BYTES, "-"),
+        (settings.MAX_SPILLING_FILE_SIZE_BYTES, "many"),
+    ],
+    ids=lambda part: part.name if isinstance(part, Setting) else repr(part),
+)
+def test_a_bad_value_names_variable_value_and_what_is_allowed(
+    setting: Setting[object], text: str
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        setting.read({setting.name: text})
+    assert str(caught.value) == f"{setting.name} is set to {text!r}; allowed: {setting.allowed}"
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+@pytest.mark.parametrize("environ", [{}, {"": ""}], ids=["unset", "other"])
+def test_unset_is_the_default(setting: Setting[object], environ: dict[str, str]) -> None:
+    assert setting.read(environ) == setting.default
+    assert setting.read({setting.name: "  "}) == setting.default
+
+
+def test_the_environment_of_this_process_is_read_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MANTARAY_SPILL_PUNCH_DELAY_MS", "5")
+    assert settings.SPILL_PUNCH_DELAY_MS.read() == 5
+    monkeypatch.setenv("MANTARAY_SPILL_PUNCH_DELAY_MS", "6")
+    assert settings.SPILL_PUNCH_DELAY_MS.read() == 6
+
+
+def test_the_defaults_as_the_table_shows_them() -> None:
+    assert {setting.name: setting.describe_default() for setting in SETTINGS} == {
+        "MANTARAY_DISABLE": "0",
+        "MANTARAY_PATCHES": "all",
+        "MANTARAY_REPORT_DIR": "unset",
+        "MANTARAY_SPILL_CACHE": "drop",
+        "MANTARAY_SPILL_RESERVE_BYTES": "1 GiB, at most 5 % of the file system",
+        "MANTARAY_SPILL_PUNCH_DELAY_MS": "2000",
+        "MANTARAY_SPILL_READAHEAD_BYTES": "8388608",
+        "RAY_max_spilling_file_size_bytes": "unset",
+    }
+
+
+def test_a_name_of_rays_own_is_marked_as_such() -> None:
+    for setting in SETTINGS:
+        if setting.name.startswith("RAY_"):
+            assert setting.name == f"RAY_{setting.upstream}"
+        else:
+            assert setting.upstream is None
+            assert setting.name.startswith("MANTARAY_")
