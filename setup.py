@@ -25,7 +25,7 @@ from setuptools.errors import ExecError
 ROOT = Path(__file__).resolve().parent
 # Where it lies in the source tree: where it lies in the wheel.
 COPIED = {"python/mantaray.pth": "mantaray.pth", "LICENSE": "mantaray/LICENSE"}
-BAZEL_TARGET = "//src/mantaray/python:_native"
+BAZEL_TARGET = "//src/mantaray/python:_native.so"
 BAZEL_OUTPUT = Path("src/mantaray/python/_native.so")
 PREBUILT = "MANTARAY_NATIVE_PREBUILT"
 

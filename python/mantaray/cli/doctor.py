@@ -81,5 +81,6 @@ def _finding_as_json(finding: Finding) -> dict[str, object]:
         "expected": sorted(finding.target.fingerprints),
         "found": finding.found,
         "digest": finding.digest,
+        "trusted": finding.digest in finding.target.digests,
         "problem": finding.problem,
     }

@@ -1,13 +1,32 @@
 """Custom Ray wheels: an official wheel, every file of it byte for byte, with Mantaray inside.
 
 `build_wheel` makes one, `verify_wheel` shows that upstream's files in it are unchanged. Whatever a
-user can meet is a `WheelError` with a hint.
+user can meet is a `WheelError` with a hint. Each name is fetched from its module at first use,
+because the patch beside them is imported in every process of a cluster.
 """
 
 from __future__ import annotations
 
-from mantaray.wheel.builder import build_wheel
-from mantaray.wheel.errors import WheelError
-from mantaray.wheel.verifier import Verification, verify_wheel
+from typing import TYPE_CHECKING
 
-__all__ = ["Verification", "WheelError", "build_wheel", "verify_wheel"]
+if TYPE_CHECKING:
+    from mantaray.wheel.builder import build_wheel as build_wheel
+    from mantaray.wheel.errors import WheelError as WheelError
+    from mantaray.wheel.verifier import Verification as Verification
+    from mantaray.wheel.verifier import verify_wheel as verify_wheel
+
+_HOMES = {
+    "Verification": "verifier",
+    "WheelError": "errors",
+    "build_wheel": "builder",
+    "verify_wheel": "verifier",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,10 +25,12 @@ std::vector<DirectoryEntry> Entries(FileSystem* fs, const std::string& path) {
 
 }  // namespace
 
-// One call of Spill.
+// One call of Spill. It publishes one batch directory a spill directory; a second round, with a number of its own,
+// follows only when publishing failed somewhere.
 struct Engine::Batch {
   struct Located {
     size_t directory = 0;
+    uint64_t batch = 0;
     Placement placement;
   };
 
@@ -35,7 +38,6 @@ struct Engine::Batch {
   uint64_t number = 0;
   std::vector<std::optional<Located>> located;
   std::set<size_t> directories;               // with a temporary batch directory
-  std::set<size_t> published;                 // renamed into place
   std::map<size_t, uint64_t> room_limit;      // after running full: never to be asked for more than this again
   std::map<size_t, absl::Status> failed;      // not to be tried again in this batch
   std::deque<SegmentPlan> plans;
@@ -90,7 +92,7 @@ absl::Status Engine::TryDirectory(Batch* batch, size_t directory, const SegmentP
   if (!segment.ok()) return segment.status();
   for (Placement& placement : segment->placements) {
     const size_t object = placement.object;
-    batch->located[object] = Batch::Located{directory, std::move(placement)};
+    batch->located[object] = Batch::Located{directory, batch->number, std::move(placement)};
   }
   for (CachedRange& range : segment->still_cached) still_cached_.push_back(std::move(range));
   return absl::OkStatus();
@@ -150,30 +152,38 @@ void Engine::Place(Batch* batch, const SegmentPlan& plan) {
 }
 
 void Engine::Publish(Batch* batch) {
-  for (size_t directory : batch->directories) {
+  for (size_t directory : std::exchange(batch->directories, {})) {
     const std::string worker = WorkerPath(directory);
     const std::string temporary = Join(worker, TemporaryBatchName(batch->number));
-    const bool used = std::any_of(batch->located.begin(), batch->located.end(), [&](const auto& located) {
-      return located.has_value() && located->directory == directory;
-    });
-    if (!used) {
-      fs_->RemoveDirectory(temporary).IgnoreError();
-      continue;
+    std::vector<size_t> objects;
+    for (size_t i = 0; i < batch->located.size(); ++i) {
+      const auto& located = batch->located[i];
+      if (located && located->directory == directory && located->batch == batch->number) objects.push_back(i);
     }
-    const absl::Status status = fs_->Rename(temporary, Join(worker, BatchName(batch->number)));
-    if (status.ok()) {
-      batch->published.insert(directory);
-      continue;
-    }
-    if (batch->no_room.empty()) batch->no_room = std::string(status.message());
-    for (auto& located : batch->located) {
-      if (located.has_value() && located->directory == directory) located.reset();
-    }
-    for (const DirectoryEntry& entry : Entries(fs_, temporary)) {
-      fs_->Unlink(Join(temporary, entry.name)).IgnoreError();
-    }
-    fs_->RemoveDirectory(temporary).IgnoreError();
+    absl::Status status;
+    if (!objects.empty()) status = fs_->Rename(temporary, Join(worker, BatchName(batch->number)));
+    if (!objects.empty() && status.ok()) continue;
+    RemoveTemporary(temporary);
+    if (status.ok()) continue;
+    batch->failed.emplace(directory, status);
+    for (size_t object : objects) batch->located[object].reset();
+    Plan(batch, objects);
   }
+  batch->number = next_batch_++;
+}
+
+void Engine::Plan(Batch* batch, const std::vector<size_t>& objects) {
+  std::vector<uint64_t> sizes;
+  for (size_t object : objects) sizes.push_back(batch->objects[object].record_bytes());
+  for (SegmentPlan& plan : Pack(sizes, {.segment_bytes = options_.max_segment_bytes, .segment_objects = SIZE_MAX})) {
+    for (size_t& object : plan.objects) object = objects[object];
+    batch->plans.push_back(std::move(plan));
+  }
+}
+
+void Engine::RemoveTemporary(const std::string& path) {
+  for (const DirectoryEntry& file : Entries(fs_, path)) fs_->Unlink(Join(path, file.name)).IgnoreError();
+  fs_->RemoveDirectory(path).IgnoreError();
 }
 
 std::vector<std::string> Engine::TakePrefix(Batch* batch) {
@@ -185,7 +195,7 @@ std::vector<std::string> Engine::TakePrefix(Batch* batch) {
     if (!located.has_value()) continue;
     const Placement& placement = located->placement;
     const std::string path =
-        Join(Join(WorkerPath(located->directory), BatchName(batch->number)), placement.name);
+        Join(Join(WorkerPath(located->directory), BatchName(located->batch)), placement.name);
     if (in_prefix) {
       kept_paths.insert(path);
       urls.push_back(FormatUrl(path, placement.offset, placement.object_bytes));
@@ -204,17 +214,17 @@ absl::StatusOr<std::vector<std::string>> Engine::Spill(std::span<const ObjectToS
   batch.objects = objects;
   batch.number = next_batch_++;
   batch.located.resize(objects.size());
-  std::vector<uint64_t> sizes;
-  for (const ObjectToSpill& object : objects) sizes.push_back(object.record_bytes());
-  for (SegmentPlan& plan : Pack(sizes, {.segment_bytes = options_.max_segment_bytes, .segment_objects = SIZE_MAX})) {
-    batch.plans.push_back(std::move(plan));
-  }
+  std::vector<size_t> all(objects.size());
+  std::iota(all.begin(), all.end(), 0);
+  Plan(&batch, all);
   while (!batch.plans.empty()) {
-    const SegmentPlan plan = std::move(batch.plans.front());
-    batch.plans.pop_front();
-    Place(&batch, plan);
+    while (!batch.plans.empty()) {
+      const SegmentPlan plan = std::move(batch.plans.front());
+      batch.plans.pop_front();
+      Place(&batch, plan);
+    }
+    Publish(&batch);
   }
-  Publish(&batch);
   std::vector<std::string> urls = TakePrefix(&batch);
   if (urls.empty() && !objects.empty()) return absl::ResourceExhaustedError(batch.no_room);
   DropSuspects(objects, urls.size());
@@ -324,10 +334,7 @@ void Engine::SweepWorker(const std::string& worker_directory) {
       fs_->Unlink(path).IgnoreError();  // left by a probe
       continue;
     }
-    for (const DirectoryEntry& file : Entries(fs_, path)) {
-      fs_->Unlink(Join(path, file.name)).IgnoreError();
-    }
-    fs_->RemoveDirectory(path).IgnoreError();
+    RemoveTemporary(path);
   }
   fs_->Unlink(Join(worker_directory, kAliveFile)).IgnoreError();
   fs_->RemoveDirectory(worker_directory).IgnoreError();

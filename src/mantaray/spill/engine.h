@@ -81,7 +81,9 @@ class Engine {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<std::string> BatchDirectory(Batch* batch, size_t directory);
   absl::Status EnsureWorkerDirectory(size_t directory);
-  void Publish(Batch* batch);
+  void Publish(Batch* batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Plan(Batch* batch, const std::vector<size_t>& objects);
+  void RemoveTemporary(const std::string& path);
   std::vector<std::string> TakePrefix(Batch* batch);
   std::string WorkerPath(size_t directory) const;
   void SweepDeadWorkers() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

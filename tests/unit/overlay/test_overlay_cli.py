@@ -132,6 +132,7 @@ def test_doctor_in_json(world: World) -> None:
                         "attribute": "Engine.speed",
                         "expected": [speed_fingerprint()],
                         "found": speed_fingerprint(),
+                        "trusted": False,
                         "problem": None,
                     }
                 ],

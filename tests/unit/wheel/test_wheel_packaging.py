@@ -165,7 +165,7 @@ def test_bazel_is_asked_for_this_interpreter(
     calls = (tmp_path / "calls").read_text().splitlines()
     options = f"-c opt --repo_env=PYTHON_BIN_PATH={builder}"
     assert calls[:2] == [
-        f"build {options} //src/mantaray/python:_native",
+        f"build {options} //src/mantaray/python:_native.so",
         f"info {options} bazel-bin",
     ]
 

@@ -1,0 +1,575 @@
+// Tests of the engine on real files: what it writes, gives back, survives. The names are the list of damages.
+
+#include "mantaray/spill/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "mantaray/spill/faulty_file_system.h"
+#include "mantaray/spill/posix_file_system.h"
+#include "mantaray/spill/posix_host.h"
+
+namespace mantaray::spill {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class FakeHost : public Host {
+ public:
+  bool IsAlive(const ProcessId& process) override { return !dead.contains(process.pid); }
+  std::set<int64_t> dead;
+};
+
+// An object that owns its bytes.
+struct Sample {
+  ObjectId id{};
+  std::string address;
+  std::string metadata;
+  std::string payload;
+
+  ObjectToSpill view() const { return {id, address, metadata, payload}; }
+};
+
+Sample MakeSample(uint32_t number, size_t payload_bytes) {
+  Sample sample;
+  std::mt19937 random(number);
+  for (char& byte : sample.id) byte = static_cast<char>(random());
+  sample.address = std::string(90 + number % 7, 'a');
+  sample.metadata = number % 2 == 0 ? "PYTHON" : "";
+  sample.payload.resize(payload_bytes);
+  for (char& byte : sample.payload) byte = static_cast<char>(random());
+  return sample;
+}
+
+std::vector<Sample> MakeSamples(size_t count, size_t payload_bytes, uint32_t first = 0) {
+  std::vector<Sample> samples;
+  for (size_t i = 0; i < count; ++i) samples.push_back(MakeSample(first + static_cast<uint32_t>(i), payload_bytes));
+  return samples;
+}
+
+std::vector<ObjectToSpill> Views(const std::vector<Sample>& samples) {
+  std::vector<ObjectToSpill> views;
+  for (const Sample& sample : samples) views.push_back(sample.view());
+  return views;
+}
+
+class EngineTest : public ::testing::Test {
+ protected:
+  EngineTest() {
+    // The test's own directory, on a disk: tmpfs would not tell everything.
+    const char* base = std::getenv("TEST_TMPDIR");
+    std::string pattern = std::string(base != nullptr ? base : "/tmp") + "/engine_test.XXXXXX";
+    root_ = mkdtemp(pattern.data());
+    AddDirectory("a");
+  }
+  ~EngineTest() override { fs::remove_all(root_); }
+
+  void AddDirectory(const std::string& name) {
+    options_.node_directories.push_back(root_ + "/" + name);
+    fs::create_directories(options_.node_directories.back());
+  }
+
+  std::unique_ptr<Engine> MakeEngine(int64_t pid = 100) {
+    EngineOptions options = options_;
+    options.self = {pid, 1};
+    return std::make_unique<Engine>(&fs_, &clock_, &host_, options);
+  }
+
+  uint64_t DiskBytes() const {
+    std::set<ino_t> seen;
+    uint64_t total = 0;
+    for (const auto& entry : fs::recursive_directory_iterator(root_)) {
+      struct stat data {};
+      if (!entry.is_regular_file() || lstat(entry.path().c_str(), &data) != 0) continue;
+      if (seen.insert(data.st_ino).second) total += static_cast<uint64_t>(data.st_blocks) * 512;
+    }
+    return total;
+  }
+
+  size_t FilesNamed(const std::string& part) const {
+    size_t count = 0;
+    for (const auto& entry : fs::recursive_directory_iterator(root_)) {
+      if (entry.path().filename().string().find(part) != std::string::npos) ++count;
+    }
+    return count;
+  }
+
+  static absl::Status ReadBack(Engine* engine, const std::string& url, const Sample& sample) {
+    absl::StatusOr<ObjectReader> reader = engine->Open(url, sample.id);
+    if (!reader.ok()) return reader.status();
+    EXPECT_EQ(reader->owner_address(), sample.address);
+    EXPECT_EQ(reader->metadata(), sample.metadata);
+    std::string payload(reader->payload_bytes(), '\0');
+    if (absl::Status status = reader->ReadPayload(payload); !status.ok()) return status;
+    EXPECT_TRUE(payload == sample.payload);
+    return absl::OkStatus();
+  }
+
+  void ExpectAllReadBack(Engine* engine, const std::vector<std::string>& urls, const std::vector<Sample>& samples) {
+    ASSERT_LE(urls.size(), samples.size());
+    for (size_t i = 0; i < urls.size(); ++i) EXPECT_TRUE(ReadBack(engine, urls[i], samples[i]).ok()) << urls[i];
+  }
+
+  void Reclaim(Engine* engine) {
+    clock_.AdvanceMs(10000);
+    for (int i = 0; i < 20; ++i) {
+      engine->Tick();
+      clock_.AdvanceMs(3000);
+    }
+  }
+
+  void Damage(const std::string& url, int64_t at, char mask) {
+    const ParsedUrl parsed = *ParseUrl(url);
+    std::fstream file(parsed.path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(static_cast<int64_t>(parsed.offset) + at);
+    const char byte = static_cast<char>(file.get());
+    file.seekp(static_cast<int64_t>(parsed.offset) + at);
+    file.put(static_cast<char>(byte ^ mask));
+  }
+
+  std::string root_;
+  PosixFileSystem posix_;
+  FaultyFileSystem fs_{&posix_};
+  VirtualClock clock_;
+  FakeHost host_;
+  EngineOptions options_;
+};
+
+TEST_F(EngineTest, EverySizeFromNothingToLargeComesBackIdentical) {
+  const auto engine = MakeEngine();
+  std::vector<Sample> samples;
+  uint32_t number = 0;
+  for (size_t size : {0, 1, 3900, 3999, 4000, 4096, 100000, 102401, 150000, 1 << 20, (4 << 20) - 1000, (4 << 20) + 1, 9 << 20}) {
+    samples.push_back(MakeSample(number++, size));
+  }
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok()) << urls.status();
+  ASSERT_EQ(urls->size(), samples.size());
+  ExpectAllReadBack(engine.get(), *urls, samples);
+}
+
+TEST_F(EngineTest, EveryCacheModeWritesTheSame) {
+  for (CacheMode mode : {CacheMode::kKeep, CacheMode::kDrop, CacheMode::kDirect}) {
+    options_.cache_mode = mode;
+    const auto engine = MakeEngine(200 + static_cast<int64_t>(mode));
+    const std::vector<Sample> samples = MakeSamples(30, 500000);
+    const auto urls = engine->Spill(Views(samples));
+    ASSERT_TRUE(urls.ok()) << urls.status();
+    ExpectAllReadBack(engine.get(), *urls, samples);
+    engine->Tick();
+    ExpectAllReadBack(engine.get(), *urls, samples);
+  }
+}
+
+// What the raylet does by itself for a remote node: header and payload straight from the path in the URL.
+TEST_F(EngineTest, ObjectLiesInRaysOwnLayoutAtTheUrlsOffset) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(3, 5000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  const ParsedUrl url = *ParseUrl((*urls)[2]);
+  std::ifstream file(url.path, std::ios::binary);
+  file.seekg(static_cast<int64_t>(url.offset));
+  std::string bytes(url.object_bytes, '\0');
+  file.read(bytes.data(), static_cast<int64_t>(bytes.size()));
+  const auto lengths = EncodeLengths({samples[2].address.size(), samples[2].metadata.size(), samples[2].payload.size()});
+  EXPECT_EQ(bytes, std::string(lengths.data(), lengths.size()) + samples[2].address + samples[2].metadata + samples[2].payload);
+}
+
+TEST_F(EngineTest, DiskFollowsLiveBytesWhileOneInTwentyLives) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(100, 1000000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  std::vector<std::string> dead;
+  for (size_t i = 0; i < urls->size(); ++i) {
+    if (i % 20 != 0) dead.push_back((*urls)[i]);
+  }
+  ASSERT_TRUE(engine->Delete(dead).ok());
+  Reclaim(engine.get());
+  EXPECT_LE(DiskBytes(), 5 * 1000000 * 105 / 100);
+  for (size_t i = 0; i < urls->size(); i += 20) EXPECT_TRUE(ReadBack(engine.get(), (*urls)[i], samples[i]).ok());
+  std::vector<std::string> rest;
+  for (size_t i = 0; i < urls->size(); i += 20) rest.push_back((*urls)[i]);
+  ASSERT_TRUE(engine->Delete(rest).ok());
+  EXPECT_EQ(DiskBytes(), 0u);
+}
+
+TEST_F(EngineTest, DeletingTwiceOrWhatIsGoneIsNoError) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(3, 5000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  EXPECT_TRUE(engine->Delete(*urls).ok());
+  EXPECT_TRUE(engine->Delete(*urls).ok());
+  EXPECT_TRUE(engine->Delete(std::vector<std::string>{root_ + "/a/never/was?offset=0&size=1"}).ok());
+}
+
+TEST_F(EngineTest, ReaderThatOpenedBeforeTheDeleteNeverSeesAHole) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(2, 5 << 20);  // large: streamed, not buffered
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  absl::StatusOr<ObjectReader> reader = engine->Open((*urls)[0], samples[0].id);
+  ASSERT_TRUE(reader.ok());
+  ASSERT_TRUE(engine->Delete({&(*urls)[0], 1}).ok());
+  clock_.AdvanceMs(options_.reclaimer.punch_delay_ms - 1);
+  engine->Tick();
+  std::string payload(reader->payload_bytes(), '\0');
+  EXPECT_TRUE(reader->ReadPayload(payload).ok());
+  EXPECT_TRUE(payload == samples[0].payload);
+  clock_.AdvanceMs(1);
+  engine->Tick();
+  // After the grace time the blocks are gone, and the checksum keeps the zeros from being taken for data.
+  EXPECT_TRUE(absl::IsDataLoss(reader->ReadPayload(payload)));
+  EXPECT_TRUE(ReadBack(engine.get(), (*urls)[1], samples[1]).ok());
+}
+
+TEST_F(EngineTest, ReaderOfAWhollyDeletedSegmentKeepsItWhole) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(2, 5 << 20);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  absl::StatusOr<ObjectReader> reader = engine->Open((*urls)[0], samples[0].id);
+  ASSERT_TRUE(reader.ok());
+  ASSERT_TRUE(engine->Delete(*urls).ok());
+  Reclaim(engine.get());
+  std::string payload(reader->payload_bytes(), '\0');
+  EXPECT_TRUE(reader->ReadPayload(payload).ok());
+  EXPECT_TRUE(payload == samples[0].payload);
+}
+
+TEST_F(EngineTest, MorePunchesPendingThanAllowedAreStillDone) {
+  options_.reclaimer.max_pending_ranges = 4;
+  options_.reclaimer.max_pending_files = 2;
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(100, 50000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  ASSERT_TRUE(engine->Delete(std::span(*urls).subspan(1)).ok());
+  for (int i = 0; i < 40; ++i) Reclaim(engine.get());
+  // One in eight of the gaps cannot wait in so short a queue at once; all of them get their turn.
+  EXPECT_LE(DiskBytes(), uint64_t{2} * 57344);
+  EXPECT_TRUE(ReadBack(engine.get(), (*urls)[0], samples[0]).ok());
+}
+
+TEST_F(EngineTest, SegmentsNeverExceedTheBoundAndLargeObjectsGoAlone) {
+  options_.max_segment_bytes = 1 << 20;
+  const auto engine = MakeEngine();
+  std::vector<Sample> samples = MakeSamples(20, 150000);
+  samples.insert(samples.begin() + 3, MakeSample(99, 3 << 20));
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  std::map<ino_t, std::pair<uint64_t, size_t>> files;
+  for (const std::string& url : *urls) {
+    struct stat data {};
+    ASSERT_EQ(stat(ParseUrl(url)->path.c_str(), &data), 0);
+    files[data.st_ino] = {static_cast<uint64_t>(data.st_size), data.st_nlink};
+  }
+  size_t larger = 0;
+  for (const auto& [inode, file] : files) {
+    if (file.first > options_.max_segment_bytes) {
+      ++larger;
+      EXPECT_EQ(file.second, 1u);
+    }
+  }
+  EXPECT_EQ(larger, 1u);
+  EXPECT_EQ(files.size(), 5u);  // 20 records of 152 KiB, six to a segment, and the large one
+  ExpectAllReadBack(engine.get(), *urls, samples);
+}
+
+TEST_F(EngineTest, LinkLimitOfTheFileSystemIsRespected) {
+  fs_.link_max = 10;
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(50, 5000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok()) << urls.status();
+  for (const std::string& url : *urls) {
+    struct stat data {};
+    ASSERT_EQ(stat(ParseUrl(url)->path.c_str(), &data), 0);
+    EXPECT_LT(data.st_nlink, 10u);
+  }
+  ExpectAllReadBack(engine.get(), *urls, samples);
+}
+
+class EngineFallbackTest : public EngineTest, public ::testing::WithParamInterface<int> {};
+
+TEST_P(EngineFallbackTest, FileSystemWithoutSomethingFallsBackAndSaysSo) {
+  fs_.unnamed_files = (GetParam() & 1) != 0;
+  fs_.links = (GetParam() & 2) != 0;
+  fs_.holes = (GetParam() & 4) != 0;
+  options_.max_fused_bytes = 1 << 20;
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(40, 100000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok()) << urls.status();
+  ASSERT_EQ(urls->size(), samples.size());
+  ExpectAllReadBack(engine.get(), *urls, samples);
+  EXPECT_EQ(engine->Limitations().empty(), GetParam() == 7);
+  EXPECT_EQ(FilesNamed(".tmp"), 0u);
+  EXPECT_EQ(FilesNamed("segment-"), 0u);
+  const bool per_object = fs_.links && fs_.holes;
+  EXPECT_EQ(FilesNamed("fused-") > 0, !per_object);
+  if (!per_object) {
+    EXPECT_GE(FilesNamed("fused-"), 4u);  // bounded, like upstream's with a cap
+  }
+  ASSERT_TRUE(engine->Delete(*urls).ok());
+  EXPECT_EQ(DiskBytes(), 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Abilities, EngineFallbackTest, ::testing::Range(0, 8));
+
+TEST_F(EngineTest, FullDirectoryInTheMiddleOfABatchGoesOnInTheNext) {
+  AddDirectory("b");
+  fs_.free_bytes[root_ + "/a"] = uint64_t{1} << 40;  // chosen first, but lies about its room
+  fs_.full = root_ + "/a";
+  options_.reserve_bytes = 0;
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(20, 100000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok()) << urls.status();
+  ASSERT_EQ(urls->size(), samples.size());
+  for (const std::string& url : *urls) EXPECT_THAT(url, HasSubstr("/b/"));
+  EXPECT_EQ(FilesNamed(".tmp"), 0u);
+  ExpectAllReadBack(engine.get(), *urls, samples);
+}
+
+TEST_F(EngineTest, BatchLargerThanAnyDirectoryIsSplitOverThem) {
+  AddDirectory("b");
+  options_.reserve_bytes = 0;
+  fs_.free_bytes[root_ + "/a"] = 1 << 20;
+  fs_.free_bytes[root_ + "/b"] = 1200 << 10;
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(12, 150000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok()) << urls.status();
+  EXPECT_EQ(urls->size(), samples.size());
+  ExpectAllReadBack(engine.get(), *urls, samples);
+}
+
+TEST_F(EngineTest, VanishedDirectoryIsSkippedAndNotRecreated) {
+  AddDirectory("b");
+  fs_.vanished = root_ + "/b";
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(3, 100000);
+  for (int round = 0; round < 3; ++round) {
+    const auto urls = engine->Spill(Views(samples));
+    ASSERT_TRUE(urls.ok()) << urls.status();
+    for (const std::string& url : *urls) EXPECT_THAT(url, HasSubstr("/a/"));
+  }
+}
+
+TEST_F(EngineTest, ReserveIsNeverEaten) {
+  fs_.free_bytes[root_ + "/a"] = 10 << 20;
+  options_.reserve_bytes = 10 << 20;
+  const auto engine = MakeEngine();
+  const auto urls = engine->Spill(Views(MakeSamples(1, 100000)));
+  EXPECT_TRUE(absl::IsResourceExhausted(urls.status()));
+}
+
+TEST_F(EngineTest, NoRoomAnywhereIsOneErrorThatSaysDirectoryNeededAndFree) {
+  fs_.free_bytes[root_ + "/a"] = 5000;
+  options_.reserve_bytes = 0;
+  const auto engine = MakeEngine();
+  const auto urls = engine->Spill(Views(MakeSamples(3, 100000)));
+  ASSERT_TRUE(absl::IsResourceExhausted(urls.status()));
+  const std::string message(urls.status().message());
+  EXPECT_THAT(message, HasSubstr(root_ + "/a has 5000 bytes free"));
+  EXPECT_THAT(message, HasSubstr("an object of 102400 bytes"));
+  EXPECT_EQ(DiskBytes(), 0u);
+  EXPECT_EQ(FilesNamed(".tmp"), 0u);
+}
+
+// Ray takes partial success only as a prefix of what it asked for.
+TEST_F(EngineTest, OnlyAPrefixIsReportedWhenALaterSmallerObjectWouldFit) {
+  options_.reserve_bytes = 0;
+  fs_.free_bytes[root_ + "/a"] = 600 << 10;
+  const auto engine = MakeEngine();
+  std::vector<Sample> samples = MakeSamples(5, 100000);
+  samples[2] = MakeSample(77, 2 << 20);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok()) << urls.status();
+  EXPECT_EQ(urls->size(), 2u);
+  ExpectAllReadBack(engine.get(), *urls, samples);
+  Reclaim(engine.get());
+  EXPECT_LE(DiskBytes(), 2u * 102400);
+}
+
+TEST_F(EngineTest, CrashAtEveryOperationLeavesWholeBatchesOrNothing) {
+  const std::vector<Sample> samples = MakeSamples(6, 20000);
+  int64_t operations = 0;
+  {
+    const auto engine = MakeEngine(1);
+    fs_.FailAt(-1, absl::OkStatus(), false);
+    ASSERT_TRUE(engine->Spill(Views(samples)).ok());
+    operations = fs_.operations();
+  }
+  ASSERT_GT(operations, 10);
+  for (int64_t crash_at = 0; crash_at < operations; ++crash_at) {
+    fs::remove_all(options_.node_directories[0]);
+    fs::create_directories(options_.node_directories[0]);
+    {
+      const auto doomed = MakeEngine(1);
+      fs_.FailAt(crash_at, absl::AbortedError("killed"), true);
+      doomed->Spill(Views(samples)).status().IgnoreError();
+    }
+    fs_.FailAt(-1, absl::OkStatus(), false);
+    host_.dead.insert(1);
+    const auto next = MakeEngine(2);
+    // The raylet never heard of the batch: it asks for the same objects again.
+    const auto urls = next->Spill(Views(samples));
+    ASSERT_TRUE(urls.ok()) << urls.status();
+    ExpectAllReadBack(next.get(), *urls, samples);
+    EXPECT_EQ(FilesNamed(".tmp"), 0u) << "crash at " << crash_at;
+    Reclaim(next.get());
+    EXPECT_EQ(DiskBytes(), 6 * samples[0].view().record_bytes()) << "crash at " << crash_at << ": a lost batch still holds disk";
+    ASSERT_TRUE(next->Delete(*urls).ok());
+    EXPECT_EQ(DiskBytes(), 0u);
+    EXPECT_EQ(FilesNamed("w1-1"), 0u);
+  }
+}
+
+TEST_F(EngineTest, ErrorAtEveryOperationLosesNothing) {
+  AddDirectory("b");
+  const std::vector<Sample> samples = MakeSamples(6, 20000);
+  for (const absl::Status& failure :
+       {absl::ResourceExhaustedError("No space left"), absl::DataLossError("Input/output error")}) {
+    for (int64_t at = 0; at < 40; ++at) {
+      const auto engine = MakeEngine(1000 + at);
+      fs_.FailAt(at, failure, false);
+      const auto urls = engine->Spill(Views(samples));
+      fs_.FailAt(-1, absl::OkStatus(), false);
+      ASSERT_TRUE(urls.ok()) << "failing operation " << at << ": " << urls.status();
+      EXPECT_EQ(urls->size(), samples.size()) << "failing operation " << at;
+      ExpectAllReadBack(engine.get(), *urls, samples);
+      ASSERT_TRUE(engine->Delete(*urls).ok());
+    }
+  }
+}
+
+TEST_F(EngineTest, PendingPunchesOfAKilledWorkerAreDoneByTheNext) {
+  const std::vector<Sample> samples = MakeSamples(10, 100000);
+  const auto killed = MakeEngine(1);
+  const auto urls = killed->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  ASSERT_TRUE(killed->Delete(std::span(*urls).first(9)).ok());
+  EXPECT_GE(DiskBytes(), 1000000u);
+  host_.dead.insert(1);
+  const auto next = MakeEngine(2);
+  Reclaim(next.get());
+  EXPECT_LE(DiskBytes(), 106496u);
+  EXPECT_TRUE(ReadBack(next.get(), (*urls)[9], samples[9]).ok());
+}
+
+TEST_F(EngineTest, FlippedPayloadBitIsFoundSetAsideAndNotTriedAgain) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(3, 100000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  Damage((*urls)[1], 50000, 0x10);
+  const absl::Status status = ReadBack(engine.get(), (*urls)[1], samples[1]);
+  ASSERT_TRUE(absl::IsDataLoss(status));
+  const std::string message(status.message());
+  for (const char* part : {"at offset", "size", "payload checksum mismatch", "expected", "found"}) {
+    EXPECT_THAT(message, HasSubstr(part));
+  }
+  EXPECT_THAT(message, HasSubstr(ParseUrl((*urls)[1])->path));
+  EXPECT_TRUE(absl::IsNotFound(ReadBack(engine.get(), (*urls)[1], samples[1])));
+  EXPECT_EQ(FilesNamed(std::string(kDamagedSuffix)), 1u);
+  EXPECT_TRUE(ReadBack(engine.get(), (*urls)[0], samples[0]).ok());
+  // When the object dies, what was set aside goes too.
+  ASSERT_TRUE(engine->Delete(*urls).ok());
+  EXPECT_EQ(FilesNamed(std::string(kDamagedSuffix)), 0u);
+}
+
+TEST_F(EngineTest, FlippedBitInALargeStreamedPayloadIsFoundAtItsEnd) {
+  const auto engine = MakeEngine();
+  const Sample sample = MakeSample(1, 6 << 20);
+  const auto urls = engine->Spill(Views({sample}));
+  ASSERT_TRUE(urls.ok());
+  Damage((*urls)[0], 5 << 20, 0x01);
+  EXPECT_TRUE(absl::IsDataLoss(ReadBack(engine.get(), (*urls)[0], sample)));
+}
+
+TEST_F(EngineTest, DamagedHeaderTrailerAndOwnerAddressAreFound) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(4, 100000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  Damage((*urls)[0], 8, 0x01);                                                       // metadata length
+  Damage((*urls)[1], 30, 0x01);                                                      // owner address
+  Damage((*urls)[2], static_cast<int64_t>(ParseUrl((*urls)[2])->object_bytes), 1);   // trailer magic
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(absl::IsDataLoss(ReadBack(engine.get(), (*urls)[i], samples[i]))) << i;
+  EXPECT_TRUE(ReadBack(engine.get(), (*urls)[3], samples[3]).ok());
+}
+
+TEST_F(EngineTest, TruncatedFileIsDamageNotShortData) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(1, 100000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  fs::resize_file(ParseUrl((*urls)[0])->path, 60000);
+  const absl::Status status = ReadBack(engine.get(), (*urls)[0], samples[0]);
+  ASSERT_TRUE(absl::IsDataLoss(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("truncated"));
+}
+
+TEST_F(EngineTest, AnotherObjectAtTheUrlIsNotHandedOut) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(2, 100000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  EXPECT_TRUE(absl::IsDataLoss(engine->Open((*urls)[0], samples[1].id).status()));
+}
+
+TEST_F(EngineTest, ManyWorkersAndThreadsOnOneDirectory) {
+  std::vector<std::unique_ptr<Engine>> engines;
+  for (int64_t pid = 1; pid <= 4; ++pid) engines.push_back(MakeEngine(pid));
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> tickers;
+  for (const auto& engine : engines) {
+    tickers.emplace_back([&stop, &engine] {
+      while (!stop) engine->Tick();
+    });
+  }
+  std::vector<std::thread> workers;
+  for (size_t w = 0; w < engines.size(); ++w) {
+    workers.emplace_back([&, w] {
+      for (uint32_t round = 0; round < 10; ++round) {
+        const std::vector<Sample> samples = MakeSamples(8, 30000, static_cast<uint32_t>(w) * 1000 + round * 10);
+        const auto urls = engines[w]->Spill(Views(samples));
+        ASSERT_TRUE(urls.ok());
+        Engine* other = engines[(w + 1) % engines.size()].get();
+        ExpectAllReadBack(other, *urls, samples);
+        ASSERT_TRUE(other->Delete(std::span(*urls).first(4)).ok());
+        ASSERT_TRUE(engines[w]->Delete(std::span(*urls).subspan(4)).ok());
+      }
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
+  stop = true;
+  for (std::thread& ticker : tickers) ticker.join();
+  EXPECT_EQ(DiskBytes(), 0u);
+}
+
+TEST(PosixHost, ThisProcessIsAliveAndALaterOneWithItsPidIsNot) {
+  PosixHost host;
+  absl::StatusOr<ProcessId> self = PosixHost::Lookup(getpid());
+  ASSERT_TRUE(self.ok());
+  EXPECT_TRUE(host.IsAlive(*self));
+  self->start_ticks += 1;
+  EXPECT_FALSE(host.IsAlive(*self));
+}
+
+}  // namespace
+}  // namespace mantaray::spill

@@ -1,0 +1,157 @@
+// A FileSystem that fails on schedule, in front of a real one. For tests.
+//
+// Every changing operation is counted. At the chosen one it fails with the chosen status; as a crash, that operation
+// and all later ones do nothing at all, as if the process had been killed there. Abilities can be taken away
+// (O_TMPFILE, links, holes), and room limited below what the disk has. Thread-safe as far as the schedule is set before use.
+
+#ifndef MANTARAY_SPILL_FAULTY_FILE_SYSTEM_H_
+#define MANTARAY_SPILL_FAULTY_FILE_SYSTEM_H_
+
+#include <atomic>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "mantaray/spill/file_system.h"
+
+namespace mantaray::spill {
+
+class FaultyFileSystem : public FileSystem {
+ public:
+  explicit FaultyFileSystem(FileSystem* real) : real_(real) {}
+
+  // Fails the operation number `operation` (from 0) and, for a crash, everything after it.
+  void FailAt(int64_t operation, absl::Status status, bool crash) {
+    operations_ = 0;
+    fail_at_ = operation;
+    failure_ = std::move(status);
+    crash_ = crash;
+  }
+  int64_t operations() const { return operations_; }
+
+  bool unnamed_files = true;
+  bool links = true;
+  bool holes = true;
+  std::optional<uint64_t> link_max;
+  // Free bytes to report, by path prefix.
+  std::map<std::string, uint64_t> free_bytes;
+  // Paths below which everything is gone.
+  std::string vanished;
+  // Files below this prefix cannot be given blocks.
+  std::string full;
+  std::atomic<int64_t> punches{0};
+
+  absl::Status MakeDirectory(const std::string& path) override {
+    return Guard(path, [&] { return real_->MakeDirectory(path); });
+  }
+  absl::Status RemoveDirectory(const std::string& path) override {
+    return Guard(path, [&] { return real_->RemoveDirectory(path); });
+  }
+  absl::Status Rename(const std::string& from, const std::string& to) override {
+    return Guard(from, [&] { return real_->Rename(from, to); });
+  }
+  absl::Status Unlink(const std::string& path) override {
+    return Guard(path, [&] { return real_->Unlink(path); });
+  }
+  absl::StatusOr<std::vector<DirectoryEntry>> List(const std::string& path) override {
+    if (Vanished(path)) return absl::NotFoundError(path);
+    return real_->List(path);
+  }
+  absl::StatusOr<SpaceInfo> Space(const std::string& path) override {
+    if (Vanished(path)) return absl::NotFoundError("statvfs " + path + ": No such file or directory");
+    absl::StatusOr<SpaceInfo> space = real_->Space(path);
+    if (space.ok()) {
+      for (const auto& [prefix, bytes] : free_bytes) {
+        if (absl::StartsWith(path, prefix)) space->free_bytes = bytes;
+      }
+      if (link_max) space->link_max = *link_max;
+    }
+    return space;
+  }
+  absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) override {
+    if (!unnamed_files) return absl::UnimplementedError("no O_TMPFILE");
+    return Remember(directory, GuardFile(directory, [&] { return real_->OpenUnnamed(directory); }));
+  }
+  absl::StatusOr<OwnedFile> Create(const std::string& path) override {
+    return Remember(path, GuardFile(path, [&] { return real_->Create(path); }));
+  }
+  absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) override {
+    if (Vanished(path)) return absl::NotFoundError(path);
+    return real_->Open(path, writable);
+  }
+  void Close(int fd) override { real_->Close(fd); }
+  absl::StatusOr<FileInfo> Stat(int fd) override { return real_->Stat(fd); }
+  absl::StatusOr<FileInfo> StatPath(const std::string& path) override { return real_->StatPath(path); }
+  absl::Status Link(int fd, const std::string& path) override {
+    if (!links) return absl::UnimplementedError("no links");
+    return Guard(path, [&] { return real_->Link(fd, path); });
+  }
+  absl::Status Allocate(int fd, uint64_t size_bytes) override {
+    if (IsFull(fd)) return absl::ResourceExhaustedError("fallocate: No space left on device");
+    return Guard("", [&] { return real_->Allocate(fd, size_bytes); });
+  }
+  absl::Status Write(int fd, std::vector<iovec>* vectors, uint64_t offset) override {
+    return Guard("", [&] { return real_->Write(fd, vectors, offset); });
+  }
+  absl::StatusOr<uint64_t> Read(int fd, void* buffer, uint64_t size_bytes, uint64_t offset) override {
+    return real_->Read(fd, buffer, size_bytes, offset);
+  }
+  absl::Status PunchHole(int fd, uint64_t offset, uint64_t size_bytes) override {
+    if (!holes) return absl::UnimplementedError("no holes");
+    ++punches;
+    return Guard("", [&] { return real_->PunchHole(fd, offset, size_bytes); });
+  }
+  absl::Status SetDirect(int fd) override { return real_->SetDirect(fd); }
+  void StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) override {
+    real_->StartWriteback(fd, offset, size_bytes);
+  }
+  void WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) override {
+    real_->WaitWriteback(fd, offset, size_bytes);
+  }
+  void DropCache(int fd, uint64_t offset, uint64_t size_bytes) override { real_->DropCache(fd, offset, size_bytes); }
+  void ReadAhead(int fd, uint64_t offset, uint64_t size_bytes) override { real_->ReadAhead(fd, offset, size_bytes); }
+
+ private:
+  bool Vanished(const std::string& path) const { return !vanished.empty() && absl::StartsWith(path, vanished); }
+  bool IsFull(int fd) const {
+    const auto found = where_.find(fd);
+    return !full.empty() && found != where_.end() && absl::StartsWith(found->second, full);
+  }
+
+  // OK when the operation may go ahead.
+  absl::Status Count(const std::string& path) {
+    if (Vanished(path)) return absl::NotFoundError(path);
+    const int64_t number = operations_++;
+    if (fail_at_ >= 0 && (number == fail_at_ || (crash_ && number > fail_at_))) return failure_;
+    return absl::OkStatus();
+  }
+
+  template <typename Call>
+  absl::Status Guard(const std::string& path, Call call) {
+    const absl::Status status = Count(path);
+    return status.ok() ? call() : status;
+  }
+  template <typename Call>
+  absl::StatusOr<OwnedFile> GuardFile(const std::string& path, Call call) {
+    const absl::Status status = Count(path);
+    if (!status.ok()) return status;
+    return call();
+  }
+  absl::StatusOr<OwnedFile> Remember(const std::string& path, absl::StatusOr<OwnedFile> file) {
+    if (file.ok()) where_[file->fd()] = path;
+    return file;
+  }
+
+  FileSystem* const real_;
+  std::atomic<int64_t> operations_{0};
+  int64_t fail_at_ = -1;
+  absl::Status failure_;
+  bool crash_ = false;
+  std::map<int, std::string> where_;
+};
+
+}  // namespace mantaray::spill
+
+#endif  // MANTARAY_SPILL_FAULTY_FILE_SYSTEM_H_

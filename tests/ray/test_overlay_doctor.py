@@ -1,0 +1,33 @@
+"""`mantaray doctor` on real Rays: everything fits, and is known so well that nothing is parsed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+from overlay_support import VERSIONS, environment, ray_python
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_target_of_a_supported_ray_fits(version: str) -> None:
+    result = subprocess.run(
+        [str(ray_python(version)), "-m", "mantaray.cli", "doctor", "--json"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    told = json.loads(result.stdout)
+    assert told["ray"]["version"] == version
+    assert told["problem"] is None
+    assert "spill" in {patch["name"] for patch in told["patches"]}
+    for patch in told["patches"]:
+        assert patch["state"] in ("active", "native"), patch
+        if patch["state"] == "active":
+            for target in patch["targets"]:
+                # Compared in full here, while a worker trusts the digest of the file.
+                assert target["problem"] is None
+                assert target["trusted"], f"add {target['digest']} to the digests of the target"
