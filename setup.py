@@ -1,9 +1,9 @@
-"""Builds Mantaray's wheel: the extension module comes from Bazel, `mantaray.pth` goes to the wheel's root.
+"""Builds Mantaray's wheel: the extension module comes from Bazel, `mantaray.pth` goes to the root.
 
 What cannot be said in pyproject.toml is here and nothing else:
 
-- `build_ext` runs Bazel for the interpreter that pip uses and takes the module it made. A module that
-  is ready already is taken with MANTARAY_NATIVE_PREBUILT=/path/to/_native.so instead.
+- `build_ext` runs Bazel for the interpreter that pip uses and takes the module it made. A module
+  that is ready already is taken with MANTARAY_NATIVE_PREBUILT=/path/to/_native.so instead.
 - `build_py` lays `mantaray.pth` beside the package, so that it lands at the root of site-packages,
   where the interpreter looks for such files, and so that pip removes it with the rest. The license
   goes into the package, which is what a custom wheel is made from.
@@ -36,7 +36,6 @@ def run_bazel(bazel: str, *arguments: str) -> str:
     Raises:
         ExecError: Bazel ended with another status than 0.
     """
-    # A directory named build/ holds setuptools' output, so the tree is given, never guessed from the cwd.
     done = subprocess.run(
         [bazel, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
     )
@@ -54,8 +53,8 @@ def build_native() -> Path:
     bazel = shutil.which("bazel") or shutil.which("bazelisk")
     if bazel is None:
         raise ExecError(
-            "Mantaray's extension module is built with Bazel and `bazel` is not on PATH: install it "
-            f"(Debian and Ubuntu: bazel-bootstrap), or set {PREBUILT} to a ready _native.so"
+            "Mantaray's extension module is built with Bazel and `bazel` is not on PATH: install "
+            f"it (Debian and Ubuntu: bazel-bootstrap), or set {PREBUILT} to a ready _native.so"
         )
     options = ["-c", "opt", f"--repo_env=PYTHON_BIN_PATH={sys.executable}"]
     run_bazel(bazel, "build", *options, BAZEL_TARGET)
@@ -101,7 +100,7 @@ class BuildPy(build_py):
         if self.editable_mode:
             super().run()
             return
-        # setuptools ships whatever lies there, also a module that was removed from the sources since.
+        # setuptools ships whatever lies there, also a module that the sources no longer have.
         shutil.rmtree(Path(self.build_lib) / "mantaray", ignore_errors=True)
         super().run()
         for source, target in COPIED.items():

@@ -38,7 +38,9 @@ def make_environment(root: Path, attached: bool) -> Path:
     venv.create(root, with_pip=False, symlinks=True)
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(root), "platbase": str(root)}))
     shutil.copytree(
-        PACKAGE / "mantaray", site / "mantaray", ignore=shutil.ignore_patterns("__pycache__", "*.so")
+        PACKAGE / "mantaray",
+        site / "mantaray",
+        ignore=shutil.ignore_patterns("__pycache__", "*.so"),
     )
     # As pip does when it installs something.
     compileall.compile_dir(site / "mantaray", quiet=2)
@@ -101,7 +103,9 @@ def main() -> int:
         print(f"interpreter start-up without Ray, median of {figures['runs']} starts, in turn")
         print(f"  without mantaray.pth  {figures['plain_ms']:8.3f} ms")
         print(f"  with mantaray.pth     {figures['attached_ms']:8.3f} ms")
-        print(f"  difference            {figures['difference_ms']:8.3f} ms (claim: < {CLAIM_MS} ms)")
+        print(
+            f"  difference            {figures['difference_ms']:8.3f} ms (claim: < {CLAIM_MS} ms)"
+        )
         print("of which -X importtime shows")
         lines = figures["importtime_us"]
         assert isinstance(lines, dict)

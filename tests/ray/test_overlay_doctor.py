@@ -8,6 +8,9 @@ import subprocess
 import pytest
 from overlay_support import VERSIONS, environment, ray_python
 
+# Imported by the `ray` command alone, which may take the time to parse it.
+ONLY_COMMANDS = ("ray.scripts.scripts",)
+
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_target_of_a_supported_ray_fits(version: str) -> None:
@@ -30,4 +33,5 @@ def test_every_target_of_a_supported_ray_fits(version: str) -> None:
             for target in patch["targets"]:
                 # Compared in full here, while a worker trusts the digest of the file.
                 assert target["problem"] is None
-                assert target["trusted"], f"add {target['digest']} to the digests of the target"
+                trusted = target["trusted"] or target["module"] in ONLY_COMMANDS
+                assert trusted, f"add {target['digest']} to the digests of the target"

@@ -79,8 +79,10 @@ roles["pip task"], pip_prefix = ray.get(pip_task.remote())
 serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
 roles["serve replica"] = serve.run(Replica.bind()).remote().result()
 
+# Ray takes 127.0.0.1 to mean the address of the host; this one it leaves alone, and it connects.
+gcs_address = context.address_info["gcs_address"].replace("127.0.0.1", "0.0.0.0")
 command = [sys.executable, str(Path(sys.executable).parent / "ray"), "status",
-           "--address", context.address_info["gcs_address"]]
+           "--address", gcs_address]
 status = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 status_output, _ = status.communicate(timeout=60)
 roles["ray status"] = status.pid

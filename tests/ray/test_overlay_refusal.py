@@ -112,16 +112,16 @@ def test_the_altered_ray_ran_tasks_and_spilled_as_it_came(run: Run) -> None:
 
 
 def test_the_patch_was_refused_in_every_process(run: Run) -> None:
-    # The driver, at least a worker and the workers that spill and restore.
-    assert len(run.reports) >= 4
+    refused = []
     for report in run.reports:
         spill = report["patches"]["spill"]
-        # A process that never imports the altered module goes on waiting for it.
+        # A process that never imports the altered module, or ended before, goes on waiting for it.
         assert spill["state"] in ("refused", "armed"), report
         if spill["state"] == "refused":
             assert "external_storage:setup_external_storage is not what" in spill["why"]
-    workers = [report for report in run.reports if "default_worker.py" in str(report["argv"])]
-    assert {report["patches"]["spill"]["state"] for report in workers} == {"refused"}
+            refused.append(" ".join(report["argv"]))
+    for part in ("program.py", "default_worker.py", "--worker-type=SPILL_WORKER"):
+        assert any(part in command for command in refused), f"{part} not among {refused}"
 
 
 def test_one_line_says_so_for_the_whole_cluster(run: Run) -> None:

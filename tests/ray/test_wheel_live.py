@@ -13,15 +13,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-import mantaray
 from mantaray.wheel.bounds import bounds_for
 
+import mantaray
+
+# The command of the Mantaray that the tests run with; Ray is not in that environment.
+MANTARAY = (sys.executable, "-m", "mantaray.cli")
 RELEASES = ("2.48.0", "2.60.0")
 # Ray's own Python processes read these; a test never reports usage and chooses its authentication.
 RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
@@ -101,7 +103,7 @@ class Installed:
         return {name for name in names if Path(name).name.split("-")[0].split(".")[0] in ours}
 
 
-def run(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
     """Run a program with the environment of a test."""
     return subprocess.run(
         command,
@@ -121,8 +123,7 @@ def files_at_the_top(venv: Path) -> frozenset[str]:
 
 def make_custom_wheel(release: str, directory: Path) -> Path:
     """Make a custom wheel the way a user does, downloading the official one."""
-    command = [sys.executable, "-m", "mantaray.cli", "wheel", "--ray", release, "-o", directory]
-    done = run([*command])
+    done = run([*MANTARAY, "wheel", "--ray", release, "-o", directory])
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1, "stdout holds the path and nothing else"
     return Path(done.stdout.strip())
@@ -130,7 +131,7 @@ def make_custom_wheel(release: str, directory: Path) -> Path:
 
 def download_official(release: str, directory: Path) -> Path:
     """Get the official wheel without the code under test."""
-    options = ["--no-deps", "--only-binary", ":all:", "-q", "-d", directory]
+    options = ["--no-deps", "--only-binary", ":all:", "-q", "-d", str(directory)]
     done = run([sys.executable, "-m", "pip", "download", *options, f"ray=={release}"])
     assert done.returncode == 0, done.stderr
     (wheel,) = directory.glob(f"ray-{release}-*.whl")
@@ -141,7 +142,7 @@ def download_official(release: str, directory: Path) -> Path:
 def installed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installed]:
-    """A custom wheel, installed with what Ray's dashboard and Serve need in an empty environment."""
+    """A custom wheel in a fresh environment, with what Ray's dashboard and Serve need."""
     release: str = request.param
     root = tmp_path_factory.mktemp(f"wheel-{release}")
     custom = make_custom_wheel(release, root / "dist")
@@ -222,9 +223,9 @@ def test_cluster_runs_tasks_and_serves(installed: Installed) -> None:
 
 
 def test_verify(installed: Installed) -> None:
-    command = [sys.executable, "-m", "mantaray.cli", "wheel", "verify", "--json"]
-    for options in ([], ["--against", installed.official]):
-        done = run([*command, installed.custom, *options])
+    command = [*MANTARAY, "wheel", "verify", "--json", str(installed.custom)]
+    for options in ([], ["--against", str(installed.official)]):
+        done = run([*command, *options])
         assert done.returncode == 0, done.stdout + done.stderr
         said = json.loads(done.stdout)
         assert said["ok"] is True
@@ -234,8 +235,7 @@ def test_verify(installed: Installed) -> None:
 def test_made_from_the_file_it_is_the_same_to_the_byte(
     installed: Installed, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "mantaray.cli", "wheel", "--from", installed.official]
-    done = run([*command, "-o", tmp_path])
+    done = run([*MANTARAY, "wheel", "--from", installed.official, "-o", tmp_path])
     assert done.returncode == 0, done.stderr
     again = Path(done.stdout.strip())
     assert again.name == installed.custom.name

@@ -1,10 +1,11 @@
-"""Settings: what each variable accepts, what it says when it does not, and the table of them all."""
+"""Settings: what each variable accepts, what it says when it does not, and the table of all."""
 
 from __future__ import annotations
 
 import pytest
-from mantaray import settings
 from mantaray.settings import SETTINGS, Setting, SettingError
+
+from mantaray import settings
 
 
 @pytest.mark.parametrize(

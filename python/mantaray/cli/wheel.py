@@ -55,7 +55,7 @@ def wheel_group(
     click.echo(wheel)
 
 
-@wheel_group.command("verify")
+@wheel_group.command("verify", short_help="Check a custom wheel.")
 @click.argument("wheel", type=_FILE, metavar="WHEEL")
 @click.option(
     "--against",

@@ -109,7 +109,7 @@ def _write(value: object) -> str:
         fields = ",".join(f"{name}={_write(field)}" for name, field in _fields(value))
         return f"{type(value).__name__}({fields})"
     # Escaped, since which characters repr() shows as they are changes with Unicode versions.
-    return f"{type(value).__name__}:{ascii(value)}"
+    return f"{type(value).__name__}:{value!a}"
 
 
 def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:

@@ -218,7 +218,7 @@ def _bad_epoch(text: str) -> WheelError:
 class WheelWriter:
     """Writes a wheel so that the same files in the same order give the same bytes.
 
-    A context manager: leaving it without an error finishes the wheel, leaving it with one gives it up.
+    A context manager: leaving it without an error finishes the wheel, with one gives it up.
     """
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -1,8 +1,8 @@
-"""Upper bounds that a Ray of some age needs today and does not carry itself: the one table of them.
+"""Upper bounds that a Ray of some age needs today and does not carry: the one table of them.
 
-A release of Ray names the oldest versions of its dependencies that it works with, seldom the newest:
-those did not exist yet. When a later release of a dependency breaks it, plain pip still picks that
-one. A custom wheel carries the bound in its metadata instead.
+A release of Ray names the oldest versions of its dependencies that it works with, seldom the
+newest: those did not exist yet. When a later release of a dependency breaks it, plain pip still
+picks that one. A custom wheel carries the bound in its metadata instead.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _require_known(ray_version: str) -> None:
         ) from error
     why = why_unknown(ray_version)
     if why is not None:
-        raise WheelError(why, "`mantaray doctor` names what each patch was written for")
+        raise WheelError(why, "give one of those releases, or a newer Mantaray that knows this one")
 
 
 def _require_fit(official: WheelReader, ray_version: str | None) -> None:

@@ -103,7 +103,7 @@ def _walk(root: Path) -> list[Path]:
 
 
 def _of_another_python(name: str) -> bool:
-    """Return whether this is the extension module for another interpreter: a source tree has several."""
+    """Return whether this is the extension module for another Python, as source trees have."""
     is_module = name.startswith(f"{NATIVE_STEM}.") and name.endswith(".so")
     return is_module and name != _native_name()
 

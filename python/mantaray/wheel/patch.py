@@ -42,17 +42,16 @@ def _install(module: ModuleType, installation: Installation) -> None:
     installation.replace(option, "callback", print_version)
 
 
-register(
-    Patch(
-        name="version",
-        summary="`ray --version` prints Ray's own version in a custom wheel too",
-        ray_versions=">=2.48,<2.61",
-        plain_since=None,
-        enough_since=None,
-        targets=(
-            # 2.48 to 2.54 at least, and 2.56 to 2.60.
-            Target(_MODULE, "cli", frozenset({"119e13951af9fb2e", "284e69ae97552f3a"})),
-        ),
-        installers={_MODULE: _install},
-    )
+PATCH = Patch(
+    name="version",
+    summary="`ray --version` prints Ray's own version in a custom wheel too",
+    ray_versions=">=2.48,<2.61",
+    plain_since=None,
+    enough_since=None,
+    targets=(
+        # The first up to 2.54 at least, the second from 2.56 at the latest.
+        Target(_MODULE, "cli", frozenset({"119e13951af9fb2e", "284e69ae97552f3a"})),
+    ),
+    installers={_MODULE: _install},
 )
+register(PATCH)

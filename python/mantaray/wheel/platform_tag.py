@@ -97,7 +97,7 @@ def audited_tag(natives: Iterable[ContentFile]) -> str:
 
 
 def _mini_wheel(directory: Path, natives: Iterable[ContentFile]) -> Path:
-    """Write a wheel of the native parts alone: auditing all of Ray would judge Ray's binaries too."""
+    """Write a wheel of the native parts alone, for in all of Ray its binaries are judged too."""
     platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
     tag = f"py3-none-{platform}"
     info = "natives-0.dist-info"

@@ -1,4 +1,4 @@
-"""Checks a custom wheel: every upstream file unchanged, and what was added or changed beside them."""
+"""Checks a custom wheel: every upstream file unchanged, and what was added or changed besides."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def verify_wheel(path: Path, against: Path | None = None) -> Verification:
         against: the official wheel it was made from.
 
     Raises:
-        WheelError: one of the files cannot be read or is damaged, or is not the kind of wheel meant.
+        WheelError: a file cannot be read or is damaged, or is not the kind of wheel meant.
     """
     with WheelReader(path) as wheel:
         versions = split_version(wheel.version)
@@ -155,7 +155,7 @@ def _group(
 
 
 def _inside_name(upstream_name: str, wheel: WheelReader) -> str:
-    """Return where a file of upstream lies in the custom wheel: .dist-info has another name there."""
+    """Return where a file of upstream lies in the custom wheel, whose .dist-info is renamed."""
     top, slash, rest = upstream_name.partition("/")
     return f"{wheel.dist_info}/{rest}" if slash and top.endswith(".dist-info") else upstream_name
 

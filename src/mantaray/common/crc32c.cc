@@ -97,8 +97,8 @@ uint32_t Shift(const ShiftTable& table, uint32_t crc) {
 
 // Consumes 3 * stream bytes at a time; returns where it stopped.
 __attribute__((target("sse4.2"))) const unsigned char* ThreeStreams(const unsigned char* data, size_t* size,
-                                                                     size_t stream, const ShiftTable& shift,
-                                                                     uint64_t* crc) {
+                                                                    size_t stream, const ShiftTable& shift,
+                                                                    uint64_t* crc) {
   while (*size >= 3 * stream) {
     uint64_t a = *crc;
     uint64_t b = 0;

@@ -6,9 +6,8 @@
 #ifndef MANTARAY_COMMON_ERRNO_STATUS_H_
 #define MANTARAY_COMMON_ERRNO_STATUS_H_
 
-#include "absl/strings/string_view.h"
-
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 
 namespace mantaray {
 

@@ -1,12 +1,11 @@
 // Bindings of src/mantaray/spill: converts, releases the GIL, calls, raises.
 //
-// Status becomes exception as follows: DataLoss -> SpillDamageError, ResourceExhausted -> SpillNoSpaceError (an OSError),
-// NotFound -> FileNotFoundError, InvalidArgument -> ValueError, everything else -> OSError.
+// Status becomes exception as follows: DataLoss -> SpillDamageError, ResourceExhausted -> SpillNoSpaceError (an
+// OSError), NotFound -> FileNotFoundError, InvalidArgument -> ValueError, everything else -> OSError.
 
 #include "mantaray/python/spill_bindings.h"
 
 #include <pybind11/stl.h>
-
 #include <unistd.h>
 
 #include <cstring>
@@ -260,9 +259,10 @@ void BindNames(py::module_& module) {
              "(object id, offset, object bytes, record bytes, damaged) of a link's name, or None.");
   module.def("parse_worker_name", &ParseWorkerNameToPython, py::arg("name"),
              "(pid, start ticks) of a worker directory's name, or None.");
-  module.def("is_fused_name", [](const std::string& name) { return spill::IsFusedName(name); }, py::arg("name"));
-  module.def("is_temporary_name", [](const std::string& name) { return spill::IsTemporaryBatchName(name); },
-             py::arg("name"));
+  module.def(
+      "is_fused_name", [](const std::string& name) { return spill::IsFusedName(name); }, py::arg("name"));
+  module.def(
+      "is_temporary_name", [](const std::string& name) { return spill::IsTemporaryBatchName(name); }, py::arg("name"));
   module.def("process_start_ticks", &ProcessStartTicks, py::arg("pid"),
              "When the process started, in clock ticks since boot, or None when there is no such process.");
 }
@@ -283,7 +283,8 @@ void BindSpill(py::module_& module) {
       .def_property_readonly("payload_bytes", &PyReader::PayloadBytes)
       .def_property_readonly("checked", &PyReader::Checked, "Whether readinto can no longer find damage.")
       .def("readinto", &PyReader::ReadInto, py::arg("buffer"),
-           "Fills a writable buffer of payload_bytes bytes and returns their number. SpillDamageError: do not publish it.");
+           "Fills a writable buffer of payload_bytes bytes and returns their number. SpillDamageError: do not publish "
+           "it.");
 
   py::class_<PyEngine>(spill_module, "Engine", "The spill engine of one IO worker. Thread-safe.")
       .def(py::init<std::vector<std::string>, uint64_t, uint64_t, std::optional<uint64_t>, const std::string&, uint64_t,

@@ -37,9 +37,9 @@ struct Engine::Batch {
   std::span<const ObjectToSpill> objects;
   uint64_t number = 0;
   std::vector<std::optional<Located>> located;
-  std::set<size_t> directories;               // with a temporary batch directory
-  std::map<size_t, uint64_t> room_limit;      // after running full: never to be asked for more than this again
-  std::map<size_t, absl::Status> failed;      // not to be tried again in this batch
+  std::set<size_t> directories;           // with a temporary batch directory
+  std::map<size_t, uint64_t> room_limit;  // after running full: never to be asked for more than this again
+  std::map<size_t, absl::Status> failed;  // not to be tried again in this batch
   std::deque<SegmentPlan> plans;
   uint64_t segments = 0;
   std::string no_room;  // the first object's failure, worded
@@ -87,8 +87,7 @@ absl::Status Engine::TryDirectory(Batch* batch, size_t directory, const SegmentP
     return absl::OutOfRangeError("segment too large for this file system");
   }
   SegmentWriter writer(fs_, options_.cache_mode);
-  absl::StatusOr<WrittenSegment> segment =
-      writer.Write(*path, capabilities, batch->segments++, batch->objects, plan);
+  absl::StatusOr<WrittenSegment> segment = writer.Write(*path, capabilities, batch->segments++, batch->objects, plan);
   if (!segment.ok()) return segment.status();
   for (Placement& placement : segment->placements) {
     const size_t object = placement.object;
@@ -194,8 +193,7 @@ std::vector<std::string> Engine::TakePrefix(Batch* batch) {
     in_prefix = in_prefix && located.has_value();
     if (!located.has_value()) continue;
     const Placement& placement = located->placement;
-    const std::string path =
-        Join(Join(WorkerPath(located->directory), BatchName(located->batch)), placement.name);
+    const std::string path = Join(Join(WorkerPath(located->directory), BatchName(located->batch)), placement.name);
     if (in_prefix) {
       kept_paths.insert(path);
       urls.push_back(FormatUrl(path, placement.offset, placement.object_bytes));

@@ -1,9 +1,10 @@
 // The spill engine of one IO worker: where batches go, what becomes of them, and cleaning up after workers that died.
 //
 // Survives, besides what its parts survive: a directory that is full, vanishes or fails in the middle of a batch (the
-// batch goes on in the next directory); no room anywhere (the objects that fitted are reported as a prefix, which is how
-// Ray takes partial success); an IO worker killed at any point (its half-made batches are removed, its pending punches
-// are done, and the batch whose report never reached the raylet is dropped object by object as those are spilled again).
+// batch goes on in the next directory); no room anywhere (the objects that fitted are reported as a prefix, which is
+// how Ray takes partial success); an IO worker killed at any point (its half-made batches are removed, its pending
+// punches are done, and the batch whose report never reached the raylet is dropped object by object as those are
+// spilled again).
 //
 // Thread-safe. Everything outside is handed in: file system, clock, host.
 

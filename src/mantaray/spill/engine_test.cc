@@ -149,7 +149,8 @@ TEST_F(EngineTest, EverySizeFromNothingToLargeComesBackIdentical) {
   const auto engine = MakeEngine();
   std::vector<Sample> samples;
   uint32_t number = 0;
-  for (size_t size : {0, 1, 3900, 3999, 4000, 4096, 100000, 102401, 150000, 1 << 20, (4 << 20) - 1000, (4 << 20) + 1, 9 << 20}) {
+  for (size_t size :
+       {0, 1, 3900, 3999, 4000, 4096, 100000, 102401, 150000, 1 << 20, (4 << 20) - 1000, (4 << 20) + 1, 9 << 20}) {
     samples.push_back(MakeSample(number++, size));
   }
   const auto urls = engine->Spill(Views(samples));
@@ -182,8 +183,10 @@ TEST_F(EngineTest, ObjectLiesInRaysOwnLayoutAtTheUrlsOffset) {
   file.seekg(static_cast<int64_t>(url.offset));
   std::string bytes(url.object_bytes, '\0');
   file.read(bytes.data(), static_cast<int64_t>(bytes.size()));
-  const auto lengths = EncodeLengths({samples[2].address.size(), samples[2].metadata.size(), samples[2].payload.size()});
-  EXPECT_EQ(bytes, std::string(lengths.data(), lengths.size()) + samples[2].address + samples[2].metadata + samples[2].payload);
+  const auto lengths =
+      EncodeLengths({samples[2].address.size(), samples[2].metadata.size(), samples[2].payload.size()});
+  EXPECT_EQ(bytes, std::string(lengths.data(), lengths.size()) + samples[2].address + samples[2].metadata +
+                       samples[2].payload);
 }
 
 TEST_F(EngineTest, DiskFollowsLiveBytesWhileOneInTwentyLives) {
@@ -432,7 +435,8 @@ TEST_F(EngineTest, CrashAtEveryOperationLeavesWholeBatchesOrNothing) {
     ExpectAllReadBack(next.get(), *urls, samples);
     EXPECT_EQ(FilesNamed(".tmp"), 0u) << "crash at " << crash_at;
     Reclaim(next.get());
-    EXPECT_EQ(DiskBytes(), 6 * samples[0].view().record_bytes()) << "crash at " << crash_at << ": a lost batch still holds disk";
+    EXPECT_EQ(DiskBytes(), 6 * samples[0].view().record_bytes())
+        << "crash at " << crash_at << ": a lost batch still holds disk";
     ASSERT_TRUE(next->Delete(*urls).ok());
     EXPECT_EQ(DiskBytes(), 0u);
     EXPECT_EQ(FilesNamed("w1-1"), 0u);
@@ -506,9 +510,9 @@ TEST_F(EngineTest, DamagedHeaderTrailerAndOwnerAddressAreFound) {
   const std::vector<Sample> samples = MakeSamples(4, 100000);
   const auto urls = engine->Spill(Views(samples));
   ASSERT_TRUE(urls.ok());
-  Damage((*urls)[0], 8, 0x01);                                                       // metadata length
-  Damage((*urls)[1], 30, 0x01);                                                      // owner address
-  Damage((*urls)[2], static_cast<int64_t>(ParseUrl((*urls)[2])->object_bytes), 1);   // trailer magic
+  Damage((*urls)[0], 8, 0x01);                                                      // metadata length
+  Damage((*urls)[1], 30, 0x01);                                                     // owner address
+  Damage((*urls)[2], static_cast<int64_t>(ParseUrl((*urls)[2])->object_bytes), 1);  // trailer magic
   for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(absl::IsDataLoss(ReadBack(engine.get(), (*urls)[i], samples[i]))) << i;
   EXPECT_TRUE(ReadBack(engine.get(), (*urls)[3], samples[3]).ok());
 }

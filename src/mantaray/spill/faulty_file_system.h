@@ -2,7 +2,8 @@
 //
 // Every changing operation is counted. At the chosen one it fails with the chosen status; as a crash, that operation
 // and all later ones do nothing at all, as if the process had been killed there. Abilities can be taken away
-// (O_TMPFILE, links, holes), and room limited below what the disk has. Thread-safe as far as the schedule is set before use.
+// (O_TMPFILE, links, holes), and room limited below what the disk has. Thread-safe as far as the schedule is set before
+// use.
 
 #ifndef MANTARAY_SPILL_FAULTY_FILE_SYSTEM_H_
 #define MANTARAY_SPILL_FAULTY_FILE_SYSTEM_H_

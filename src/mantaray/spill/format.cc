@@ -48,7 +48,8 @@ std::array<char, kLengthsBytes> EncodeLengths(const Lengths& lengths) {
 
 absl::StatusOr<Lengths> ParseLengths(std::span<const char> bytes, uint64_t object_bytes) {
   if (bytes.size() < kLengthsBytes) {
-    return absl::DataLossError(absl::StrCat("truncated header: expected ", kLengthsBytes, " bytes, found ", bytes.size()));
+    return absl::DataLossError(
+        absl::StrCat("truncated header: expected ", kLengthsBytes, " bytes, found ", bytes.size()));
   }
   const Lengths lengths{.address_bytes = Get<uint64_t>(bytes.data()),
                         .metadata_bytes = Get<uint64_t>(bytes.data() + 8),
@@ -95,8 +96,9 @@ absl::StatusOr<Trailer> ParseTrailer(std::span<const char> bytes) {
   const auto version = Get<uint16_t>(data + kVersionAt);
   const auto size = Get<uint16_t>(data + kTrailerSizeAt);
   if (version != kFormatVersion || size != kTrailerBytes) {
-    return absl::DataLossError(absl::StrFormat("unknown trailer version: expected version %u of %u bytes, found version %u of %u bytes",
-                                               kFormatVersion, kTrailerBytes, version, size));
+    return absl::DataLossError(
+        absl::StrFormat("unknown trailer version: expected version %u of %u bytes, found version %u of %u bytes",
+                        kFormatVersion, kTrailerBytes, version, size));
   }
   if (Get<uint32_t>(data + kReservedAt) != 0 || Get<uint32_t>(data + kReservedTooAt) != 0) {
     return absl::DataLossError("bad trailer: reserved bytes are not zero");
@@ -110,21 +112,21 @@ absl::StatusOr<Trailer> ParseTrailer(std::span<const char> bytes) {
   trailer.payload_crc = Get<uint32_t>(data + kPayloadCrcAt);
   if (trailer.header_bytes < kLengthsBytes || trailer.header_bytes > kMaxObjectBytes ||
       trailer.payload_bytes > kMaxObjectBytes) {
-    return absl::DataLossError(absl::StrFormat("bad lengths in trailer: header %u, payload %u",
-                                               trailer.header_bytes, trailer.payload_bytes));
+    return absl::DataLossError(
+        absl::StrFormat("bad lengths in trailer: header %u, payload %u", trailer.header_bytes, trailer.payload_bytes));
   }
   return trailer;
 }
 
 absl::Status CheckTrailer(const Trailer& trailer, const Lengths& lengths, uint64_t offset) {
   if (trailer.header_bytes != lengths.header_bytes() || trailer.payload_bytes != lengths.payload_bytes) {
-    return absl::DataLossError(absl::StrFormat("trailer of another object: expected header %u and payload %u bytes, found %u and %u",
-                                               lengths.header_bytes(), lengths.payload_bytes, trailer.header_bytes,
-                                               trailer.payload_bytes));
+    return absl::DataLossError(
+        absl::StrFormat("trailer of another object: expected header %u and payload %u bytes, found %u and %u",
+                        lengths.header_bytes(), lengths.payload_bytes, trailer.header_bytes, trailer.payload_bytes));
   }
   if (trailer.offset != offset) {
-    return absl::DataLossError(absl::StrFormat("misplaced object: expected at offset %u, written for offset %u", offset,
-                                               trailer.offset));
+    return absl::DataLossError(
+        absl::StrFormat("misplaced object: expected at offset %u, written for offset %u", offset, trailer.offset));
   }
   return absl::OkStatus();
 }

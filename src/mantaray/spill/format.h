@@ -30,10 +30,10 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include "absl/strings/string_view.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace mantaray::spill {
 
@@ -79,7 +79,8 @@ absl::StatusOr<Lengths> ParseLengths(std::span<const char> bytes, uint64_t objec
 
 TrailerBytes EncodeTrailer(const Trailer& trailer);
 
-// Fails with DataLoss naming what is wrong: size, magic, checksum, version, reserved bytes, lengths. Never reads beyond `bytes`.
+// Fails with DataLoss naming what is wrong: size, magic, checksum, version, reserved bytes, lengths. Never reads beyond
+// `bytes`.
 absl::StatusOr<Trailer> ParseTrailer(std::span<const char> bytes);
 
 // Whether the trailer belongs to an object of these lengths at this offset. DataLoss says expected and found.

@@ -97,7 +97,8 @@ TEST(TrailerDamage, TrailerOfAnotherObjectOrPlace) {
   const Lengths lengths{60, 40, 150000};
   EXPECT_TRUE(CheckTrailer(trailer, lengths, trailer.offset).ok());
   EXPECT_THAT(std::string(CheckTrailer(trailer, lengths, 0).message()), HasSubstr("misplaced"));
-  EXPECT_THAT(std::string(CheckTrailer(trailer, {60, 40, 150001}, trailer.offset).message()), HasSubstr("another object"));
+  EXPECT_THAT(std::string(CheckTrailer(trailer, {60, 40, 150001}, trailer.offset).message()),
+              HasSubstr("another object"));
 }
 
 TEST(HeaderDamage, LengthsThatDoNotAddUp) {
@@ -114,7 +115,8 @@ TEST(HeaderDamage, LengthsThatOverflowWhenAdded) {
 }
 
 TEST(RecordSize, TrailerAlwaysFitsAndRecordsStayAligned) {
-  for (uint64_t object_bytes : {uint64_t{24}, uint64_t{4011}, uint64_t{4012}, uint64_t{4013}, uint64_t{4096}, uint64_t{1} << 30}) {
+  for (uint64_t object_bytes :
+       {uint64_t{24}, uint64_t{4011}, uint64_t{4012}, uint64_t{4013}, uint64_t{4096}, uint64_t{1} << 30}) {
     EXPECT_EQ(RecordBytes(object_bytes) % kBlockBytes, 0u);
     EXPECT_GE(RecordBytes(object_bytes), object_bytes + kTrailerBytes);
     EXPECT_LT(RecordBytes(object_bytes), object_bytes + kTrailerBytes + kBlockBytes);

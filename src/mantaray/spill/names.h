@@ -10,8 +10,9 @@
 //         <object id>.<offset>.<size>.damaged                set aside after a checksum mismatch
 //         fused-<k>                                          segment k where the file system has no links or holes
 //
-// A link's name says which bytes of the segment it keeps alive, so that any process can tell live from dead bytes from a
-// directory listing alone. A URL, as Ray's raylet keeps it, is "<path>?offset=<offset>&size=<object size>" in decimal.
+// A link's name says which bytes of the segment it keeps alive, so that any process can tell live from dead bytes from
+// a directory listing alone. A URL, as Ray's raylet keeps it, is "<path>?offset=<offset>&size=<object size>" in
+// decimal.
 
 #ifndef MANTARAY_SPILL_NAMES_H_
 #define MANTARAY_SPILL_NAMES_H_
@@ -19,9 +20,9 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include "absl/strings/string_view.h"
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "mantaray/spill/format.h"
 
 namespace mantaray::spill {

@@ -73,9 +73,7 @@ absl::Status PosixFileSystem::Rename(const std::string& from, const std::string&
   return StatusOf(rename(from.c_str(), to.c_str()), "rename", from);
 }
 
-absl::Status PosixFileSystem::Unlink(const std::string& path) {
-  return StatusOf(unlink(path.c_str()), "unlink", path);
-}
+absl::Status PosixFileSystem::Unlink(const std::string& path) { return StatusOf(unlink(path.c_str()), "unlink", path); }
 
 absl::StatusOr<std::vector<DirectoryEntry>> PosixFileSystem::List(const std::string& path) {
   const auto close_directory = [](DIR* directory) { closedir(directory); };
@@ -108,15 +106,13 @@ absl::StatusOr<SpaceInfo> PosixFileSystem::Space(const std::string& path) {
 }
 
 absl::StatusOr<OwnedFile> PosixFileSystem::OpenUnnamed(const std::string& directory) {
-  const int fd =
-      Repeat([&] { return open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kFileMode); });
+  const int fd = Repeat([&] { return open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kFileMode); });
   if (fd < 0) return ErrnoStatus(errno, "open O_TMPFILE in", directory);
   return OwnedFile(this, fd);
 }
 
 absl::StatusOr<OwnedFile> PosixFileSystem::Create(const std::string& path) {
-  const int fd =
-      Repeat([&] { return open(path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, kFileMode); });
+  const int fd = Repeat([&] { return open(path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, kFileMode); });
   if (fd < 0) return ErrnoStatus(errno, "create", path);
   return OwnedFile(this, fd);
 }
@@ -148,8 +144,7 @@ absl::Status PosixFileSystem::Link(int fd, const std::string& path) {
 }
 
 absl::Status PosixFileSystem::Allocate(int fd, uint64_t size_bytes) {
-  return StatusOf(Repeat([&] { return fallocate(fd, 0, 0, static_cast<off_t>(size_bytes)); }), "fallocate",
-                  NameOf(fd));
+  return StatusOf(Repeat([&] { return fallocate(fd, 0, 0, static_cast<off_t>(size_bytes)); }), "fallocate", NameOf(fd));
 }
 
 absl::Status PosixFileSystem::Write(int fd, std::vector<iovec>* vectors, uint64_t offset) {
@@ -157,9 +152,8 @@ absl::Status PosixFileSystem::Write(int fd, std::vector<iovec>* vectors, uint64_
   Consume(vectors, &first, 0);  // skips leading empty vectors
   while (first < vectors->size()) {
     const size_t count = std::min<size_t>(vectors->size() - first, IOV_MAX);
-    const ssize_t written = Repeat([&] {
-      return pwritev(fd, vectors->data() + first, static_cast<int>(count), static_cast<off_t>(offset));
-    });
+    const ssize_t written = Repeat(
+        [&] { return pwritev(fd, vectors->data() + first, static_cast<int>(count), static_cast<off_t>(offset)); });
     if (written < 0) return ErrnoStatus(errno, "write", NameOf(fd));
     if (written == 0) return ErrnoStatus(ENOSPC, "write", NameOf(fd));
     offset += static_cast<uint64_t>(written);

@@ -20,7 +20,8 @@ void ReadAheadTracker::Advise(int fd, uint64_t offset, uint64_t size_bytes) {
   Stream& stream = found->second;
   const uint64_t end = offset + size_bytes;
   // Several IO workers share a segment's objects, so forward with gaps still counts as a stream.
-  const bool forward = !is_new && offset >= stream.position && offset <= std::max(stream.ahead, stream.position) + max_bytes_;
+  const bool forward =
+      !is_new && offset >= stream.position && offset <= std::max(stream.ahead, stream.position) + max_bytes_;
   if (forward) {
     stream.window_bytes = std::min(max_bytes_, std::max(kFirstWindowBytes, 2 * stream.window_bytes));
   } else {
@@ -36,9 +37,8 @@ void ReadAheadTracker::Advise(int fd, uint64_t offset, uint64_t size_bytes) {
     stream.ahead = wanted;
   }
   if (streams_.size() > kMaxStreams) {
-    streams_.erase(std::min_element(streams_.begin(), streams_.end(), [](const auto& a, const auto& b) {
-      return a.second.used_at < b.second.used_at;
-    }));
+    streams_.erase(std::min_element(streams_.begin(), streams_.end(),
+                                    [](const auto& a, const auto& b) { return a.second.used_at < b.second.used_at; }));
   }
 }
 

@@ -14,8 +14,8 @@
 namespace mantaray::spill {
 namespace {
 
-constexpr uint64_t kPieceBytes = 512 << 10;        // read, then checksummed, while it is in the cache
-constexpr uint64_t kStreamAheadBytes = 16 << 20;   // how far the kernel is asked to read ahead of a large payload
+constexpr uint64_t kPieceBytes = 512 << 10;       // read, then checksummed, while it is in the cache
+constexpr uint64_t kStreamAheadBytes = 16 << 20;  // how far the kernel is asked to read ahead of a large payload
 
 std::string Hex(const ObjectId& id) { return absl::BytesToHexString(absl::string_view(id.data(), id.size())); }
 
@@ -69,12 +69,12 @@ absl::Status ObjectReader::ReadAndCheck(const ObjectId& object_id) {
   }
   const absl::StatusOr<Trailer> trailer = ParseTrailer(trailer_bytes);
   if (!trailer.ok()) return Damage(trailer.status().message());
-  if (absl::Status status = CheckTrailer(*trailer, lengths_, url_.offset); !status.ok()) return Damage(status.message());
+  if (absl::Status status = CheckTrailer(*trailer, lengths_, url_.offset); !status.ok())
+    return Damage(status.message());
   if (trailer->object_id != object_id) {
     return Damage(absl::StrCat("another object: expected ", Hex(object_id), ", found ", Hex(trailer->object_id)));
   }
-  if (absl::Status status =
-          CheckCrc("header", trailer->header_crc, Crc32c(bytes_.data(), lengths_.header_bytes()));
+  if (absl::Status status = CheckCrc("header", trailer->header_crc, Crc32c(bytes_.data(), lengths_.header_bytes()));
       !status.ok()) {
     return status;
   }
@@ -94,8 +94,8 @@ absl::string_view ObjectReader::metadata() const {
 
 absl::Status ObjectReader::ReadPayload(std::span<char> payload) {
   if (payload.size() != lengths_.payload_bytes) {
-    return absl::InvalidArgumentError(absl::StrFormat("buffer of %u bytes for a payload of %u bytes", payload.size(),
-                                                      lengths_.payload_bytes));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("buffer of %u bytes for a payload of %u bytes", payload.size(), lengths_.payload_bytes));
   }
   if (checked_) {
     std::memcpy(payload.data(), bytes_.data() + lengths_.header_bytes(), payload.size());

@@ -3,8 +3,8 @@
 // Survives, as DataLoss that names path, offset, size, expected and found: truncated file, bad lengths, damaged header,
 // flipped payload bits, missing or foreign trailer, a hole where the object was. A file that is gone is NotFound.
 //
-// An object up to kWholeObjectBytes is read into a buffer and checked before anything is handed out. A larger one has its
-// header checked first, and its payload while it streams into the caller's memory: a mismatch shows at the end of
+// An object up to kWholeObjectBytes is read into a buffer and checked before anything is handed out. A larger one has
+// its header checked first, and its payload while it streams into the caller's memory: a mismatch shows at the end of
 // ReadPayload, and the caller must not publish what it got. Not thread-safe.
 
 #ifndef MANTARAY_SPILL_READER_H_
@@ -13,11 +13,11 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include "absl/strings/string_view.h"
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/format.h"
 #include "mantaray/spill/names.h"
@@ -42,8 +42,7 @@ class ObjectReader {
   absl::Status ReadPayload(std::span<char> payload);
 
  private:
-  ObjectReader(FileSystem* fs, ParsedUrl url, OwnedFile file)
-      : fs_(fs), url_(std::move(url)), file_(std::move(file)) {}
+  ObjectReader(FileSystem* fs, ParsedUrl url, OwnedFile file) : fs_(fs), url_(std::move(url)), file_(std::move(file)) {}
 
   absl::Status ReadAndCheck(const ObjectId& object_id);
   absl::Status ReadExactly(uint64_t offset, std::span<char> bytes, absl::string_view what);

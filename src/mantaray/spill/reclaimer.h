@@ -1,8 +1,9 @@
 // Gives the disk of deleted objects back.
 //
-// Deleting an object removes its link at once. Its blocks are punched out of the segment only after a grace time, because
-// a reader that opened the file before the delete (the raylet, serving another node) must not take a hole's zeros for
-// data. With a segment's last link the kernel frees the whole file, and a reader that has it open keeps it whole.
+// Deleting an object removes its link at once. Its blocks are punched out of the segment only after a grace time,
+// because a reader that opened the file before the delete (the raylet, serving another node) must not take a hole's
+// zeros for data. With a segment's last link the kernel frees the whole file, and a reader that has it open keeps it
+// whole.
 //
 // Pending punches are bounded in number and in open files. Past a bound only the batch directory is remembered, and its
 // dead ranges are found again later from the names of its links ("scrubbing"), as they are after the death of a

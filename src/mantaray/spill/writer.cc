@@ -194,7 +194,8 @@ absl::Status SegmentWriter::NameObjects(int fd, const std::string& batch_directo
     const absl::Status status = fs_->Link(fd, Join(batch_directory, placement.name));
     if (!status.ok()) {
       // Best effort: the directory is a temporary one, a link that cannot be removed is swept later.
-      for (size_t made = 0; made < i; ++made) fs_->Unlink(Join(batch_directory, (*placements)[made].name)).IgnoreError();
+      for (size_t made = 0; made < i; ++made)
+        fs_->Unlink(Join(batch_directory, (*placements)[made].name)).IgnoreError();
       return status;
     }
   }

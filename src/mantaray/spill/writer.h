@@ -5,8 +5,8 @@
 // afterwards the links lie in a temporary batch directory that the next worker sweeps).
 //
 // Data goes to the file straight from where it lies (vectored writes out of plasma's memory), checksummed a piece at a
-// time just before it is written, while it is in the processor's cache. Only the direct mode copies, because O_DIRECT wants
-// aligned memory. Not thread-safe; one writer belongs to one call.
+// time just before it is written, while it is in the processor's cache. Only the direct mode copies, because O_DIRECT
+// wants aligned memory. Not thread-safe; one writer belongs to one call.
 
 #ifndef MANTARAY_SPILL_WRITER_H_
 #define MANTARAY_SPILL_WRITER_H_
@@ -14,11 +14,11 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include "absl/strings/string_view.h"
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "mantaray/spill/directory.h"
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/format.h"

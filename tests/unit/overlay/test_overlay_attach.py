@@ -5,6 +5,7 @@ Each test runs in a world of its own, with a fake Ray and the real `mantaray.pth
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 
 import pytest
@@ -176,9 +177,7 @@ def test_an_altered_target_is_refused_and_ray_still_runs(
 
 
 def test_a_target_whose_source_is_gone_is_refused(world: World) -> None:
-    world.demo_patch(
-        targets="(Target('ray.gone', 'f', ('0',)), Target('ray.gone', 'g', ('0',)))"
-    )
+    world.demo_patch(targets="(Target('ray.gone', 'f', ('0',)), Target('ray.gone', 'g', ('0',)))")
     result = world.run("import ray.engine; print(ray.engine.start())")
     assert result.stdout == "stock\n"
     assert "this Ray has no source of ray.gone, and 1 more; Ray runs as it came" in result.stderr
@@ -193,7 +192,8 @@ def test_a_target_that_cannot_be_parsed_is_refused(world: World) -> None:
 
 
 def test_targets_are_checked_without_importing_them(world: World) -> None:
-    world.demo_patch(targets="(Target('ray.other', 'VALUE', (fingerprint(\"VALUE = 'stock'\", 'VALUE'),)),)")
+    value = "fingerprint(\"VALUE = 'stock'\", 'VALUE')"
+    world.demo_patch(targets=f"(Target('ray.other', 'VALUE', ({value},)),)")
     program = """
         import json, sys
         import ray.engine
@@ -203,10 +203,8 @@ def test_targets_are_checked_without_importing_them(world: World) -> None:
 
 
 def test_a_file_known_by_its_digest_is_not_parsed(world: World) -> None:
-    known = "__import__('hashlib').sha256(open(%r, 'rb').read()).hexdigest()" % str(
-        world.site / "ray" / "engine.py"
-    )
-    world.demo_patch(targets=f"(Target('ray.engine', 'Engine.speed', (), ({known},)),)")
+    known = hashlib.sha256((world.site / "ray" / "engine.py").read_bytes()).hexdigest()
+    world.demo_patch(targets=f"(Target('ray.engine', 'Engine.speed', (), ({known!r},)),)")
     program = """
         import ast, json
         ast.parse = None
@@ -269,7 +267,8 @@ def test_an_undo_that_fails_does_not_stop_the_others(world: World) -> None:
             installation.on_undo(lambda: 1 / 0)
             raise OSError("no")
 
-        register(Patch("demo", "Fails twice", ">=2.48", None, None, (), {"ray.engine": into_engine}))
+        hooks = {"ray.engine": into_engine}
+        register(Patch("demo", "Fails twice", ">=2.48", None, None, (), hooks))
         """
     )
     result = world.run("import ray.engine; print(ray.engine.start())")
@@ -332,7 +331,8 @@ def test_uninstall_restores_the_identical_objects_and_install_attaches_again(wor
             installation.replace(module, "start", lambda: "patched")
             installation.replace(module, "start", lambda: "patched twice")
 
-        register(Patch("demo", "Many things", ">=2.48", None, None, (), {"ray.engine": into_engine}))
+        hooks = {"ray.engine": into_engine}
+        register(Patch("demo", "Many things", ">=2.48", None, None, (), hooks))
         """
     )
     told = world.ask(
@@ -530,9 +530,7 @@ def test_a_forked_child_goes_on_attaching(world: World) -> None:
         "a-dependencies.pth",
     ],
 )
-def test_a_half_removed_package_breaks_neither_interpreter_nor_ray(
-    world: World, gone: str
-) -> None:
+def test_a_half_removed_package_breaks_neither_interpreter_nor_ray(world: World, gone: str) -> None:
     world.demo_patch()
     path = world.site / gone
     if path.is_dir():

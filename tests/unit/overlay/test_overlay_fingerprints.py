@@ -135,7 +135,7 @@ def mutate(node: ast.AST) -> bool:
     elif isinstance(node, (ast.arg, ast.keyword)):
         node.arg = f"{node.arg}_x"
     elif isinstance(node, ast.Constant):
-        node.value = ("another", node.value)
+        node.value = f"another {node.value!r}"
     elif isinstance(node, ast.BinOp):
         node.op = ast.Add() if not isinstance(node.op, ast.Add) else ast.Sub()
     elif isinstance(node, ast.Compare):
@@ -182,7 +182,9 @@ def test_what_is_not_there_has_no_fingerprint() -> None:
 def test_every_definition_of_a_name_counts() -> None:
     one = "if X:\n    def f(): return 1\nelse:\n    def f(): return {}\n"
     assert fingerprint(one.format(2), "f") != fingerprint(one.format(3), "f")
-    accessor = "class A:\n    @property\n    def p(self): ...\n    @p.setter\n    def p(self, v): {}"
+    accessor = (
+        "class A:\n    @property\n    def p(self): ...\n    @p.setter\n    def p(self, v): {}"
+    )
     assert fingerprint(accessor.format("f(v)"), "A.p") != fingerprint(
         accessor.format("g(v)"), "A.p"
     )

@@ -20,6 +20,7 @@ class Child(Base):
 
 class Slotted:
     __slots__ = ("slot",)
+    slot: int
 
 
 def twice(wrapped, instance, args, kwargs):  # type: ignore[no-untyped-def]

@@ -47,7 +47,7 @@ LIMIT = 10
 '''
 
 # A patch as a subsystem has one; {fingerprint} is that of Engine.speed in the source above.
-DEMO_PATCH = '''
+DEMO_PATCH = """
 from mantaray.overlay import Patch, Target, fingerprint, register
 
 def into_engine(module, installation):
@@ -63,7 +63,7 @@ register(Patch(
     targets=(Target("ray.engine", "Engine.speed", ("{fingerprint}",)),),
     installers={{"ray.engine": into_engine}},
 ))
-'''
+"""
 
 
 class World:

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mantaray.wheel import WheelError, build_wheel
+from mantaray.wheel.contents import Contents, installed_contents
 from synthetic_ray import RayWheel
 
 import mantaray
-from mantaray.wheel import WheelError, build_wheel
-from mantaray.wheel.contents import Contents, installed_contents
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that holds a small Mantaray with the real extension module of this interpreter."""
+    """A directory that holds a small Mantaray with the real extension module."""
     root = tmp_path_factory.mktemp("site")
     package = root / "mantaray"
     (package / "part" / "__pycache__").mkdir(parents=True)
@@ -57,7 +57,9 @@ def build(contents: Contents, out_dir: Path, tmp_path: Path) -> Callable[[RayWhe
 def refused(contents: Contents, out_dir: Path) -> Callable[..., str]:
     """Return a function that expects an input to be refused without any output, and says how."""
 
-    def run(source: Path, *, ray_version: str | None = None, content: Contents | None = None) -> str:
+    def run(
+        source: Path, *, ray_version: str | None = None, content: Contents | None = None
+    ) -> str:
         with pytest.raises(WheelError) as caught:
             build_wheel(
                 out_dir, ray_version=ray_version, source=source, contents=content or contents

@@ -48,7 +48,9 @@ class RayWheel:
         self.inner_version = self.inner_version or self.version
         package = {
             "ray/__init__.py": f'__version__ = "{self.inner_version}"\n'.encode(),
-            "ray/scripts.py": b"def main():\n    print('ray, version', __import__('ray').__version__)\n",
+            "ray/scripts.py": (
+                b"import ray\n\n\ndef main():\n    print('ray, version', ray.__version__)\n"
+            ),
             "ray/core/raylet": b"\x7fELF not really" + bytes(range(256)) * 40,
             "ray/core/data.bin": hashlib.sha512(b"incompressible").digest() * 200,
             f"{self.dist_info}/METADATA": self._metadata().encode(),

@@ -1,4 +1,4 @@
-"""What is in a custom wheel: upstream's files as they were, Mantaray, and metadata that is right."""
+"""What is in a custom wheel: upstream's files as they were, Mantaray, and correct metadata."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
-from synthetic_ray import ENTRY_POINTS, MACHINE, PYTHON, RayWheel, hashed
-
-import mantaray
 from mantaray.wheel import build_wheel
 from mantaray.wheel.bounds import bounds_for
 from mantaray.wheel.contents import ContentFile, Contents
 from mantaray.wheel.metadata import edit_entry_points, edit_metadata
 from mantaray.wheel.platform_tag import audited_tag, needed_glibc, stricter
+from synthetic_ray import ENTRY_POINTS, MACHINE, PYTHON, RayWheel, hashed
+
+import mantaray
 
 Build = Callable[[RayWheel], Path]
 LABEL = f"mantaray.{mantaray.__version__}"
@@ -165,18 +165,18 @@ def test_metadata_directory_comes_last_and_record_last_of_all(build: Build) -> N
     assert names[-1].endswith("/RECORD")
 
 
-def test_same_input_gives_the_same_bytes(
-    build: Build, contents: Contents, tmp_path: Path
-) -> None:
+def test_same_input_gives_the_same_bytes(build: Build, contents: Contents, tmp_path: Path) -> None:
     first = build(RayWheel()).read_bytes()
     for file in contents.files:
         os.utime(file.source, (1, 1))
     # The same files, packed at another time and in another order, from under another umask.
     other = RayWheel(date=(2031, 1, 2, 3, 4, 6), reverse=True)
     ray_record = RayWheel()
-    other.record = zipfile.ZipFile(ray_record.write(tmp_path / "r")).read(
-        f"{ray_record.dist_info}/RECORD"
-    ).decode()
+    other.record = (
+        zipfile.ZipFile(ray_record.write(tmp_path / "r"))
+        .read(f"{ray_record.dist_info}/RECORD")
+        .decode()
+    )
     before = os.umask(0o077)
     try:
         second = build_wheel(

@@ -1,4 +1,4 @@
-"""`mantaray wheel` as a person meets it: the path on stdout, words on stderr, errors with a hint."""
+"""`mantaray wheel` as a person meets it: path on stdout, words on stderr, errors with a hint."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from synthetic_ray import RayWheel
-
 from mantaray.cli.main import main
+from synthetic_ray import RayWheel
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from synthetic_ray import MACHINE, PYTHON, RayWheel
-
 from mantaray.wheel import WheelError, build_wheel
 from mantaray.wheel.contents import Contents, installed_contents
+from synthetic_ray import MACHINE, PYTHON, RayWheel
 
 Refused = Callable[..., str]
 
@@ -251,7 +250,9 @@ def test_output_directory_is_a_file(
     tmp_path: Path, refused: Refused, out_dir: Path, contents: Contents
 ) -> None:
     out_dir.write_text("in the way")
-    with pytest.raises(WheelError, match=r"out/ray-2\.60\.0\+mantaray.* cannot be written") as caught:
+    with pytest.raises(
+        WheelError, match=r"out/ray-2\.60\.0\+mantaray.* cannot be written"
+    ) as caught:
         build_wheel(out_dir, source=RayWheel().write(tmp_path / "in"), contents=contents)
     assert "-o" in caught.value.hint
     assert out_dir.read_text() == "in the way"

@@ -1,4 +1,4 @@
-"""pip installs a custom wheel over nothing and over the official Ray, and removes all of it again."""
+"""pip installs a custom wheel over nothing and over the official Ray, and removes all of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Build = Callable[[RayWheel], Path]
 
 
 class Environment:
-    """A virtual environment of its own, installed into by the pip of the one that runs the tests."""
+    """A virtual environment, installed into by the pip of the one that runs the tests."""
 
     def __init__(self, path: Path) -> None:
         """Make it."""
@@ -37,7 +37,9 @@ class Environment:
 
     def run(self, code: str) -> str:
         """Run Python code in it and return what it printed."""
-        done = subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [self.python, "-c", code], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         return done.stdout.strip()

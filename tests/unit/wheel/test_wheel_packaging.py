@@ -11,29 +11,19 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from mantaray.wheel.contents import installed_contents
+from mantaray.wheel.metadata import CONSOLE_SCRIPT
 from synthetic_ray import PYTHON
 
 import mantaray
-from mantaray.wheel.contents import installed_contents
-from mantaray.wheel.metadata import CONSOLE_SCRIPT
 
 ROOT = Path(__file__).resolve().parents[3]
 COPIED = ("pyproject.toml", "setup.py", "LICENSE", "MANIFEST.in", "python")
 
 
-@pytest.fixture(scope="module")
-def builder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with setuptools, made once, so that each build need not fetch it."""
-    path = tmp_path_factory.mktemp("builder") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(path)], check=True)
-    python = path / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "setuptools>=77"], check=True)
-    return python
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of the source tree without anything built, so that nothing is built in the real one."""
+    """A copy of the source tree, so that nothing is built in the real one."""
     tree = tmp_path / "tree"
     tree.mkdir()
     for name in COPIED:
@@ -47,9 +37,11 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def build(builder: Path, tree: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def build(tree: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run pip's build of the tree into tree/dist."""
-    command = [builder, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
+    # Not isolated: the setuptools of the environment of the tests builds, nothing is fetched.
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    command += ["-w", "dist", "."]
     return subprocess.run(
         command,
         cwd=tree,
@@ -71,10 +63,8 @@ def prebuilt() -> str:
     return str(installed_contents().natives[0].source)
 
 
-def test_wheel_has_pth_native_part_and_platform_tag(
-    builder: Path, tree: Path, prebuilt: str
-) -> None:
-    done = build(builder, tree, MANTARAY_NATIVE_PREBUILT=prebuilt)
+def test_wheel_has_pth_native_part_and_platform_tag(tree: Path, prebuilt: str) -> None:
+    done = build(tree, MANTARAY_NATIVE_PREBUILT=prebuilt)
     assert done.returncode == 0, done.stderr
     (wheel,) = (tree / "dist").glob("*.whl")
     machine = sysconfig.get_platform().replace("-", "_")
@@ -92,14 +82,14 @@ def test_wheel_has_pth_native_part_and_platform_tag(
 
 
 def test_install_works_and_uninstall_leaves_nothing(
-    builder: Path, tree: Path, prebuilt: str, tmp_path: Path
+    tree: Path, prebuilt: str, tmp_path: Path
 ) -> None:
-    done = build(builder, tree, MANTARAY_NATIVE_PREBUILT=prebuilt)
+    done = build(tree, MANTARAY_NATIVE_PREBUILT=prebuilt)
     assert done.returncode == 0, done.stderr
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     before = everything(venv)
-    pip = [builder, "-m", "pip", "-q", "--python", str(venv / "bin" / "python")]
+    pip = [sys.executable, "-m", "pip", "-q", "--python", str(venv / "bin" / "python")]
     (wheel,) = (tree / "dist").glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True)
     code = "import sys; print('mantaray.overlay.bootstrap' in sys.modules)"
@@ -111,23 +101,21 @@ def test_install_works_and_uninstall_leaves_nothing(
     assert everything(venv) == before
 
 
-def test_module_removed_from_the_sources_is_not_shipped(
-    builder: Path, tree: Path, prebuilt: str
-) -> None:
+def test_module_removed_from_the_sources_is_not_shipped(tree: Path, prebuilt: str) -> None:
     extra = tree / "python" / "mantaray" / "gone.py"
     extra.write_text('"""Soon gone."""\n')
-    assert build(builder, tree, MANTARAY_NATIVE_PREBUILT=prebuilt).returncode == 0
+    assert build(tree, MANTARAY_NATIVE_PREBUILT=prebuilt).returncode == 0
     extra.unlink()
-    assert build(builder, tree, MANTARAY_NATIVE_PREBUILT=prebuilt).returncode == 0
+    assert build(tree, MANTARAY_NATIVE_PREBUILT=prebuilt).returncode == 0
     (wheel,) = (tree / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         assert "mantaray/gone.py" not in file.namelist()
 
 
-def test_bazel_missing_is_one_sentence(builder: Path, tree: Path, tmp_path: Path) -> None:
+def test_bazel_missing_is_one_sentence(tree: Path, tmp_path: Path) -> None:
     empty = tmp_path / "bin"
     empty.mkdir()
-    done = build(builder, tree, PATH=str(empty), MANTARAY_NATIVE_PREBUILT="")
+    done = build(tree, PATH=str(empty), MANTARAY_NATIVE_PREBUILT="")
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if "is not on PATH" in line]
     assert "error: Mantaray's extension module is built with Bazel" in line
@@ -135,20 +123,19 @@ def test_bazel_missing_is_one_sentence(builder: Path, tree: Path, tmp_path: Path
     assert not list(tree.glob("dist/*.whl"))
 
 
-def test_bazel_failing_is_said(builder: Path, tree: Path, tmp_path: Path) -> None:
+def test_bazel_failing_is_said(tree: Path, tmp_path: Path) -> None:
     fake = tmp_path / "bin" / "bazel"
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\necho the compiler said no >&2\nexit 37\n")
     fake.chmod(0o755)
-    done = build(builder, tree, PATH=f"{fake.parent}:{os.environ['PATH']}", MANTARAY_NATIVE_PREBUILT="")
+    path = f"{fake.parent}:{os.environ['PATH']}"
+    done = build(tree, PATH=path, MANTARAY_NATIVE_PREBUILT="")
     assert done.returncode != 0
     assert "the compiler said no" in done.stderr
     assert "error: `bazel build` failed with status 37" in done.stderr
 
 
-def test_bazel_is_asked_for_this_interpreter(
-    builder: Path, tree: Path, tmp_path: Path, prebuilt: str
-) -> None:
+def test_bazel_is_asked_for_this_interpreter(tree: Path, tmp_path: Path, prebuilt: str) -> None:
     output = tmp_path / "out" / "src" / "mantaray" / "python" / "_native.so"
     output.parent.mkdir(parents=True)
     # Read-only, as Bazel leaves its outputs.
@@ -156,22 +143,24 @@ def test_bazel_is_asked_for_this_interpreter(
     output.chmod(0o555)
     fake = tmp_path / "bin" / "bazel"
     fake.parent.mkdir()
-    fake.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n[ $1 = build ] || echo {tmp_path}/out\n')
+    fake.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n[ $1 = build ] || echo {tmp_path}/out\n'
+    )
     fake.chmod(0o755)
     path = f"{fake.parent}:{os.environ['PATH']}"
     for _ in range(2):
-        done = build(builder, tree, PATH=path, MANTARAY_NATIVE_PREBUILT="")
+        done = build(tree, PATH=path, MANTARAY_NATIVE_PREBUILT="")
         assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
-    options = f"-c opt --repo_env=PYTHON_BIN_PATH={builder}"
+    options = f"-c opt --repo_env=PYTHON_BIN_PATH={sys.executable}"
     assert calls[:2] == [
         f"build {options} //src/mantaray/python:_native.so",
         f"info {options} bazel-bin",
     ]
 
 
-def test_prebuilt_module_missing_is_one_sentence(builder: Path, tree: Path) -> None:
-    done = build(builder, tree, MANTARAY_NATIVE_PREBUILT="/nowhere/_native.so")
+def test_prebuilt_module_missing_is_one_sentence(tree: Path) -> None:
+    done = build(tree, MANTARAY_NATIVE_PREBUILT="/nowhere/_native.so")
     assert done.returncode != 0
     wanted = "MANTARAY_NATIVE_PREBUILT is set to '/nowhere/_native.so', which is not a file"
     assert wanted in done.stderr
@@ -193,6 +182,6 @@ def test_interpreter_starts_with_a_half_removed_mantaray(
             (package / name / "__init__.py").write_text("from mantaray.overlay import gone\n")
         else:
             (package / name).write_text("")
-    command = [venv / "bin" / "python", "-c", "print('started')"]
+    command = [str(venv / "bin" / "python"), "-c", "print('started')"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("started\n", "")

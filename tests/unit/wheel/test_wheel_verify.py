@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mantaray.wheel import WheelError, verify_wheel
 from synthetic_ray import RayWheel, hashed
 
 import mantaray
-from mantaray.wheel import WheelError, verify_wheel
 
 Build = Callable[[RayWheel], Path]
 DIST_INFO = f"ray-2.60.0+mantaray.{mantaray.__version__}.dist-info"
@@ -94,9 +94,7 @@ def test_changed_upstream_file_with_record_made_to_match(custom: Path) -> None:
     assert not found.ok
 
 
-def test_changed_upstream_file_with_kept_record_made_to_match(
-    custom: Path, official: Path
-) -> None:
+def test_changed_upstream_file_with_kept_record_made_to_match(custom: Path, official: Path) -> None:
     with zipfile.ZipFile(custom) as wheel:
         kept = wheel.read(KEPT).decode()
     old = RayWheel().files["ray/scripts.py"]
