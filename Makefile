@@ -1,19 +1,30 @@
 # The commands of the project. `make` alone lists them. Each does its own set-up.
-SHELL := /bin/bash -euo pipefail
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+# The stages of a test run share the machine's cores as it is; under -j they would only mix their output.
+.NOTPARALLEL:
 RAY ?= 2.60.0
 BAZEL := bazel
 # PYTHON_BIN_PATH: the interpreter that the extension module is built for.
 export PYTHON_BIN_PATH = $(CURDIR)/.venv/bin/python
 PYTEST := .venv/bin/python -m pytest
+FUZZ_SECONDS := 20
 
-.PHONY: help demo test test-slow test-native lint bench wheel build clean distclean fuzz setup-demo setup-test
+.PHONY: help demo test test-slow test-native fuzz lint bench wheel build clean distclean
+.PHONY: setup-build setup-demo setup-lint setup-test
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
+setup-build:
+	@tools/setup packages dev wheel
+
 setup-demo:
 	@tools/setup packages dev wheel ray-2.60.0
+
+setup-lint:
+	@tools/setup packages lint-packages dev wheel
 
 setup-test:
 	@tools/setup packages lint-packages dev wheel ray-2.48.0 ray-2.60.0
@@ -23,24 +34,26 @@ build: setup-demo ## build Mantaray and install it beside Ray 2.60.0
 demo: setup-demo ## a workload that overruns the object store, on stock Ray and on Mantaray
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_demo.py
 
-test-native: setup-test ## C++ tests, plain and under ASan, UBSan and TSan, and a bounded fuzz run
+test-native: setup-lint ## C++ tests, plain and under ASan, UBSan and TSan, and a bounded fuzz run
 	$(BAZEL) test //...
 	$(BAZEL) test --config=asan //...
 	$(BAZEL) test --config=ubsan //...
 	$(BAZEL) test --config=tsan //...
 	@$(MAKE) --no-print-directory fuzz
 
-fuzz: ## fuzz the parsers of spill files for a bounded time
+fuzz: setup-lint ## fuzz the parsers of spill files for a bounded time
 	$(BAZEL) build --config=fuzz //src/mantaray/spill:trailer_fuzz
-	bazel-bin/src/mantaray/spill/trailer_fuzz -max_total_time=20 -print_final_stats=1 2>&1 | tail -n 8
+	mkdir -p build/fuzz
+	bazel-bin/src/mantaray/spill/trailer_fuzz -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ \
+	  -verbosity=0 -print_final_stats=1
 
 test: setup-test test-native lint ## everything that CI runs
-	$(PYTEST) -m "not slow" tests
+	$(PYTEST) -m "not slow" --durations=15
 
 test-slow: setup-test ## the long tests
-	$(PYTEST) -m slow tests
+	$(PYTEST) -m slow --durations=15
 
-lint: setup-test ## ruff, mypy, clang-format, clang-tidy and the house rules
+lint: setup-lint ## ruff, mypy, clang-format, clang-tidy and the house rules
 	@tools/lint
 
 bench: setup-test ## the benchmarks: stock and Mantaray interleaved
@@ -48,12 +61,12 @@ bench: setup-test ## the benchmarks: stock and Mantaray interleaved
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_engine.py
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_cluster.py
 
-wheel: setup-demo ## a custom Ray wheel in dist/ (RAY=2.60.0)
-	@.venvs/ray-2.60.0/bin/mantaray wheel --ray $(RAY) -o dist
+wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)
+	@.venv/bin/mantaray wheel --ray $(RAY) -o dist
 
 clean: ## remove what was built
-	-$(BAZEL) clean
-	rm -rf build dist python/*.egg-info
+	@if [ -d bazel-out ]; then $(BAZEL) clean; fi
+	rm -rf build dist python/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 distclean: clean ## remove the virtual environments too
 	rm -rf .venv .venvs

@@ -1,4 +1,4 @@
-"""What every test gets: markers that skip with a reason, and a check that no process outlives a run."""
+"""What every test gets: markers that skip, and a check that no process outlives the run."""
 
 from __future__ import annotations
 

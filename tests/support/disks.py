@@ -1,6 +1,7 @@
 """Small file systems that can be filled: a tmpfs, or ext4 in a file.
 
-Both need root and a kernel that lets it mount; where that is not so the test is skipped and says why.
+Both need root and a kernel that lets it mount; where that is not so the test is skipped and says
+why.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Finding and ending processes that tests started, never by name.
 
 Every process of a test run inherits an environment variable from pytest. Some of Ray's processes
-overwrite the memory in which the kernel shows their environment (they set a title), so a process also
-counts when its parent does, or when it holds a file or has its working directory below a directory
-of the run.
+overwrite the memory in which the kernel shows their environment (they set a title), so a process
+also counts when its parent does, or when it holds a file or has its working directory below a
+directory of the run.
 """
 
 from __future__ import annotations

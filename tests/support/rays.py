@@ -26,7 +26,7 @@ from . import processes
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERSIONS = ("2.48.0", "2.60.0")
 PROGRAM_TIMEOUT_S = 180.0
-# Names that would reach into Ray, Mantaray or Python from the shell in which the tests were started.
+# These would reach into Ray, Mantaray or Python from the shell in which the tests were started.
 _NOT_INHERITED = ("MANTARAY_", "_MANTARAY_", "RAY_", "PYTHON")
 # Tests choose these: no usage reports, and no token that a first start would leave in the home.
 _RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
@@ -97,8 +97,8 @@ class RayEnv:
             env: variables to set on top of `environment()`.
             timeout_s: in seconds; a program that takes longer is killed with all it started.
 
-        The test fails, with all the program printed, when it ends with another status than 0, prints
-        no JSON, or leaves a process behind.
+        The test fails, with all the program printed, when it ends with another status than 0,
+        prints no JSON, or leaves a process behind.
         """
         tag = new_tag()
         with short_directory() as scratch:
@@ -159,6 +159,7 @@ def _run(
             process.wait()
             processes.stop_all(tag)
             err.write(f"\nkilled: it did not end within {timeout_s:.0f} s\n")
+            err.flush()
         except BaseException:
             processes.stop_all(tag)
             raise

@@ -19,7 +19,7 @@ from mantaray import settings
         (settings.PATCHES, "spill, -router,all", ("spill", "-router", "all")),
         (settings.REPORT_DIR, "/reports", "/reports"),
         (settings.SPILL_CACHE, "keep", "keep"),
-        (settings.SPILL_CACHE, "drop", "drop"),
+        (settings.SPILL_CACHE, "direct", "drop"),
         (settings.SPILL_CACHE, "direct", "direct"),
         (settings.SPILL_RESERVE_BYTES, "0", 0),
         (settings.SPILL_RESERVE_BYTES, "99999999999999", 99_999_999_999_999),

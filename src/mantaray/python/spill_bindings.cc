@@ -19,6 +19,7 @@
 #include "mantaray/spill/names.h"
 #include "mantaray/spill/posix_file_system.h"
 #include "mantaray/spill/posix_host.h"
+#include "mantaray/spill/posix_parallel.h"
 
 namespace py = pybind11;
 
@@ -68,6 +69,12 @@ spill::ObjectId ObjectIdOf(const py::bytes& bytes) {
   return id;
 }
 
+// Shared by all readers of the process; never destroyed, as threads may outlive static objects.
+Parallel* Helper() {
+  static auto* const helper = new spill::HelperThread();
+  return helper;
+}
+
 // A Python buffer, held while native code reads or fills it.
 class HeldBuffer {
  public:
@@ -111,7 +118,7 @@ class PyReader {
     absl::Status status;
     {
       py::gil_scoped_release unlocked;
-      status = reader_.ReadPayload({view.data(), view.size()});
+      status = reader_.ReadPayload({view.data(), view.size()}, Helper());
     }
     RaiseUnlessOk(status);
     return view.size();

@@ -16,6 +16,9 @@ namespace mantaray::spill {
 namespace {
 
 constexpr int64_t kSweepPeriodMs = 2000;
+// Written bytes whose pages are still to be given back, before a spill waits for the disk: a burst of a few batches
+// runs at the speed of memory, and a worker never holds more of the page cache than this and one segment.
+constexpr uint64_t kMaxCachedBytes = uint64_t{256} << 20;
 
 // What lies in a directory; nothing when it cannot be read.
 std::vector<DirectoryEntry> Entries(FileSystem* fs, const std::string& path) {
@@ -93,7 +96,10 @@ absl::Status Engine::TryDirectory(Batch* batch, size_t directory, const SegmentP
     const size_t object = placement.object;
     batch->located[object] = Batch::Located{directory, batch->number, std::move(placement)};
   }
-  for (CachedRange& range : segment->still_cached) still_cached_.push_back(std::move(range));
+  for (CachedRange& range : segment->still_cached) {
+    still_cached_bytes_ += range.size_bytes;
+    still_cached_.push_back(std::move(range));
+  }
   return absl::OkStatus();
 }
 
@@ -208,6 +214,7 @@ std::vector<std::string> Engine::TakePrefix(Batch* batch) {
 absl::StatusOr<std::vector<std::string>> Engine::Spill(std::span<const ObjectToSpill> objects) {
   MutexLock lock(&mutex_);
   SweepDeadWorkers();
+  DropCached(kMaxCachedBytes);
   Batch batch;
   batch.objects = objects;
   batch.number = next_batch_++;
@@ -264,20 +271,30 @@ absl::Status Engine::Delete(std::span<const std::string> urls) {
 }
 
 void Engine::Tick() {
-  std::vector<CachedRange> to_drop;
   {
     MutexLock lock(&mutex_);
-    to_drop.swap(still_cached_);
     if (const int64_t now_ms = clock_->NowMs(); now_ms >= next_sweep_ms_) {
       next_sweep_ms_ = now_ms + kSweepPeriodMs;
       SweepDeadWorkers();
     }
   }
-  for (const CachedRange& range : to_drop) {
-    fs_->WaitWriteback(range.file.fd(), range.offset, range.size_bytes);
-    fs_->DropCache(range.file.fd(), range.offset, range.size_bytes);
+  // A range at a time, so that a spill or a restore waits for one at most.
+  for (bool more = true; more;) {
+    MutexLock lock(&mutex_);
+    DropCached(still_cached_.empty() ? 0 : still_cached_bytes_ - still_cached_.front().size_bytes);
+    more = !still_cached_.empty();
   }
   reclaimer_.Tick();
+}
+
+void Engine::DropCached(uint64_t keep_bytes) {
+  while (!still_cached_.empty() && still_cached_bytes_ > keep_bytes) {
+    const CachedRange& range = still_cached_.front();
+    fs_->WaitWriteback(range.file.fd(), range.offset, range.size_bytes);
+    fs_->DropCache(range.file.fd(), range.offset, range.size_bytes);
+    still_cached_bytes_ -= range.size_bytes;
+    still_cached_.pop_front();
+  }
 }
 
 int64_t Engine::CloseDelayMs() const {

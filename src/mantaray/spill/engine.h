@@ -12,6 +12,7 @@
 #define MANTARAY_SPILL_ENGINE_H_
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <set>
@@ -41,7 +42,7 @@ struct EngineOptions {
   // Bound where objects cannot be given back one by one: the smaller, the sooner a file dies.
   uint64_t max_fused_bytes = uint64_t{16} << 20;
   std::optional<uint64_t> reserve_bytes;
-  CacheMode cache_mode = CacheMode::kDrop;
+  CacheMode cache_mode = CacheMode::kDirect;
   uint64_t read_ahead_bytes = 8 << 20;
   ReclaimerOptions reclaimer;
 };
@@ -87,6 +88,7 @@ class Engine {
   void RemoveTemporary(const std::string& path);
   std::vector<std::string> TakePrefix(Batch* batch);
   std::string WorkerPath(size_t directory) const;
+  void DropCached(uint64_t keep_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SweepDeadWorkers() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SweepWorker(const std::string& worker_directory);
   void LoadSuspects(const ProcessId& dead) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -105,7 +107,8 @@ class Engine {
   std::set<ProcessId> known_dead_ ABSL_GUARDED_BY(mutex_);
   // Links of batches whose report may never have reached the raylet, by object.
   std::map<ObjectId, std::string> suspects_ ABSL_GUARDED_BY(mutex_);
-  std::vector<CachedRange> still_cached_ ABSL_GUARDED_BY(mutex_);
+  std::deque<CachedRange> still_cached_ ABSL_GUARDED_BY(mutex_);
+  uint64_t still_cached_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t next_sweep_ms_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

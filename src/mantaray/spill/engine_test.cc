@@ -17,6 +17,7 @@
 #include "mantaray/spill/faulty_file_system.h"
 #include "mantaray/spill/posix_file_system.h"
 #include "mantaray/spill/posix_host.h"
+#include "mantaray/spill/posix_parallel.h"
 
 namespace mantaray::spill {
 namespace {
@@ -104,13 +105,13 @@ class EngineTest : public ::testing::Test {
     return count;
   }
 
-  static absl::Status ReadBack(Engine* engine, const std::string& url, const Sample& sample) {
+  absl::Status ReadBack(Engine* engine, const std::string& url, const Sample& sample) {
     absl::StatusOr<ObjectReader> reader = engine->Open(url, sample.id);
     if (!reader.ok()) return reader.status();
     EXPECT_EQ(reader->owner_address(), sample.address);
     EXPECT_EQ(reader->metadata(), sample.metadata);
     std::string payload(reader->payload_bytes(), '\0');
-    if (absl::Status status = reader->ReadPayload(payload); !status.ok()) return status;
+    if (absl::Status status = reader->ReadPayload(payload, &parallel_); !status.ok()) return status;
     EXPECT_TRUE(payload == sample.payload);
     return absl::OkStatus();
   }
@@ -138,6 +139,7 @@ class EngineTest : public ::testing::Test {
   }
 
   std::string root_;
+  HelperThread parallel_;
   PosixFileSystem posix_;
   FaultyFileSystem fs_{&posix_};
   VirtualClock clock_;
@@ -229,12 +231,12 @@ TEST_F(EngineTest, ReaderThatOpenedBeforeTheDeleteNeverSeesAHole) {
   clock_.AdvanceMs(options_.reclaimer.punch_delay_ms - 1);
   engine->Tick();
   std::string payload(reader->payload_bytes(), '\0');
-  EXPECT_TRUE(reader->ReadPayload(payload).ok());
+  EXPECT_TRUE(reader->ReadPayload(payload, &parallel_).ok());
   EXPECT_TRUE(payload == samples[0].payload);
   clock_.AdvanceMs(1);
   engine->Tick();
   // After the grace time the blocks are gone, and the checksum keeps the zeros from being taken for data.
-  EXPECT_TRUE(absl::IsDataLoss(reader->ReadPayload(payload)));
+  EXPECT_TRUE(absl::IsDataLoss(reader->ReadPayload(payload, &parallel_)));
   EXPECT_TRUE(ReadBack(engine.get(), (*urls)[1], samples[1]).ok());
 }
 
@@ -248,7 +250,7 @@ TEST_F(EngineTest, ReaderOfAWhollyDeletedSegmentKeepsItWhole) {
   ASSERT_TRUE(engine->Delete(*urls).ok());
   Reclaim(engine.get());
   std::string payload(reader->payload_bytes(), '\0');
-  EXPECT_TRUE(reader->ReadPayload(payload).ok());
+  EXPECT_TRUE(reader->ReadPayload(payload, &parallel_).ok());
   EXPECT_TRUE(payload == samples[0].payload);
 }
 
@@ -477,10 +479,10 @@ TEST_F(EngineTest, PendingPunchesOfAKilledWorkerAreDoneByTheNext) {
 
 TEST_F(EngineTest, FlippedPayloadBitIsFoundSetAsideAndNotTriedAgain) {
   const auto engine = MakeEngine();
-  const std::vector<Sample> samples = MakeSamples(3, 100000);
+  const std::vector<Sample> samples = MakeSamples(3, 60000);
   const auto urls = engine->Spill(Views(samples));
   ASSERT_TRUE(urls.ok());
-  Damage((*urls)[1], 50000, 0x10);
+  Damage((*urls)[1], 30000, 0x10);
   const absl::Status status = ReadBack(engine.get(), (*urls)[1], samples[1]);
   ASSERT_TRUE(absl::IsDataLoss(status));
   const std::string message(status.message());

@@ -105,6 +105,8 @@ class FaultyFileSystem : public FileSystem {
     return Guard("", [&] { return real_->PunchHole(fd, offset, size_bytes); });
   }
   absl::Status SetDirect(int fd) override { return real_->SetDirect(fd); }
+  bool IsCached(int fd, uint64_t offset) override { return real_->IsCached(fd, offset); }
+  uint64_t KernelReadAheadBytes(uint64_t device) override { return real_->KernelReadAheadBytes(device); }
   void StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) override {
     real_->StartWriteback(fd, offset, size_bytes);
   }

@@ -95,6 +95,11 @@ class FileSystem {
   // Bypasses the page cache on this descriptor from now on (O_DIRECT).
   virtual absl::Status SetDirect(int fd) = 0;
 
+  // Whether the page cache holds the byte at `offset`, so that reading from there costs no disk. A guess is allowed.
+  virtual bool IsCached(int fd, uint64_t offset) = 0;
+  // How far the kernel reads ahead by itself on this device; 0 when it does not say.
+  virtual uint64_t KernelReadAheadBytes(uint64_t device) = 0;
+
   // Hints; they never fail, a file system that cannot ignores them.
   virtual void StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) = 0;
   virtual void WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) = 0;

@@ -7,11 +7,13 @@
 #include <linux/falloc.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <fstream>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -186,6 +188,18 @@ absl::Status PosixFileSystem::PunchHole(int fd, uint64_t offset, uint64_t size_b
 absl::Status PosixFileSystem::SetDirect(int fd) {
   const int flags = fcntl(fd, F_GETFL);
   return StatusOf(flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_DIRECT), "set O_DIRECT on", NameOf(fd));
+}
+
+bool PosixFileSystem::IsCached(int fd, uint64_t offset) {
+  char byte = 0;
+  const iovec vector{&byte, 1};
+  return preadv2(fd, &vector, 1, static_cast<off_t>(offset), RWF_NOWAIT) == 1;
+}
+
+uint64_t PosixFileSystem::KernelReadAheadBytes(uint64_t device) {
+  std::ifstream file(absl::StrCat("/sys/class/bdi/", major(device), ":", minor(device), "/read_ahead_kb"));
+  uint64_t kib = 0;
+  return file >> kib ? kib << 10 : 0;
 }
 
 void PosixFileSystem::StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) {

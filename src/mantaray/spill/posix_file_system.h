@@ -30,6 +30,8 @@ class PosixFileSystem : public FileSystem {
   absl::StatusOr<uint64_t> Read(int fd, void* buffer, uint64_t size_bytes, uint64_t offset) override;
   absl::Status PunchHole(int fd, uint64_t offset, uint64_t size_bytes) override;
   absl::Status SetDirect(int fd) override;
+  bool IsCached(int fd, uint64_t offset) override;
+  uint64_t KernelReadAheadBytes(uint64_t device) override;
   void StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) override;
   void WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) override;
   void DropCache(int fd, uint64_t offset, uint64_t size_bytes) override;

@@ -16,6 +16,9 @@ void ReadAheadTracker::Advise(int fd, uint64_t offset, uint64_t size_bytes) {
   if (max_bytes_ == 0) return;
   const absl::StatusOr<FileInfo> info = fs_->Stat(fd);
   if (!info.ok()) return;
+  const auto [device, first_seen] = left_to_kernel_.try_emplace(info->device, false);
+  if (first_seen) device->second = fs_->KernelReadAheadBytes(info->device) >= max_bytes_;
+  if (device->second) return;
   const auto [found, is_new] = streams_.try_emplace({info->device, info->inode});
   Stream& stream = found->second;
   const uint64_t end = offset + size_bytes;

@@ -3,7 +3,9 @@
 // Every restore opens its own link, so the kernel sees each object as a new file and starts from nothing. Objects that
 // were spilled together are usually wanted together: the tracker remembers, by segment, how far restores have come, and
 // while they move forward it asks for a window that doubles up to the limit. A jump starts small again, so that
-// scattered restores do not read megabytes for nothing. Pure but for the hint it gives. Not thread-safe.
+// scattered restores do not read megabytes for nothing. Where the kernel's own window is as large (a device set to
+// that), it is left to the kernel, which does it with larger pages and so for less. Pure but for the hint it gives. Not
+// thread-safe.
 
 #ifndef MANTARAY_SPILL_READ_AHEAD_H_
 #define MANTARAY_SPILL_READ_AHEAD_H_
@@ -36,6 +38,7 @@ class ReadAheadTracker {
   FileSystem* const fs_;
   const uint64_t max_bytes_;
   uint64_t uses_ = 0;
+  std::map<uint64_t, bool> left_to_kernel_;                  // by device
   std::map<std::pair<uint64_t, uint64_t>, Stream> streams_;  // by device and inode
 };
 

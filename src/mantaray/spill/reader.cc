@@ -3,6 +3,7 @@
 #include "mantaray/spill/reader.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -14,8 +15,9 @@
 namespace mantaray::spill {
 namespace {
 
-constexpr uint64_t kPieceBytes = 512 << 10;       // read, then checksummed, while it is in the cache
-constexpr uint64_t kStreamAheadBytes = 16 << 20;  // how far the kernel is asked to read ahead of a large payload
+constexpr uint64_t kPieceBytes = 256 << 10;    // out of memory: read, then checksummed while in the processor's cache
+constexpr uint64_t kDiskPieceBytes = 8 << 20;  // out of a disk: large requests, whatever its read-ahead
+constexpr uint64_t kSplitBytes = 512 << 10;    // below, waking a second thread costs more than it brings
 
 std::string Hex(const ObjectId& id) { return absl::BytesToHexString(absl::string_view(id.data(), id.size())); }
 
@@ -92,7 +94,7 @@ absl::string_view ObjectReader::metadata() const {
   return {bytes_.data() + kLengthsBytes + lengths_.address_bytes, lengths_.metadata_bytes};
 }
 
-absl::Status ObjectReader::ReadPayload(std::span<char> payload) {
+absl::Status ObjectReader::ReadPayload(std::span<char> payload, Parallel* parallel) {
   if (payload.size() != lengths_.payload_bytes) {
     return absl::InvalidArgumentError(
         absl::StrFormat("buffer of %u bytes for a payload of %u bytes", payload.size(), lengths_.payload_bytes));
@@ -101,20 +103,34 @@ absl::Status ObjectReader::ReadPayload(std::span<char> payload) {
     std::memcpy(payload.data(), bytes_.data() + lengths_.header_bytes(), payload.size());
     return absl::OkStatus();
   }
-  uint32_t crc = 0;
-  uint64_t ahead = 0;
-  for (uint64_t done = 0; done < payload.size();) {
-    const uint64_t at = url_.offset + lengths_.header_bytes() + done;
-    if (done + kStreamAheadBytes / 2 >= ahead && ahead < payload.size()) {
-      fs_->ReadAhead(file_.fd(), at, kStreamAheadBytes);
-      ahead = done + kStreamAheadBytes;
-    }
-    const std::span<char> piece = payload.subspan(done, std::min<uint64_t>(kPieceBytes, payload.size() - done));
-    if (absl::Status status = ReadExactly(at, piece, "payload"); !status.ok()) return status;
-    crc = Crc32cExtend(crc, piece.data(), piece.size());
+  const uint64_t half = payload.size() / 2 / kBlockBytes * kBlockBytes;
+  // Two streams are faster out of memory; out of a disk one is, which the kernel's read-ahead follows.
+  const bool split =
+      payload.size() >= kSplitBytes && fs_->IsCached(file_.fd(), url_.offset + lengths_.header_bytes() + half);
+  if (!split) {
+    uint32_t crc = 0;
+    if (absl::Status status = ReadPart(0, payload, kDiskPieceBytes, &crc); !status.ok()) return status;
+    return CheckCrc("payload", payload_crc_, crc);
+  }
+  std::array<uint32_t, 2> crcs{};
+  std::array<absl::Status, 2> statuses;
+  parallel->RunBoth([&] { statuses[0] = ReadPart(0, payload.first(half), kPieceBytes, &crcs[0]); },
+                    [&] { statuses[1] = ReadPart(half, payload.subspan(half), kPieceBytes, &crcs[1]); });
+  for (const absl::Status& status : statuses) {
+    if (!status.ok()) return status;
+  }
+  return CheckCrc("payload", payload_crc_, Crc32cCombine(crcs[0], crcs[1], payload.size() - half));
+}
+
+absl::Status ObjectReader::ReadPart(uint64_t offset, std::span<char> part, uint64_t piece_bytes, uint32_t* crc) {
+  const uint64_t start = url_.offset + lengths_.header_bytes() + offset;
+  for (uint64_t done = 0; done < part.size();) {
+    const std::span<char> piece = part.subspan(done, std::min<uint64_t>(piece_bytes, part.size() - done));
+    if (absl::Status status = ReadExactly(start + done, piece, "payload"); !status.ok()) return status;
+    *crc = Crc32cExtend(*crc, piece.data(), piece.size());
     done += piece.size();
   }
-  return CheckCrc("payload", payload_crc_, crc);
+  return absl::OkStatus();
 }
 
 }  // namespace mantaray::spill

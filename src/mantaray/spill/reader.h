@@ -18,13 +18,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "mantaray/common/parallel.h"
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/format.h"
 #include "mantaray/spill/names.h"
 
 namespace mantaray::spill {
 
-inline constexpr uint64_t kWholeObjectBytes = 4 << 20;
+inline constexpr uint64_t kWholeObjectBytes = 64 << 10;
 
 class ObjectReader {
  public:
@@ -38,14 +39,16 @@ class ObjectReader {
   // Whether ReadPayload can still find damage.
   bool checked() const { return checked_; }
 
-  // Fills `payload`, which must have payload_bytes() bytes. May be called again (it reads again).
-  absl::Status ReadPayload(std::span<char> payload);
+  // Fills `payload`, which must have payload_bytes() bytes. May be called again (it reads again). A large payload
+  // that lies in the page cache is read in two halves, handed to `parallel`.
+  absl::Status ReadPayload(std::span<char> payload, Parallel* parallel);
 
  private:
   ObjectReader(FileSystem* fs, ParsedUrl url, OwnedFile file) : fs_(fs), url_(std::move(url)), file_(std::move(file)) {}
 
   absl::Status ReadAndCheck(const ObjectId& object_id);
   absl::Status ReadExactly(uint64_t offset, std::span<char> bytes, absl::string_view what);
+  absl::Status ReadPart(uint64_t offset, std::span<char> part, uint64_t piece_bytes, uint32_t* crc);
   absl::Status CheckCrc(absl::string_view what, uint32_t expected, uint32_t found) const;
   absl::Status Damage(absl::string_view problem) const;
 

@@ -19,7 +19,7 @@ namespace {
 constexpr uint64_t kPieceBytes = 256 << 10;        // checksummed, then written, while it is in the cache
 constexpr uint64_t kFlushBytes = 1 << 20;          // vectors gathered for one system call
 constexpr uint64_t kWritebackStepBytes = 8 << 20;  // write-back is started in steps of this
-constexpr uint64_t kDropLagBytes = 32 << 20;       // kDrop: dirty bytes of a segment before waiting for the disk
+constexpr uint64_t kDropLagBytes = 128 << 20;      // kDrop: dirty bytes of one segment before waiting for the disk
 constexpr uint64_t kDirectBufferBytes = 8 << 20;
 
 constexpr std::array<char, kBlockBytes> kZeros{};

@@ -1,0 +1,28 @@
+// Doing two things at once, as something that is handed in: a core asks for it without knowing threads.
+
+#ifndef MANTARAY_COMMON_PARALLEL_H_
+#define MANTARAY_COMMON_PARALLEL_H_
+
+#include <functional>
+
+namespace mantaray {
+
+class Parallel {
+ public:
+  virtual ~Parallel() = default;
+  // Runs both, perhaps at the same time, and returns when both are done. Thread-safe.
+  virtual void RunBoth(const std::function<void()>& first, const std::function<void()>& second) = 0;
+};
+
+// One after the other.
+class Sequential : public Parallel {
+ public:
+  void RunBoth(const std::function<void()>& first, const std::function<void()>& second) override {
+    first();
+    second();
+  }
+};
+
+}  // namespace mantaray
+
+#endif  // MANTARAY_COMMON_PARALLEL_H_

@@ -1,0 +1,38 @@
+// Parallel on one helper thread, started at first use.
+
+#ifndef MANTARAY_SPILL_POSIX_PARALLEL_H_
+#define MANTARAY_SPILL_POSIX_PARALLEL_H_
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "mantaray/common/parallel.h"
+
+namespace mantaray::spill {
+
+class HelperThread : public Parallel {
+ public:
+  HelperThread() = default;
+  HelperThread(const HelperThread&) = delete;
+  HelperThread& operator=(const HelperThread&) = delete;
+  ~HelperThread() override;
+
+  // A second caller at the same time finds the helper busy and runs both by itself.
+  void RunBoth(const std::function<void()>& first, const std::function<void()>& second) override;
+
+ private:
+  void Loop();
+
+  std::mutex in_use_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  const std::function<void()>* task_ = nullptr;  // guarded by mutex_
+  bool stop_ = false;                            // guarded by mutex_
+  std::thread thread_;                           // guarded by in_use_
+};
+
+}  // namespace mantaray::spill
+
+#endif  // MANTARAY_SPILL_POSIX_PARALLEL_H_
