@@ -144,7 +144,7 @@ class PyEngine {
     options.cache_mode = CacheModeOf(cache_mode);
     options.read_ahead_bytes = read_ahead_bytes;
     options.reclaimer.punch_delay_ms = punch_delay_ms;
-    engine_ = std::make_unique<spill::Engine>(&fs_, &clock_, &host_, std::move(options));
+    engine_ = std::make_unique<spill::Engine>(&fs_, &clock_, &host_, Helper(), std::move(options));
   }
 
   std::vector<py::bytes> Spill(const py::list& objects) {

@@ -48,10 +48,11 @@ struct Engine::Batch {
   std::string no_room;  // the first object's failure, worded
 };
 
-Engine::Engine(FileSystem* fs, const Clock* clock, Host* host, EngineOptions options)
+Engine::Engine(FileSystem* fs, const Clock* clock, Host* host, Parallel* parallel, EngineOptions options)
     : fs_(fs),
       clock_(clock),
       host_(host),
+      parallel_(parallel),
       options_(std::move(options)),
       reclaimer_(fs, clock, options_.reclaimer),
       directories_(fs, options_.node_directories, options_.reserve_bytes),
@@ -89,7 +90,7 @@ absl::Status Engine::TryDirectory(Batch* batch, size_t directory, const SegmentP
     batch->room_limit[directory] = bound;
     return absl::OutOfRangeError("segment too large for this file system");
   }
-  SegmentWriter writer(fs_, options_.cache_mode);
+  SegmentWriter writer(fs_, parallel_, options_.cache_mode);
   absl::StatusOr<WrittenSegment> segment = writer.Write(*path, capabilities, batch->segments++, batch->objects, plan);
   if (!segment.ok()) return segment.status();
   for (Placement& placement : segment->placements) {

@@ -6,7 +6,7 @@
 // punches are done, and the batch whose report never reached the raylet is dropped object by object as those are
 // spilled again).
 //
-// Thread-safe. Everything outside is handed in: file system, clock, host.
+// Thread-safe. Everything outside is handed in: file system, clock, host, a second thread.
 
 #ifndef MANTARAY_SPILL_ENGINE_H_
 #define MANTARAY_SPILL_ENGINE_H_
@@ -25,6 +25,7 @@
 #include "absl/status/statusor.h"
 #include "mantaray/common/clock.h"
 #include "mantaray/common/mutex.h"
+#include "mantaray/common/parallel.h"
 #include "mantaray/spill/directory.h"
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/host.h"
@@ -49,7 +50,7 @@ struct EngineOptions {
 
 class Engine {
  public:
-  Engine(FileSystem* fs, const Clock* clock, Host* host, EngineOptions options);
+  Engine(FileSystem* fs, const Clock* clock, Host* host, Parallel* parallel, EngineOptions options);
 
   // Spills the objects and returns their URLs, in order. Fewer URLs than objects: the rest found no room.
   // ResourceExhausted, naming directories, needed and free bytes, when not even the first did.
@@ -97,6 +98,7 @@ class Engine {
   FileSystem* const fs_;
   const Clock* const clock_;
   Host* const host_;
+  Parallel* const parallel_;
   const EngineOptions options_;
   Reclaimer reclaimer_;
 

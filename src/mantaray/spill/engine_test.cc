@@ -83,7 +83,7 @@ class EngineTest : public ::testing::Test {
   std::unique_ptr<Engine> MakeEngine(int64_t pid = 100) {
     EngineOptions options = options_;
     options.self = {pid, 1};
-    return std::make_unique<Engine>(&fs_, &clock_, &host_, options);
+    return std::make_unique<Engine>(&fs_, &clock_, &host_, &parallel_, options);
   }
 
   uint64_t DiskBytes() const {

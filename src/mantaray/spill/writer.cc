@@ -20,168 +20,190 @@ constexpr uint64_t kPieceBytes = 256 << 10;        // checksummed, then written,
 constexpr uint64_t kFlushBytes = 1 << 20;          // vectors gathered for one system call
 constexpr uint64_t kWritebackStepBytes = 8 << 20;  // write-back is started in steps of this
 constexpr uint64_t kDropLagBytes = 128 << 20;      // kDrop: dirty bytes of one segment before waiting for the disk
-constexpr uint64_t kDirectBufferBytes = 8 << 20;
+constexpr uint64_t kDirectBufferBytes = 4 << 20;
 
 constexpr std::array<char, kBlockBytes> kZeros{};
 
-// Where the bytes of a segment go, in order.
-class Sink {
+// The bytes of a segment, in order, a piece at a time. Checksums are taken as the pieces go by.
+class RecordStream {
  public:
-  virtual ~Sink() = default;
-  // `bytes` must stay valid until the next Flush.
-  virtual absl::Status Append(absl::string_view bytes) = 0;
-  virtual absl::Status Flush() = 0;
-};
+  RecordStream(std::span<const ObjectToSpill> objects, const SegmentPlan& plan) : objects_(objects), plan_(plan) {}
 
-// Gathers vectors and writes them through the page cache.
-class CachedSink : public Sink {
- public:
-  CachedSink(FileSystem* fs, int fd, bool drop, uint64_t* dropped_bytes)
-      : fs_(fs), fd_(fd), drop_(drop), dropped_bytes_(dropped_bytes) {}
-
-  absl::Status Append(absl::string_view bytes) override {
-    if (bytes.empty()) return absl::OkStatus();
-    vectors_.push_back({const_cast<char*>(bytes.data()), bytes.size()});
-    pending_bytes_ += bytes.size();
-    return pending_bytes_ >= kFlushBytes ? Flush() : absl::OkStatus();
+  // The next piece, of at most `size_bytes`; empty at the end. It stays valid as long as the stream.
+  absl::string_view Next(uint64_t size_bytes) {
+    while (rest_.empty()) {
+      if (!NextPart()) return {};
+    }
+    const absl::string_view piece = rest_.substr(0, std::min(size_bytes, kPieceBytes));
+    rest_.remove_prefix(piece.size());
+    uint32_t* crc = part_ <= kMetadata ? &trailer_.header_crc : part_ == kPayload ? &trailer_.payload_crc : nullptr;
+    if (crc != nullptr) *crc = Crc32cExtend(*crc, piece.data(), piece.size());
+    return piece;
   }
 
-  absl::Status Flush() override {
-    if (absl::Status status = fs_->Write(fd_, &vectors_, written_bytes_); !status.ok()) return status;
-    vectors_.clear();
-    written_bytes_ += std::exchange(pending_bytes_, 0);
-    Pace();
-    return absl::OkStatus();
-  }
+  // Where the objects lie, once all pieces have been taken.
+  std::vector<Placement> placements() const { return placements_; }
 
  private:
-  // Starts write-back early and in even steps instead of leaving a storm for later; kDrop gives back what is on disk.
-  void Pace() {
-    while (written_bytes_ - started_bytes_ >= kWritebackStepBytes) {
-      fs_->StartWriteback(fd_, started_bytes_, kWritebackStepBytes);
-      started_bytes_ += kWritebackStepBytes;
-    }
-    while (drop_ && written_bytes_ - *dropped_bytes_ >= kDropLagBytes + kWritebackStepBytes) {
-      fs_->WaitWriteback(fd_, *dropped_bytes_, kWritebackStepBytes);
-      fs_->DropCache(fd_, *dropped_bytes_, kWritebackStepBytes);
-      *dropped_bytes_ += kWritebackStepBytes;
-    }
-  }
+  enum Part { kLengths, kAddress, kMetadata, kPayload, kTrailer, kPadding };
 
-  FileSystem* const fs_;
-  const int fd_;
-  const bool drop_;
-  uint64_t* const dropped_bytes_;
-  std::vector<iovec> vectors_;
-  uint64_t pending_bytes_ = 0;
-  uint64_t written_bytes_ = 0;
-  uint64_t started_bytes_ = 0;
-};
-
-// Copies into an aligned buffer and writes that past the page cache.
-class DirectSink : public Sink {
- public:
-  DirectSink(FileSystem* fs, int fd, uint64_t segment_bytes)
-      : fs_(fs), fd_(fd), capacity_(std::min(kDirectBufferBytes, RecordBytes(segment_bytes))) {
-    buffer_.reset(static_cast<char*>(std::aligned_alloc(kBlockBytes, capacity_)));
-  }
-
-  absl::Status Append(absl::string_view bytes) override {
-    if (buffer_ == nullptr) return absl::UnavailableError("out of memory for the direct write buffer");
-    while (!bytes.empty()) {
-      const uint64_t count = std::min<uint64_t>(bytes.size(), capacity_ - used_);
-      std::memcpy(buffer_.get() + used_, bytes.data(), count);
-      used_ += count;
-      bytes.remove_prefix(count);
-      if (used_ == capacity_) {
-        if (absl::Status status = WriteOut(); !status.ok()) return status;
-      }
-    }
-    return absl::OkStatus();
-  }
-
-  // Only what fills whole blocks can go; records do, so at a record's end this writes everything.
-  absl::Status Flush() override { return used_ % kBlockBytes == 0 ? WriteOut() : absl::OkStatus(); }
-
- private:
-  struct Free {
-    void operator()(char* memory) const { std::free(memory); }
+  // What a record has besides the caller's memory.
+  struct Frame {
+    std::array<char, kLengthsBytes> lengths{};
+    TrailerBytes trailer{};
   };
 
-  absl::Status WriteOut() {
-    if (used_ == 0) return absl::OkStatus();
-    std::vector<iovec> vectors{{buffer_.get(), used_}};
-    if (absl::Status status = fs_->Write(fd_, &vectors, written_bytes_); !status.ok()) return status;
-    written_bytes_ += std::exchange(used_, 0);
-    return absl::OkStatus();
+  bool NextPart() {
+    if (part_ == kPadding && !NextRecord()) return false;
+    if (started_) part_ = static_cast<Part>(part_ + 1);
+    started_ = true;
+    rest_ = PartBytes();
+    return true;
   }
 
-  FileSystem* const fs_;
-  const int fd_;
-  const uint64_t capacity_;
-  std::unique_ptr<char, Free> buffer_;
-  uint64_t used_ = 0;
-  uint64_t written_bytes_ = 0;
+  bool NextRecord() {
+    if (next_ == plan_.objects.size()) return false;
+    const size_t index = plan_.objects[next_++];
+    object_ = &objects_[index];
+    const Lengths lengths = object_->lengths();
+    frame_ = &frames_.emplace_back();
+    frame_->lengths = EncodeLengths(lengths);
+    trailer_ = {.object_id = object_->object_id,
+                .offset = offset_,
+                .header_bytes = lengths.header_bytes(),
+                .payload_bytes = lengths.payload_bytes};
+    placements_.push_back({index, std::string(), offset_, lengths.object_bytes()});
+    offset_ += object_->record_bytes();
+    part_ = kLengths;
+    started_ = false;
+    return true;
+  }
+
+  absl::string_view PartBytes() {
+    switch (part_) {
+      case kLengths:
+        return {frame_->lengths.data(), frame_->lengths.size()};
+      case kAddress:
+        return object_->owner_address;
+      case kMetadata:
+        return object_->metadata;
+      case kPayload:
+        return object_->payload;
+      case kTrailer:
+        frame_->trailer = EncodeTrailer(trailer_);
+        return {frame_->trailer.data(), frame_->trailer.size()};
+      case kPadding:
+        return {kZeros.data(), object_->record_bytes() - object_->lengths().object_bytes() - kTrailerBytes};
+    }
+    return {};
+  }
+
+  const std::span<const ObjectToSpill> objects_;
+  const SegmentPlan& plan_;
+  std::vector<Placement> placements_;
+  std::deque<Frame> frames_;
+  size_t next_ = 0;
+  uint64_t offset_ = 0;
+  const ObjectToSpill* object_ = nullptr;
+  Frame* frame_ = nullptr;
+  Trailer trailer_;
+  Part part_ = kPadding;  // the state between two records
+  bool started_ = true;
+  absl::string_view rest_;
 };
 
-// What a record has besides the caller's memory; lives until the segment is written.
-struct RecordFrame {
-  std::array<char, kLengthsBytes> lengths{};
-  TrailerBytes trailer{};
+struct FreeMemory {
+  void operator()(char* memory) const { std::free(memory); }
 };
+using AlignedBuffer = std::unique_ptr<char, FreeMemory>;
 
-absl::Status AppendPayload(Sink* sink, absl::string_view payload, uint32_t* crc) {
-  while (!payload.empty()) {
-    const absl::string_view piece = payload.substr(0, kPieceBytes);
-    *crc = Crc32cExtend(*crc, piece.data(), piece.size());
-    if (absl::Status status = sink->Append(piece); !status.ok()) return status;
-    payload.remove_prefix(piece.size());
+// Copies the next `capacity` bytes of the stream; returns how many there were.
+uint64_t Fill(RecordStream* stream, char* buffer, uint64_t capacity) {
+  uint64_t used = 0;
+  while (used < capacity) {
+    const absl::string_view piece = stream->Next(capacity - used);
+    if (piece.empty()) break;
+    std::memcpy(buffer + used, piece.data(), piece.size());
+    used += piece.size();
   }
-  return absl::OkStatus();
-}
-
-absl::Status AppendRecord(Sink* sink, const ObjectToSpill& object, uint64_t offset, RecordFrame* frame) {
-  const Lengths lengths = object.lengths();
-  frame->lengths = EncodeLengths(lengths);
-  const absl::string_view lengths_bytes(frame->lengths.data(), frame->lengths.size());
-  Trailer trailer{.object_id = object.object_id,
-                  .offset = offset,
-                  .header_bytes = lengths.header_bytes(),
-                  .payload_bytes = lengths.payload_bytes};
-  for (absl::string_view part : {lengths_bytes, object.owner_address, object.metadata}) {
-    trailer.header_crc = Crc32cExtend(trailer.header_crc, part.data(), part.size());
-    if (absl::Status status = sink->Append(part); !status.ok()) return status;
-  }
-  if (absl::Status status = AppendPayload(sink, object.payload, &trailer.payload_crc); !status.ok()) return status;
-  frame->trailer = EncodeTrailer(trailer);
-  if (absl::Status status = sink->Append({frame->trailer.data(), kTrailerBytes}); !status.ok()) return status;
-  const uint64_t padding = object.record_bytes() - lengths.object_bytes() - kTrailerBytes;
-  return sink->Append({kZeros.data(), padding});
+  return used;
 }
 
 }  // namespace
 
 absl::Status SegmentWriter::WriteRecords(int fd, std::span<const ObjectToSpill> objects, const SegmentPlan& plan,
                                          std::vector<Placement>* placements) {
-  std::unique_ptr<Sink> sink;
-  if (mode_ == CacheMode::kDirect && fs_->SetDirect(fd).ok()) {
-    sink = std::make_unique<DirectSink>(fs_, fd, plan.size_bytes);
-    dropped_bytes_ = plan.size_bytes;
-  } else {
-    dropped_bytes_ = 0;
-    sink = std::make_unique<CachedSink>(fs_, fd, mode_ != CacheMode::kKeep, &dropped_bytes_);
+  RecordStream stream(objects, plan);
+  const bool direct = mode_ == CacheMode::kDirect && fs_->SetDirect(fd).ok();
+  dropped_bytes_ = direct ? plan.size_bytes : 0;
+  const auto write = [&] {
+    const std::function<absl::string_view(uint64_t)> next = [&](uint64_t size) { return stream.Next(size); };
+    const std::function<uint64_t(char*, uint64_t)> fill = [&](char* to, uint64_t size) {
+      return Fill(&stream, to, size);
+    };
+    return direct ? WriteDirect(fd, plan.size_bytes, fill) : WriteCached(fd, next);
+  };
+  absl::Status status = write();
+  *placements = stream.placements();
+  return status;
+}
+
+absl::Status SegmentWriter::WriteDirect(int fd, uint64_t size_bytes,
+                                        const std::function<uint64_t(char*, uint64_t)>& fill) {
+  const uint64_t capacity = std::min(kDirectBufferBytes, size_bytes);
+  std::array<AlignedBuffer, 2> buffers;
+  for (AlignedBuffer& buffer : buffers) {
+    buffer.reset(static_cast<char*>(std::aligned_alloc(kBlockBytes, capacity)));
+    if (buffer == nullptr) return absl::UnavailableError("out of memory for a direct write buffer");
   }
-  std::deque<RecordFrame> frames;
   uint64_t offset = 0;
-  for (size_t index : plan.objects) {
-    const ObjectToSpill& object = objects[index];
-    if (absl::Status status = AppendRecord(sink.get(), object, offset, &frames.emplace_back()); !status.ok()) {
-      return status;
-    }
-    placements->push_back({index, std::string(), offset, object.lengths().object_bytes()});
-    offset += object.record_bytes();
+  size_t current = 0;
+  uint64_t used = fill(buffers[current].get(), capacity);
+  while (used > 0) {
+    absl::Status status;
+    uint64_t next_used = 0;
+    // The disk writes one buffer while the next is copied and checksummed.
+    parallel_->RunBoth([&] { next_used = fill(buffers[1 - current].get(), capacity); },
+                       [&] {
+                         std::vector<iovec> vectors{{buffers[current].get(), used}};
+                         status = fs_->Write(fd, &vectors, offset);
+                       });
+    if (!status.ok()) return status;
+    offset += used;
+    used = next_used;
+    current = 1 - current;
   }
-  return sink->Flush();
+  return absl::OkStatus();
+}
+
+absl::Status SegmentWriter::WriteCached(int fd, const std::function<absl::string_view(uint64_t)>& next) {
+  std::vector<iovec> vectors;
+  uint64_t written_bytes = 0;
+  uint64_t pending_bytes = 0;
+  uint64_t started_bytes = 0;
+  for (absl::string_view piece = next(kPieceBytes);; piece = next(kPieceBytes)) {
+    if (!piece.empty()) vectors.push_back({const_cast<char*>(piece.data()), piece.size()});
+    pending_bytes += piece.size();
+    if (!piece.empty() && pending_bytes < kFlushBytes) continue;
+    if (absl::Status status = fs_->Write(fd, &vectors, written_bytes); !status.ok()) return status;
+    vectors.clear();
+    written_bytes += std::exchange(pending_bytes, 0);
+    Pace(fd, written_bytes, &started_bytes);
+    if (piece.empty()) return absl::OkStatus();
+  }
+}
+
+// Starts write-back early and in even steps instead of leaving a storm for later; kDrop gives back what is on disk.
+void SegmentWriter::Pace(int fd, uint64_t written_bytes, uint64_t* started_bytes) {
+  while (written_bytes - *started_bytes >= kWritebackStepBytes) {
+    fs_->StartWriteback(fd, *started_bytes, kWritebackStepBytes);
+    *started_bytes += kWritebackStepBytes;
+  }
+  while (mode_ != CacheMode::kKeep && written_bytes - dropped_bytes_ >= kDropLagBytes + kWritebackStepBytes) {
+    fs_->WaitWriteback(fd, dropped_bytes_, kWritebackStepBytes);
+    fs_->DropCache(fd, dropped_bytes_, kWritebackStepBytes);
+    dropped_bytes_ += kWritebackStepBytes;
+  }
 }
 
 absl::Status SegmentWriter::NameObjects(int fd, const std::string& batch_directory,

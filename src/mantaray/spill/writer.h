@@ -12,6 +12,7 @@
 #define MANTARAY_SPILL_WRITER_H_
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "mantaray/common/parallel.h"
 #include "mantaray/spill/directory.h"
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/format.h"
@@ -66,7 +68,7 @@ struct WrittenSegment {
 
 class SegmentWriter {
  public:
-  SegmentWriter(FileSystem* fs, CacheMode mode) : fs_(fs), mode_(mode) {}
+  SegmentWriter(FileSystem* fs, Parallel* parallel, CacheMode mode) : fs_(fs), parallel_(parallel), mode_(mode) {}
 
   // Writes the planned objects into a new segment and names it inside `batch_directory`, which must exist.
   // ResourceExhausted when the file system is full; in every failure nothing of the segment is left.
@@ -77,10 +79,14 @@ class SegmentWriter {
  private:
   absl::Status WriteRecords(int fd, std::span<const ObjectToSpill> objects, const SegmentPlan& plan,
                             std::vector<Placement>* placements);
+  absl::Status WriteDirect(int fd, uint64_t size_bytes, const std::function<uint64_t(char*, uint64_t)>& fill);
+  absl::Status WriteCached(int fd, const std::function<absl::string_view(uint64_t)>& next);
+  void Pace(int fd, uint64_t written_bytes, uint64_t* started_bytes);
   absl::Status NameObjects(int fd, const std::string& batch_directory, std::span<const ObjectToSpill> objects,
                            std::vector<Placement>* placements);
 
   FileSystem* const fs_;
+  Parallel* const parallel_;
   const CacheMode mode_;
   uint64_t dropped_bytes_ = 0;  // of the current segment
 };
