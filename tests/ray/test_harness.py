@@ -124,6 +124,6 @@ def test_a_small_disk_is_full_when_it_is_full(make_disk) -> None:
         assert disks.free_bytes(directory) <= 16 << 20
         with pytest.raises(OSError, match="No space left"):
             (directory / "large").write_bytes(bytes(20_000_000))
-        assert disks.free_bytes(directory) == 0
+        assert disks.free_bytes(directory) < 64 << 10
         mounted = directory
     assert not mounted.exists()

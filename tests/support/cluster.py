@@ -251,7 +251,8 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{node.address} is not up after a while:\n{self.logs()}")
             time.sleep(0.1)
-        while node.address not in self.run_program(_READY_PROGRAM):
+        # The first driver waits for the head by itself; of further nodes it knows nothing.
+        while node is not self.nodes[0] and node.address not in self.run_program(_READY_PROGRAM):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{node.address} did not join the cluster:\n{self.logs()}")
 

@@ -39,8 +39,10 @@ def small_ext4(size_bytes: int) -> Iterator[Path]:
         try:
             with open(image, "wb") as file:
                 file.truncate(size_bytes)
-            # No journal and no blocks set aside for root: nearly all of it is for data.
-            made = _run("mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image))
+            # No journal and no blocks set aside for root: nearly all of it is for data. Small file
+            # systems get smaller blocks than those in use elsewhere, unless told.
+            options = ["-q", "-b", "4096", "-m", "0", "-O", "^has_journal"]
+            made = _run("mkfs.ext4", *options, str(image))
             if made:
                 pytest.skip(f"mkfs.ext4 failed: {made}")
             _mount(directory, "-o", "loop", str(image))

@@ -89,7 +89,7 @@ def stop_all(tag: str, directories: Iterable[Path] = ()) -> list[psutil.Process]
 
 
 def wait_until_gone(
-    tag: str, directories: Iterable[Path] = (), timeout_s: float = 15.0
+    tag: str, directories: Iterable[Path] = (), timeout_s: float = 8.0
 ) -> list[psutil.Process]:
     """Give the processes time to end by themselves; return those that did not."""
     places = list(directories)

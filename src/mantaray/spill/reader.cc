@@ -103,10 +103,11 @@ absl::Status ObjectReader::ReadPayload(std::span<char> payload, Parallel* parall
     std::memcpy(payload.data(), bytes_.data() + lengths_.header_bytes(), payload.size());
     return absl::OkStatus();
   }
-  const uint64_t half = payload.size() / 2 / kBlockBytes * kBlockBytes;
+  // The second thread has to wake up first, so it gets the smaller part.
+  const uint64_t cut = payload.size() / 8 * 5 / kBlockBytes * kBlockBytes;
   // Two streams are faster out of memory; out of a disk one is, which the kernel's read-ahead follows.
   const bool split =
-      payload.size() >= kSplitBytes && fs_->IsCached(file_.fd(), url_.offset + lengths_.header_bytes() + half);
+      payload.size() >= kSplitBytes && fs_->IsCached(file_.fd(), url_.offset + lengths_.header_bytes() + cut);
   if (!split) {
     uint32_t crc = 0;
     if (absl::Status status = ReadPart(0, payload, kDiskPieceBytes, &crc); !status.ok()) return status;
@@ -114,12 +115,12 @@ absl::Status ObjectReader::ReadPayload(std::span<char> payload, Parallel* parall
   }
   std::array<uint32_t, 2> crcs{};
   std::array<absl::Status, 2> statuses;
-  parallel->RunBoth([&] { statuses[0] = ReadPart(0, payload.first(half), kPieceBytes, &crcs[0]); },
-                    [&] { statuses[1] = ReadPart(half, payload.subspan(half), kPieceBytes, &crcs[1]); });
+  parallel->RunBoth([&] { statuses[0] = ReadPart(0, payload.first(cut), kPieceBytes, &crcs[0]); },
+                    [&] { statuses[1] = ReadPart(cut, payload.subspan(cut), kPieceBytes, &crcs[1]); });
   for (const absl::Status& status : statuses) {
     if (!status.ok()) return status;
   }
-  return CheckCrc("payload", payload_crc_, Crc32cCombine(crcs[0], crcs[1], payload.size() - half));
+  return CheckCrc("payload", payload_crc_, Crc32cCombine(crcs[0], crcs[1], payload.size() - cut));
 }
 
 absl::Status ObjectReader::ReadPart(uint64_t offset, std::span<char> part, uint64_t piece_bytes, uint32_t* crc) {
