@@ -24,7 +24,12 @@ def run_arm(arm: str, objects: int, object_bytes: int, base: str | None = None) 
         object_bytes: the size of each.
         base: directory to make the spill directory in; the system's temporary one by default.
     """
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", **ARMS[arm]}
+    environment = {
+        **os.environ,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        **ARMS[arm],
+    }
     with tempfile.TemporaryDirectory(prefix=f"mantaray-{arm}-", dir=base) as directory:
         done = subprocess.run(
             [sys.executable, str(WORKLOAD), directory, str(objects), str(object_bytes)],

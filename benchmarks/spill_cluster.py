@@ -1,6 +1,6 @@
 """Puts that spill, in a real cluster: stock Ray and Mantaray in turn, medians and their ratio.
 
-    python benchmarks/spill_cluster.py [--rounds N] [--objects N] [--object-bytes N] [--json]
+python benchmarks/spill_cluster.py [--rounds N] [--objects N] [--object-bytes N] [--json]
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ FIGURES = ("spill_mb_s", "restore_mb_s", "amplification")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--objects", type=int, default=8000)
     parser.add_argument("--object-bytes", type=int, default=150_000)
@@ -34,7 +36,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"object_bytes": arguments.object_bytes, **medians}))
         return
-    print(f"{arguments.objects} objects of {arguments.object_bytes:,} bytes, medians of {arguments.rounds}")
+    print(
+        f"{arguments.objects} objects of {arguments.object_bytes:,} bytes, medians of {arguments.rounds}"
+    )
     print(f"{'figure':<16}{'stock':>12}{'mantaray':>12}{'ratio':>8}")
     for figure in FIGURES:
         stock, ours = medians["stock"][figure], medians["mantaray"][figure]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from spill_arms import run_arm
 
 OBJECTS = 1200
 OBJECT_BYTES = 1_000_000
 
-ROWS = (
+ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("live bytes", "live_bytes", lambda v: f"{v / 1e6:,.0f} MB"),
     ("bytes on disk", "disk_bytes", lambda v: f"{v / 1e6:,.0f} MB"),
     ("amplification", "amplification", lambda v: f"{v:.2f}"),
@@ -22,7 +24,10 @@ ROWS = (
 
 def main() -> None:
     total_mb = OBJECTS * OBJECT_BYTES // 1_000_000
-    print(f"{OBJECTS} objects of 1 MB ({total_mb} MB) into a 200 MB store, one in 20 kept", file=sys.stderr)
+    print(
+        f"{OBJECTS} objects of 1 MB ({total_mb} MB) into a 200 MB store, one in 20 kept",
+        file=sys.stderr,
+    )
     results = {}
     for arm, title in (("stock", "stock Ray"), ("mantaray", "Ray with Mantaray")):
         print(f"{title}:", file=sys.stderr, flush=True)

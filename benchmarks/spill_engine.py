@@ -70,10 +70,15 @@ def on_shared_memory(storage_class: type, source: memoryview, target: memoryview
     return OnSharedMemory
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+def timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     started = time.perf_counter()
-    result = call()
+    result = call(*arguments)
     return time.perf_counter() - started, result
+
+
+def restore_one_by_one(storage: Any, refs: list[Ref], urls: list[bytes]) -> None:
+    for ref, url in zip(refs, urls, strict=True):
+        storage.restore_spilled_objects([ref], [url])
 
 
 def forget_cache(directory: str) -> None:
@@ -86,12 +91,15 @@ def forget_cache(directory: str) -> None:
             os.close(fd)
 
 
-def measure_size(classes: dict[str, type], size: int, batches: int, directory: str) -> dict[str, Any]:
+def measure_size(
+    classes: dict[str, type], size: int, batches: int, directory: str
+) -> dict[str, Any]:
     """Return {operation: {name: [MB/s, ...]}} for one object size."""
     count = max(1, BATCH_BYTES // size)
     megabytes = count * size / 1e6
     rates: dict[str, dict[str, list[float]]] = {
-        operation: {name: [] for name in classes} for operation in ("spill", "restore", "cold restore")
+        operation: {name: [] for name in classes}
+        for operation in ("spill", "restore", "cold restore")
     }
     storages = {}
     for name, storage_class in classes.items():
@@ -103,7 +111,7 @@ def measure_size(classes: dict[str, type], size: int, batches: int, directory: s
         order = list(classes) if batch % 2 == 0 else list(classes)[::-1]
         for name in order:
             fresh = [Ref() for _ in range(count)] if batch else refs
-            seconds, made = timed(lambda n=name, f=fresh: storages[n].spill_objects(f, [OWNER] * count))
+            seconds, made = timed(storages[name].spill_objects, fresh, [OWNER] * count)
             rates["spill"][name].append(megabytes / seconds)
             urls[name].append(made)
     forget_cache(directory)
@@ -111,22 +119,12 @@ def measure_size(classes: dict[str, type], size: int, batches: int, directory: s
         for name in classes:
             if operation == "cold restore":
                 forget_cache(directory)
-            seconds, _ = timed(
-                lambda n=name: [
-                    storages[n].restore_spilled_objects([ref], [url])
-                    for ref, url in zip(refs, urls[n][0], strict=True)
-                ]
-            )
+            seconds, _ = timed(restore_one_by_one, storages[name], refs, urls[name][0])
             rates[operation][name].append(megabytes / seconds)
     for _ in range(2):
         for name in classes:
             forget_cache(directory)
-            seconds, _ = timed(
-                lambda n=name: [
-                    storages[n].restore_spilled_objects([ref], [url])
-                    for ref, url in zip(refs, urls[n][0], strict=True)
-                ]
-            )
+            seconds, _ = timed(restore_one_by_one, storages[name], refs, urls[name][0])
             rates["cold restore"][name].append(megabytes / seconds)
     for storage in storages.values():
         storage.destroy_external_storage()
@@ -134,7 +132,9 @@ def measure_size(classes: dict[str, type], size: int, batches: int, directory: s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="fewer batches")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--directory", help="where to spill; a temporary directory by default")
@@ -160,8 +160,13 @@ def main() -> None:
             for operation, by_name in rates.items():
                 stock, ours = (statistics.median(by_name[name]) for name in classes)
                 rows.append(
-                    {"object_bytes": size, "operation": operation, "stock_mb_s": round(stock),
-                     "mantaray_mb_s": round(ours), "ratio": round(ours / stock, 2)}
+                    {
+                        "object_bytes": size,
+                        "operation": operation,
+                        "stock_mb_s": round(stock),
+                        "mantaray_mb_s": round(ours),
+                        "ratio": round(ours / stock, 2),
+                    }
                 )
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -171,8 +176,10 @@ def main() -> None:
     print(f"Ray {ray.__version__}; MB/s, medians, checksums included")
     print(f"{'object bytes':>14}  {'operation':<14}{'stock':>8}{'mantaray':>10}{'ratio':>8}")
     for row in rows:
-        print(f"{row['object_bytes']:>14,}  {row['operation']:<14}{row['stock_mb_s']:>8}"
-              f"{row['mantaray_mb_s']:>10}{row['ratio']:>8}")
+        print(
+            f"{row['object_bytes']:>14,}  {row['operation']:<14}{row['stock_mb_s']:>8}"
+            f"{row['mantaray_mb_s']:>10}{row['ratio']:>8}"
+        )
 
 
 if __name__ == "__main__":

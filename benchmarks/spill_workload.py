@@ -36,7 +36,11 @@ def disk_state(directory: str) -> tuple[int, int]:
 
 def settle(directory: str) -> tuple[int, int]:
     """Wait until the disk use has not changed for a while."""
-    deadline, last, since = time.monotonic() + SETTLE_TIMEOUT_S, disk_state(directory), time.monotonic()
+    deadline, last, since = (
+        time.monotonic() + SETTLE_TIMEOUT_S,
+        disk_state(directory),
+        time.monotonic(),
+    )
     while time.monotonic() < deadline and time.monotonic() - since < 5.0:
         time.sleep(0.25)
         now = disk_state(directory)

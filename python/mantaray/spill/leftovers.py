@@ -1,7 +1,7 @@
 """Spill directories of raylets that are dead: finding and removing them.
 
-A directory is left over only when its owner record names this machine and a raylet that does not run
-any more: another boot of the same machine, or no process of that pid and start time. Everything
+A directory is left over only when its owner record names this machine and a raylet that does not
+run any more: another boot of the same machine, or no process of that pid and start time. Everything
 else stays: no record (stock Ray wrote it), another host's record on a shared disk, no machine id to
 compare, a living raylet.
 """

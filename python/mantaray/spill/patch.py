@@ -8,6 +8,7 @@ spilling configuration checked, as Ray does on the head).
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from types import ModuleType
@@ -38,7 +39,7 @@ def _install_storage(module: ModuleType, installation: Installation) -> None:
         from mantaray.spill.storage import make_storage_class
 
         storage = make_storage_class(module)(node_id, **config["params"])
-        module._external_storage = storage  # type: ignore[attr-defined]
+        vars(module)["_external_storage"] = storage
         return storage
 
     installation.replace(module, "setup_external_storage", setup_external_storage)
@@ -52,7 +53,7 @@ def _install_node(module: ModuleType, installation: Installation) -> None:
             _remove_leftovers(directories)
         return result
 
-    installation.wrap(module.Node, "start_raylet", start_raylet)  # type: ignore[attr-defined]
+    installation.wrap(module.Node, "start_raylet", start_raylet)
 
 
 def _spill_directories(node: Any) -> list[str]:
@@ -64,8 +65,6 @@ def _spill_directories(node: Any) -> list[str]:
     config = json.loads(getattr(node, "_object_spilling_config", None) or "{}")
     if config.get("type") != "filesystem":
         return []
-    import os
-
     from mantaray.spill.config import directories_of, make_node_directory, read_config
 
     read_config({})
@@ -77,7 +76,7 @@ def _spill_directories(node: Any) -> list[str]:
 
 
 def _remove_leftovers(directories: list[str]) -> None:
-    """Remove left-over directories in a process of its own: it may take long, starting a node may not."""
+    """Remove left-over directories in a process of its own: it may take long."""
     command = [sys.executable, "-m", "mantaray.spill.clean_main", *directories]
     subprocess.Popen(
         command,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -59,30 +56,3 @@ def stat_directory(path: str) -> SpillStat:
                 objects += 1
                 live_bytes += link[2]
     return SpillStat(path, len(disk), objects, live_bytes, sum(disk.values()), damaged)
-
-
-def running_spill_directories() -> list[str]:
-    """Return the spill directories of the nodes that run on this machine and have spilled.
-
-    A raylet hands its configuration to its IO workers on their command line, which is where this
-    reads it; a node without IO workers has spilled nothing.
-    """
-    found: set[str] = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (process / "environ").read_bytes() and (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        for argument in arguments.split(b"\0"):
-            if argument.startswith(b"--object-spilling-config="):
-                found.update(_directories_in(argument.partition(b"=")[2]))
-    return sorted(found)
-
-
-def _directories_in(encoded: bytes) -> list[str]:
-    try:
-        config = json.loads(base64.b64decode(encoded))
-        paths = config["params"]["directory_path"]
-    except (ValueError, KeyError, TypeError):
-        return []
-    return [paths] if isinstance(paths, str) else list(paths)

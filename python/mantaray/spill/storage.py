@@ -1,7 +1,7 @@
 """Ray's external storage of type `filesystem`, on the native engine.
 
-`make_storage_class` builds the class when Ray's module is there to inherit from. An instance is made
-in three places, as with Ray's own: on the head to validate the configuration, in every IO worker,
+`make_storage_class` builds the class when Ray's module is there to inherit from. An instance is
+made in three places, as with Ray's own: on the head to validate the configuration, in every IO worker,
 and in whoever destroys the storage at the end. Only an IO worker ever starts the engine.
 """
 
@@ -55,7 +55,9 @@ class SpillStorage:
         self._stop = threading.Event()
         self._reported: dict[str, float] = {}
 
-    def spill_objects(self, object_refs: Sequence[Any], owner_addresses: Sequence[bytes]) -> list[bytes]:
+    def spill_objects(
+        self, object_refs: Sequence[Any], owner_addresses: Sequence[bytes]
+    ) -> list[bytes]:
         """Write objects of the local store to disk; return the URLs of those that found room.
 
         Fewer URLs than objects stand for the first so many, which is how Ray takes them.
@@ -83,7 +85,7 @@ class SpillStorage:
         """Put spilled objects back into the local store; return the payload bytes.
 
         Raises:
-            SpillDamageError: an object is damaged. It is set aside and its owner told to rebuild it.
+            SpillDamageError: an object is damaged. It is set aside and its owner told.
             FileNotFoundError: an object's file is gone.
         """
         total_bytes = 0
@@ -170,7 +172,9 @@ class SpillStorage:
                 "see docs/spilling.md.",
                 line,
             )
-        threading.Thread(target=self._tick, args=(engine,), name="mantaray-spill", daemon=True).start()
+        threading.Thread(
+            target=self._tick, args=(engine,), name="mantaray-spill", daemon=True
+        ).start()
         atexit.register(self._close)
         return engine
 

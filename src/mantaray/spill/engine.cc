@@ -140,6 +140,7 @@ void Engine::Place(Batch* batch, const SegmentPlan& plan) {
   }
   if (plan.objects.size() > 1 && largest_room >= kSmallestRecordBytes) {
     std::vector<uint64_t> sizes;
+    sizes.reserve(plan.objects.size());
     for (size_t object : plan.objects) sizes.push_back(batch->objects[object].record_bytes());
     const PackLimits limits{.segment_bytes = std::min(largest_room, plan.size_bytes - 1),
                             .segment_objects = std::max<size_t>(largest_links, 1)};
@@ -180,6 +181,7 @@ void Engine::Publish(Batch* batch) {
 
 void Engine::Plan(Batch* batch, const std::vector<size_t>& objects) {
   std::vector<uint64_t> sizes;
+  sizes.reserve(objects.size());
   for (size_t object : objects) sizes.push_back(batch->objects[object].record_bytes());
   for (SegmentPlan& plan : Pack(sizes, {.segment_bytes = options_.max_segment_bytes, .segment_objects = SIZE_MAX})) {
     for (size_t& object : plan.objects) object = objects[object];

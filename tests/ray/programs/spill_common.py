@@ -60,8 +60,11 @@ def disk_bytes(paths):
 
 def names_below(paths):
     return [
-        os.path.join(parent, name) for path in paths for parent, _, names in os.walk(path)
-        for name in names if name not in ("owner", "alive")
+        os.path.join(parent, name)
+        for path in paths
+        for parent, _, names in os.walk(path)
+        for name in names
+        if name not in ("owner", "alive")
     ]
 
 

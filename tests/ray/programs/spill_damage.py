@@ -38,7 +38,11 @@ def flip(ref, at):
 def spill_out(refs):
     """Push the objects out of the store: spilled, and no copy left in memory."""
     filler = []
-    ok = wait_until(lambda: filler.append(ray.put(np.zeros(10_000_000, np.uint8))) or all(link_of(r) for r in refs))
+    ok = wait_until(
+        lambda: (
+            filler.append(ray.put(np.zeros(10_000_000, np.uint8))) or all(link_of(r) for r in refs)
+        )
+    )
     filler += [ray.put(np.zeros(10_000_000, np.uint8)) for _ in range(12)]
     return ok, filler
 
