@@ -154,7 +154,7 @@ void Engine::Place(Batch* batch, const SegmentPlan& plan) {
     batch->no_room = absl::StrFormat(
         "no spill directory can take an object of %u bytes: %s. Free space there, give Ray another spill directory, or "
         "lower MANTARAY_SPILL_RESERVE_BYTES",
-        plan.size_bytes, absl::StrJoin(reasons, "; "));
+        batch->objects[plan.objects.front()].record_bytes(), absl::StrJoin(reasons, "; "));
   }
 }
 

@@ -1,0 +1,70 @@
+"""Spilling in live clusters of both Rays: disk use, data, kills, damage, leftovers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.rays import RayEnv, short_directory
+
+PROGRAMS = Path(__file__).with_name("programs")
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A directory for one cluster."""
+    with short_directory() as path:
+        yield path
+
+
+def test_disk_follows_live_bytes_while_one_object_in_twenty_lives(
+    ray_env: RayEnv, root: Path
+) -> None:
+    seen = ray_env.run_program(PROGRAMS / "spill_retention.py", [root])
+    assert seen["peak_bytes"] > 400_000_000
+    assert seen["directories"] >= 1
+    assert seen["one_in_twenty"] <= 1.05
+    assert seen["after_random_frees"] <= 1.05
+    assert seen["intact"]
+    assert seen["in_the_end"] == 0
+    assert seen["files_in_the_end"] == 0
+
+
+def test_data_of_every_size_is_identical_and_files_stay_below_their_bound(
+    ray_env: RayEnv, root: Path
+) -> None:
+    bound = {"RAY_max_spilling_file_size_bytes": "20000000", "RAY_min_spilling_size": "10000000"}
+    seen = ray_env.run_program(PROGRAMS / "spill_sizes.py", [root, "60000000"], bound)
+    assert seen["wrong"] == []
+    assert seen["empty"]
+    assert seen["segments_beyond_20_mb"] == []
+    assert seen["files"] > 5
+
+
+@pytest.mark.slow
+def test_an_object_of_500_mb_is_identical(ray_env: RayEnv, root: Path) -> None:
+    seen = ray_env.run_program(PROGRAMS / "spill_sizes.py", [root, "500000000"], timeout_s=400)
+    assert seen["wrong"] == []
+
+
+def test_killed_io_workers_lose_nothing_and_leave_nothing(ray_env: RayEnv, root: Path) -> None:
+    seen = ray_env.run_program(PROGRAMS / "spill_killed_workers.py", [root], timeout_s=300)
+    assert seen["kills"] >= 3
+    assert seen["wrong"] == []
+    assert seen["swept"]
+
+
+def test_flipped_bit_is_rebuilt_or_an_error_never_data(ray_env: RayEnv, root: Path) -> None:
+    seen = ray_env.run_program(PROGRAMS / "spill_damage.py", [root], timeout_s=400)
+    for size in ("small", "large"):
+        assert seen[size]["rebuilt"] == ["value", 7, 7, True]
+        assert seen[size]["put"][0] == "error"
+        assert seen[size]["put"][2], seen[size]["put"]
+        assert seen[size]["healthy"] == ["value", 9, 9, True]
+
+
+def test_directory_of_a_dead_raylet_is_removed_and_others_stay(ray_env: RayEnv, root: Path) -> None:
+    seen = ray_env.run_program(PROGRAMS / "spill_leftovers.py", [root])
+    assert seen == {"judged": True, "removed": True, "foreign_stays": True, "unknown_stays": True}
