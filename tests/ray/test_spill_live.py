@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +70,31 @@ def test_flipped_bit_is_rebuilt_or_an_error_never_data(ray_env: RayEnv, root: Pa
 def test_directory_of_a_dead_raylet_is_removed_and_others_stay(ray_env: RayEnv, root: Path) -> None:
     seen = ray_env.run_program(PROGRAMS / "spill_leftovers.py", [root])
     assert seen == {"judged": True, "removed": True, "foreign_stays": True, "unknown_stays": True}
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"directory_path": "FILE"}, "is not a directory"),
+        ({"directory_path": "ROOT", "colour": "blue"}, "unknown key 'colour'"),
+    ],
+)
+def test_bad_configuration_stops_ray_start_with_one_sentence(
+    ray_env: RayEnv, root: Path, params: dict[str, str], words: str
+) -> None:
+    (root / "file").write_text("")
+    places = {"FILE": str(root / "file"), "ROOT": str(root)}
+    filled = {key: places.get(value, value) for key, value in params.items()}
+    storage = json.dumps({"type": "filesystem", "params": filled})
+    command = [str(ray_env.bin("ray")), "start", "--head", "--node-ip-address=127.0.0.1"]
+    command += ["--port=0", f"--temp-dir={root}/t", "--include-dashboard=false"]
+    done = subprocess.run(
+        [*command, "--system-config=" + json.dumps({"object_spilling_config": storage})],
+        env=ray_env.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
