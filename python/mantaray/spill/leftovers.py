@@ -11,6 +11,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,7 +37,8 @@ def judge(path: str) -> tuple[bool, str]:
         same_host = record.boot_id == owner.boot_id() and record.boot_id != ""
     else:
         same_host = record.machine_id == owner.machine_id()
-    if not same_host:
+    # Containers may share machine id and boot, but not their pids.
+    if not same_host or record.host != socket.gethostname():
         return False, f"belongs to host {record.host}"
     if record.boot_id != owner.boot_id():
         return True, f"raylet {record.pid} ended with an earlier boot"
