@@ -74,6 +74,23 @@ def write_record(node_directory: str, raylet_pid: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def mark_in_use(node_directory: str) -> int:
+    """Open a node's directory and return the descriptor, to keep while this IO worker lives.
+
+    An IO worker's command line is overwritten with its title, and a raylet's names only the first
+    directory. What a process has open can be seen from outside and is gone when it is:
+    `mantaray.spill.stat` looks for it.
+
+    Args:
+        node_directory: the node's own spill directory.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    # O_PATH: a directory that may be written but not listed is good enough to spill to.
+    return os.open(node_directory, os.O_PATH | os.O_DIRECTORY)
+
+
 def read_record(node_directory: str) -> OwnerRecord | None:
     """Return the record of a node's directory, or None when it has none that can be read."""
     from mantaray._native import spill

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_RAYLET_OPTION = b"--fallback_directory="
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class SpillStat:
         if self.live_bytes == 0:
             return 1.0 if self.disk_bytes == 0 else float("inf")
         return self.disk_bytes / self.live_bytes
+
+    def to_json(self) -> dict[str, object]:
+        """Return everything for JSON, which has no infinity: amplification is null then."""
+        amplification = self.amplification if self.live_bytes or not self.disk_bytes else None
+        return {**asdict(self), "amplification": amplification}
 
 
 def stat_directory(path: str) -> SpillStat:
@@ -56,3 +65,44 @@ def stat_directory(path: str) -> SpillStat:
                 objects += 1
                 live_bytes += link[2]
     return SpillStat(path, len(disk), objects, live_bytes, sum(disk.values()), damaged)
+
+
+def running_spill_directories(proc: str = "/proc") -> list[str]:
+    """Return the spill directories of the nodes that run on this machine, sorted.
+
+    A raylet's command line names the first one, Mantaray's or not. IO workers of Mantaray keep the
+    directories of their node open, all of them. Processes of other users count as far as this one
+    may look at them.
+
+    Args:
+        proc: where the kernel shows processes.
+    """
+    found: set[str] = set()
+    for process in Path(proc).glob("[0-9]*"):
+        try:
+            found.update(_named_by_raylet((process / "cmdline").read_bytes()))
+            found.update(_held_open(process / "fd"))
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def _named_by_raylet(command_line: bytes) -> Iterator[str]:
+    program, *arguments = command_line.split(b"\0")
+    if os.path.basename(program) != b"raylet":
+        return
+    for argument in arguments:
+        if argument.startswith(_RAYLET_OPTION):
+            yield os.fsdecode(argument[len(_RAYLET_OPTION) :])
+
+
+def _held_open(descriptors: Path) -> Iterator[str]:
+    from mantaray._native import spill
+
+    for descriptor in descriptors.iterdir():
+        try:
+            parent, name = os.path.split(os.readlink(descriptor))
+        except OSError:
+            continue  # Closed since it was listed.
+        if name.startswith(spill.NODE_DIRECTORY_PREFIX) and os.path.isdir(descriptor):
+            yield parent

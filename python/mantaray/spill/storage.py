@@ -52,6 +52,7 @@ class SpillStorage:
         self._directories = [make_node_directory(directory, name) for directory in directories]
         self._engine_lock = threading.Lock()
         self._engine: Any = None
+        self._in_use: list[int] = []
         self._stop = threading.Event()
         self._reported: dict[str, float] = {}
 
@@ -166,6 +167,7 @@ class SpillStorage:
             read_ahead_bytes=config.read_ahead_bytes,
             punch_delay_ms=config.punch_delay_ms,
         )
+        self._in_use = [owner.mark_in_use(directory) for directory in self._directories]
         for line in engine.limitations():
             logger.warning(
                 "Spill directory %s not supported by its file system: spilling falls back, "
@@ -195,6 +197,8 @@ class SpillStorage:
         time.sleep(engine.close_delay_ms() / 1000)
         self._stop.set()
         engine.close()
+        while self._in_use:
+            os.close(self._in_use.pop())
 
 
 def _system_config() -> dict[str, object]:

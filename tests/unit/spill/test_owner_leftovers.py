@@ -1,0 +1,149 @@
+"""Which directories are left over: only those of a raylet that certainly is dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from mantaray._native import spill
+
+from mantaray.spill import leftovers, owner
+
+from .engines import NODE, make_node
+
+
+@pytest.fixture(autouse=True)
+def a_machine_with_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Many containers have none.
+    monkeypatch.setattr(owner, "machine_id", lambda: "this-machine")
+
+
+def this_process() -> owner.OwnerRecord:
+    record = owner.record_of(os.getpid())
+    assert record is not None
+    return record
+
+
+def dead_process() -> owner.OwnerRecord:
+    """Return the record of a process that ended just now."""
+    process = subprocess.Popen(["sleep", "60"])
+    record = owner.record_of(process.pid)
+    process.kill()
+    process.wait()
+    assert record is not None
+    return record
+
+
+def put_record(node: Path, record: owner.OwnerRecord) -> None:
+    (node / spill.OWNER_FILE).write_text(json.dumps(asdict(record)))
+
+
+def test_a_directory_of_a_running_raylet_stays(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    owner.write_record(str(node), os.getpid())
+    assert owner.read_record(str(node)) == this_process()
+    assert leftovers.judge(str(node)) == (False, f"raylet {os.getpid()} is running")
+
+
+def test_a_directory_of_a_dead_raylet_is_left_over(tmp_path: Path) -> None:
+    node, record = make_node(tmp_path), dead_process()
+    put_record(node, record)
+    assert leftovers.judge(str(node)) == (True, f"raylet {record.pid} is dead")
+
+
+def test_a_pid_that_was_used_again_is_not_the_raylet(tmp_path: Path) -> None:
+    node, record = make_node(tmp_path), this_process()
+    put_record(node, replace(record, start_ticks=record.start_ticks - 1))
+    assert leftovers.judge(str(node)) == (True, f"raylet {os.getpid()} is dead")
+
+
+def test_a_directory_of_an_earlier_boot_is_left_over(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    put_record(node, replace(this_process(), boot_id="earlier"))
+    assert leftovers.judge(str(node)) == (
+        True,
+        f"raylet {os.getpid()} ended with an earlier boot",
+    )
+
+
+def test_a_directory_of_another_host_stays(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    put_record(node, replace(dead_process(), machine_id="another", boot_id="b", host="elsewhere"))
+    assert leftovers.judge(str(node)) == (False, "belongs to host elsewhere")
+
+
+@pytest.mark.parametrize("boot_id", ["", "another"])
+def test_without_a_machine_id_only_this_boot_is_judged(boot_id: str, tmp_path: Path) -> None:
+    node, record = make_node(tmp_path), replace(dead_process(), machine_id="")
+    put_record(node, replace(record, boot_id=boot_id, host="elsewhere"))
+    assert leftovers.judge(str(node)) == (False, "belongs to host elsewhere")
+    put_record(node, record)
+    assert leftovers.judge(str(node))[0]
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"pid": 1}'])
+def test_a_directory_without_a_readable_record_stays(text: str | None, tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    if text is not None:
+        (node / spill.OWNER_FILE).write_text(text)
+    assert leftovers.judge(str(node)) == (False, "no owner record")
+
+
+def test_a_record_is_written_once_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    node, first = make_node(tmp_path), dead_process()
+    put_record(node, first)
+    owner.write_record(str(node), os.getpid())
+    assert owner.read_record(str(node)) == first
+    assert [path.name for path in node.iterdir()] == [spill.OWNER_FILE]
+
+
+def test_no_record_is_written_of_a_process_that_is_gone(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    owner.write_record(str(node), dead_process().pid)
+    assert list(node.iterdir()) == []
+
+
+def test_survey_includes_sibling_sessions_and_each_directory_once(tmp_path: Path) -> None:
+    nodes = [make_node(tmp_path / f"session_{number}") for number in (1, 2)]
+    make_node(tmp_path / "other")
+    (tmp_path / "session_latest").symlink_to(tmp_path / "session_2")
+    (tmp_path / "session_1" / "logs").mkdir()
+    found = leftovers.survey([str(tmp_path / "session_2"), str(tmp_path / "session_1")])
+    assert [one.path for one in found] == [str(node) for node in nodes]
+
+
+def test_a_directory_that_is_no_session_has_no_siblings(tmp_path: Path) -> None:
+    node = make_node(tmp_path / "a")
+    make_node(tmp_path / "b")
+    assert leftovers.node_directories([str(tmp_path / "a")]) == [str(node)]
+
+
+def test_survey_counts_disk_bytes_of_a_file_with_two_names_once(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    (node / "one").write_bytes(b"x" * 8192)
+    (node / "two").hardlink_to(node / "one")
+    assert leftovers.survey([str(tmp_path)])[0].disk_bytes == 8192
+
+
+def test_remove_removes_only_what_is_left_over(tmp_path: Path) -> None:
+    running, dead, nobodys, elsewhere = (tmp_path / name for name in "abcd")
+    put_record(make_node(running), this_process())
+    put_record(make_node(dead), dead_process())
+    (make_node(nobodys) / "data").write_text("precious")
+    put_record(make_node(elsewhere), replace(dead_process(), machine_id="another"))
+    (dead / NODE / "batch").mkdir()
+    (dead / "not ours").write_text("precious")
+
+    assert leftovers.remove(map(str, (running, dead, nobodys, elsewhere))) == [str(dead / NODE)]
+
+    assert [(path / NODE).exists() for path in (running, dead, nobodys, elsewhere)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert (dead / "not ours").exists()
