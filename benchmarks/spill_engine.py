@@ -5,12 +5,21 @@ shared memory; only the object store's client is replaced (objects come from and
 directly). Every figure is a median over batches; Mantaray's include its checksums. Files pile up
 while a size is measured, as they do on a node that spills.
 
+`spill` ends when the storage returns, `spill to disk` when the data is on the disk: stock Ray returns as
+soon as the page cache has it. `disk` is what the disk does with nothing else to do, measured in the same
+turns: one file, written or read past the page cache in pieces of 4 MB. Data that is to be on the disk, or
+comes from it, cannot be faster. (`restore` is from the page cache, where the disk has no say.) How fast the
+page cache takes what stock Ray spills depends on the machine's history: where that memory is new to a
+virtual machine, it takes several times as long as where it was used before.
+
     python benchmarks/spill_engine.py [--quick] [--json] [--directory DIR]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import mmap
 import os
@@ -70,25 +79,82 @@ def on_shared_memory(storage_class: type, source: memoryview, target: memoryview
     return OnSharedMemory
 
 
+class Disk:
+    """What the disk does past the page cache, with one large aligned buffer."""
+
+    PIECE_BYTES = 4 << 20
+
+    def __init__(self, directory: str) -> None:
+        self._path = os.path.join(directory, "disk-alone")
+        huge = 2 << 20
+        area = mmap.mmap(-1, self.PIECE_BYTES + huge)
+        area.madvise(mmap.MADV_HUGEPAGE)
+        whole = memoryview(area)
+        start = -ctypes.addressof(ctypes.c_char.from_buffer(area)) % huge
+        self._piece = whole[start : start + self.PIECE_BYTES]
+        self._piece[:] = random.randbytes(self.PIECE_BYTES)
+
+    def write(self) -> float:
+        """Write BATCH_BYTES into a fresh file; return MB/s."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        return self._run(os.O_CREAT | os.O_WRONLY, os.writev)
+
+    def read(self) -> float:
+        """Read them; return MB/s."""
+        return self._run(os.O_RDONLY, os.readv)
+
+    def _run(self, flags: int, call: Callable[[int, list[memoryview]], int]) -> float:
+        count = BATCH_BYTES // self.PIECE_BYTES
+        started = time.perf_counter()
+        fd = os.open(self._path, flags | os.O_DIRECT, 0o600)
+        if flags & os.O_CREAT:
+            os.posix_fallocate(fd, 0, count * self.PIECE_BYTES)
+        for _ in range(count):
+            call(fd, [self._piece])
+        os.close(fd)
+        return count * self.PIECE_BYTES / 1e6 / (time.perf_counter() - started)
+
+
 def timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     started = time.perf_counter()
     result = call(*arguments)
     return time.perf_counter() - started, result
 
 
-def restore_one_by_one(storage: Any, refs: list[Ref], urls: list[bytes]) -> None:
-    for ref, url in zip(refs, urls, strict=True):
+def restore_one_by_one(storage: Any, objects: list[tuple[Ref, bytes]]) -> None:
+    for ref, url in objects:
         storage.restore_spilled_objects([ref], [url])
 
 
-def forget_cache(directory: str) -> None:
-    """Write back and drop the page cache of every file below the directory."""
-    os.sync()
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            fd = os.open(os.path.join(parent, name), os.O_RDONLY)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(fd)
+def files_of(urls: list[bytes]) -> list[str]:
+    """One path for each file that the URLs point into."""
+    paths = {url.decode().partition("?")[0] for url in urls}
+    return list({os.stat(path).st_ino: path for path in sorted(paths)}.values())
+
+
+def forget_cache(paths: list[str]) -> None:
+    """Drop the files, which are on disk, from the page cache."""
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+def write_back(paths: list[str]) -> None:
+    """Wait until the files are on the disk."""
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+
+def fill_cache(paths: list[str]) -> None:
+    """Read the files, so that all of them lies in the page cache."""
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
 
 
 def measure_size(
@@ -98,34 +164,42 @@ def measure_size(
     count = max(1, BATCH_BYTES // size)
     megabytes = count * size / 1e6
     rates: dict[str, dict[str, list[float]]] = {
-        operation: {name: [] for name in classes}
-        for operation in ("spill", "restore", "cold restore")
+        operation: {name: [] for name in (*classes, "disk")}
+        for operation in ("spill", "spill to disk", "restore", "cold restore")
     }
+    disk = Disk(directory)
     storages = {}
     for name, storage_class in classes.items():
         storages[name] = storage_class(name, directory_path=[directory])
         storages[name].object_bytes = size
     refs = [Ref() for _ in range(count)]
-    urls: dict[str, list[list[bytes]]] = {name: [] for name in classes}
+    restored: dict[str, list[tuple[Ref, bytes]]] = {}
     for batch in range(batches):
         order = list(classes) if batch % 2 == 0 else list(classes)[::-1]
         for name in order:
             fresh = [Ref() for _ in range(count)] if batch else refs
             seconds, made = timed(storages[name].spill_objects, fresh, [OWNER] * count)
             rates["spill"][name].append(megabytes / seconds)
-            urls[name].append(made)
-    forget_cache(directory)
-    for operation in ("cold restore", "restore", "restore", "restore"):
-        for name in classes:
+            rest_seconds, _ = timed(write_back, files_of(made))
+            rates["spill to disk"][name].append(megabytes / (seconds + rest_seconds))
+            if batch == 0:
+                # A whole segment is restored in the order in which it lies on the disk.
+                offset_of = {
+                    url: int(url.partition(b"?offset=")[2].partition(b"&")[0]) for url in made
+                }
+                restored[name] = sorted(
+                    zip(refs, made, strict=True), key=lambda pair: offset_of[pair[1]]
+                )
+        rates["spill to disk"]["disk"].append(disk.write())
+    files = {name: files_of([url for _, url in pairs]) for name, pairs in restored.items()}
+    for operation, prepare in (("cold restore", forget_cache), ("restore", fill_cache)):
+        for number in range(5):
+            for name in list(classes) if number % 2 == 0 else list(classes)[::-1]:
+                prepare(files[name])
+                seconds, _ = timed(restore_one_by_one, storages[name], restored[name])
+                rates[operation][name].append(megabytes / seconds)
             if operation == "cold restore":
-                forget_cache(directory)
-            seconds, _ = timed(restore_one_by_one, storages[name], refs, urls[name][0])
-            rates[operation][name].append(megabytes / seconds)
-    for _ in range(2):
-        for name in classes:
-            forget_cache(directory)
-            seconds, _ = timed(restore_one_by_one, storages[name], refs, urls[name][0])
-            rates["cold restore"][name].append(megabytes / seconds)
+                rates[operation]["disk"].append(disk.read())
     for storage in storages.values():
         storage.destroy_external_storage()
     return rates
@@ -166,6 +240,7 @@ def main() -> None:
                         "stock_mb_s": round(stock),
                         "mantaray_mb_s": round(ours),
                         "ratio": round(ours / stock, 2),
+                        "disk_mb_s": round(statistics.median(by_name["disk"] or [0])) or None,
                     }
                 )
     finally:
@@ -174,11 +249,13 @@ def main() -> None:
         print(json.dumps({"ray": ray.__version__, "rows": rows}))
         return
     print(f"Ray {ray.__version__}; MB/s, medians, checksums included")
-    print(f"{'object bytes':>14}  {'operation':<14}{'stock':>8}{'mantaray':>10}{'ratio':>8}")
+    print(
+        f"{'object bytes':>14}  {'operation':<14}{'stock':>8}{'mantaray':>10}{'ratio':>8}{'disk':>8}"
+    )
     for row in rows:
         print(
             f"{row['object_bytes']:>14,}  {row['operation']:<14}{row['stock_mb_s']:>8}"
-            f"{row['mantaray_mb_s']:>10}{row['ratio']:>8}"
+            f"{row['mantaray_mb_s']:>10}{row['ratio']:>8}{row['disk_mb_s'] or '':>8}"
         )
 
 

@@ -20,6 +20,8 @@ class spill:
 
     NODE_DIRECTORY_PREFIX: str
     OWNER_FILE: str
+    ALIVE_FILE: str
+    TEMPORARY_PREFIX: str
     DAMAGED_SUFFIX: str
     BLOCK_BYTES: int
     TRAILER_BYTES: int
@@ -54,11 +56,5 @@ class spill:
 
     @staticmethod
     def parse_link_name(name: str) -> tuple[bytes, int, int, int, bool] | None: ...
-    @staticmethod
-    def parse_worker_name(name: str) -> tuple[int, int] | None: ...
-    @staticmethod
-    def is_fused_name(name: str) -> bool: ...
-    @staticmethod
-    def is_temporary_name(name: str) -> bool: ...
     @staticmethod
     def process_start_ticks(pid: int) -> int | None: ...

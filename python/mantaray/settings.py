@@ -182,7 +182,7 @@ SPILL_PUNCH_DELAY_MS: Setting[int] = Setting(
 SPILL_READAHEAD_BYTES: Setting[int] = Setting(
     name="MANTARAY_SPILL_READAHEAD_BYTES",
     type="int",
-    default=8_388_608,
+    default=4_194_304,
     allowed="a number of bytes from 0 to 1073741824",
     doc="How far a restore from a cold cache reads ahead over the neighbours of an object.",
     parse=_integer(low=0, high=1_073_741_824),

@@ -36,7 +36,7 @@ COMMENT_SIGNS = {
 }
 # Files without a suffix that are no program of ours, or whose format has no comments.
 NO_OPENING = {"LICENSE", "NOTICE", ".gitignore", ".clang-format", ".clang-tidy"}
-SPILL_NAMES = re.compile(r"ray_spilled_objects|^fused-|\.damaged$")
+SPILL_NAMES = re.compile(r"ray_spilled_objects|^fused-|^segment-|\.damaged$|^\.tmp-|^alive$")
 
 
 @dataclass(frozen=True)

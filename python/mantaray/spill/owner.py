@@ -65,7 +65,7 @@ def write_record(node_directory: str, raylet_pid: int) -> None:
     if record is None or path.exists():
         return
     # Several IO workers may start at once; they write the same record, and rename is atomic.
-    temporary = path.with_name(f".tmp-{spill.OWNER_FILE}-{os.getpid()}")
+    temporary = path.with_name(f"{spill.TEMPORARY_PREFIX}{spill.OWNER_FILE}-{os.getpid()}")
     try:
         temporary.write_text(json.dumps(asdict(record)) + "\n")
         temporary.rename(path)

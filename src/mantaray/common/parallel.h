@@ -12,6 +12,8 @@ class Parallel {
   virtual ~Parallel() = default;
   // Runs both, perhaps at the same time, and returns when both are done. Thread-safe.
   virtual void RunBoth(const std::function<void()>& first, const std::function<void()>& second) = 0;
+  // Runs the task, at once or later, one after the other in the order of the calls. Thread-safe.
+  virtual void Start(std::function<void()> task) = 0;
 };
 
 // One after the other.
@@ -21,6 +23,7 @@ class Sequential : public Parallel {
     first();
     second();
   }
+  void Start(std::function<void()> task) override { task(); }
 };
 
 }  // namespace mantaray

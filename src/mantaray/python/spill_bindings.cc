@@ -244,12 +244,6 @@ py::object ParseLinkNameToPython(const std::string& name) {
                         spill::RecordBytes(link->object_bytes), link->damaged);
 }
 
-py::object ParseWorkerNameToPython(const std::string& name) {
-  const auto process = spill::ParseWorkerDirectoryName(name);
-  if (!process) return py::none();
-  return py::make_tuple(process->pid, process->start_ticks);
-}
-
 py::object ProcessStartTicks(int64_t pid) {
   const absl::StatusOr<spill::ProcessId> process = spill::PosixHost::Lookup(pid);
   if (!process.ok()) return py::none();
@@ -259,17 +253,13 @@ py::object ProcessStartTicks(int64_t pid) {
 void BindNames(py::module_& module) {
   module.attr("NODE_DIRECTORY_PREFIX") = std::string(spill::kNodeDirectoryPrefix);
   module.attr("OWNER_FILE") = std::string(spill::kOwnerFile);
+  module.attr("ALIVE_FILE") = std::string(spill::kAliveFile);
+  module.attr("TEMPORARY_PREFIX") = std::string(spill::kTemporaryPrefix);
   module.attr("DAMAGED_SUFFIX") = std::string(spill::kDamagedSuffix);
   module.attr("BLOCK_BYTES") = spill::kBlockBytes;
   module.attr("TRAILER_BYTES") = spill::kTrailerBytes;
   module.def("parse_link_name", &ParseLinkNameToPython, py::arg("name"),
              "(object id, offset, object bytes, record bytes, damaged) of a link's name, or None.");
-  module.def("parse_worker_name", &ParseWorkerNameToPython, py::arg("name"),
-             "(pid, start ticks) of a worker directory's name, or None.");
-  module.def(
-      "is_fused_name", [](const std::string& name) { return spill::IsFusedName(name); }, py::arg("name"));
-  module.def(
-      "is_temporary_name", [](const std::string& name) { return spill::IsTemporaryBatchName(name); }, py::arg("name"));
   module.def("process_start_ticks", &ProcessStartTicks, py::arg("pid"),
              "When the process started, in clock ticks since boot, or None when there is no such process.");
 }
@@ -300,7 +290,7 @@ void BindSpill(py::module_& module) {
            py::arg("reserve_bytes"), py::arg("cache_mode"), py::arg("read_ahead_bytes"), py::arg("punch_delay_ms"))
       .def("spill", &PyEngine::Spill, py::arg("objects"),
            "Spills [(object_id, owner_address, metadata, payload or None), ...]; URLs of the prefix that found room.")
-      .def("open", &PyEngine::Open, py::arg("url"), py::arg("object_id"))
+      .def("open", &PyEngine::Open, py::arg("url"), py::arg("object_id"), py::keep_alive<0, 1>())
       .def("set_aside", &PyEngine::SetAside, py::arg("url"))
       .def("delete", &PyEngine::Delete, py::arg("urls"))
       .def("tick", &PyEngine::Tick)

@@ -16,8 +16,6 @@ namespace {
 constexpr uint64_t kDefaultReserveBytes = uint64_t{1} << 30;
 constexpr uint64_t kReserveDivisor = 20;
 constexpr uint64_t kProbeBytes = 16 * kBlockBytes;
-constexpr absl::string_view kProbeName = ".tmp-probe";
-constexpr absl::string_view kProbeLink = ".tmp-probe-link";
 
 // Writes a few blocks, punches them out and looks whether the disk got them back.
 bool CanPunch(FileSystem* fs, int fd) {
@@ -61,7 +59,7 @@ const Capabilities& DirectorySet::Probe(size_t directory, const std::string& scr
 
 Capabilities DirectorySet::TryOut(const std::string& scratch_directory) {
   Capabilities capabilities;
-  const std::string name = Join(scratch_directory, kProbeName);
+  const std::string name = Join(scratch_directory, kProbeFile);
   const std::string link = Join(scratch_directory, kProbeLink);
   absl::StatusOr<OwnedFile> file = fs_->OpenUnnamed(scratch_directory);
   capabilities.unnamed_files = file.ok() && fs_->Link(file->fd(), link).ok();

@@ -3,6 +3,7 @@
 #include "mantaray/spill/engine.h"
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <numeric>
 #include <utility>
@@ -16,6 +17,7 @@ namespace mantaray::spill {
 namespace {
 
 constexpr int64_t kSweepPeriodMs = 2000;
+constexpr int64_t kTrimPeriodMs = 5000;
 // Written bytes whose pages are still to be given back, before a spill waits for the disk: a burst of a few batches
 // runs at the speed of memory, and a worker never holds more of the page cache than this and one segment.
 constexpr uint64_t kMaxCachedBytes = uint64_t{256} << 20;
@@ -24,6 +26,20 @@ constexpr uint64_t kMaxCachedBytes = uint64_t{256} << 20;
 std::vector<DirectoryEntry> Entries(FileSystem* fs, const std::string& path) {
   absl::StatusOr<std::vector<DirectoryEntry>> entries = fs->List(path);
   return entries.ok() ? *std::move(entries) : std::vector<DirectoryEntry>();
+}
+
+// The raylet names objects in no order, but what one task put is wanted back in the order in which it was put more
+// often than not, and the disk reads forward fastest. An object id is the task's id and, in its last four bytes, a
+// little-endian number that counts up.
+SegmentPlan InOrderOfCreation(SegmentPlan plan, std::span<const ObjectToSpill> objects) {
+  const auto key = [&objects](size_t object) {
+    std::array<unsigned char, kObjectIdBytes> id{};
+    std::copy_n(objects[object].object_id.begin(), id.size(), id.begin());
+    std::reverse(id.end() - sizeof(uint32_t), id.end());
+    return id;
+  };
+  std::sort(plan.objects.begin(), plan.objects.end(), [&key](size_t a, size_t b) { return key(a) < key(b); });
+  return plan;
 }
 
 }  // namespace
@@ -55,6 +71,8 @@ Engine::Engine(FileSystem* fs, const Clock* clock, Host* host, Parallel* paralle
       parallel_(parallel),
       options_(std::move(options)),
       reclaimer_(fs, clock, options_.reclaimer),
+      buffers_(fs),
+      windows_(fs, clock, parallel, &buffers_, options_.read_ahead_bytes),
       directories_(fs, options_.node_directories, options_.reserve_bytes),
       read_ahead_(fs, options_.read_ahead_bytes) {}
 
@@ -90,8 +108,9 @@ absl::Status Engine::TryDirectory(Batch* batch, size_t directory, const SegmentP
     batch->room_limit[directory] = bound;
     return absl::OutOfRangeError("segment too large for this file system");
   }
-  SegmentWriter writer(fs_, parallel_, options_.cache_mode);
-  absl::StatusOr<WrittenSegment> segment = writer.Write(*path, capabilities, batch->segments++, batch->objects, plan);
+  SegmentWriter writer(fs_, parallel_, &buffers_, options_.cache_mode);
+  absl::StatusOr<WrittenSegment> segment =
+      writer.Write(*path, capabilities, batch->segments++, batch->objects, InOrderOfCreation(plan, batch->objects));
   if (!segment.ok()) return segment.status();
   for (Placement& placement : segment->placements) {
     const size_t object = placement.object;
@@ -244,13 +263,32 @@ absl::StatusOr<ObjectReader> Engine::Open(const std::string& url, const ObjectId
   if (!parsed.ok()) return parsed.status();
   absl::StatusOr<OwnedFile> file = fs_->Open(parsed->path, /*writable=*/false);
   if (!file.ok()) return file.status();
-  {
-    MutexLock lock(&mutex_);
-    read_ahead_.Advise(file->fd(), parsed->offset, RecordBytes(parsed->object_bytes));
-  }
-  absl::StatusOr<ObjectReader> reader = ObjectReader::Open(fs_, *parsed, *std::move(file), object_id);
+  absl::StatusOr<ObjectReader> reader =
+      ObjectReader::Open(fs_, *parsed, SourceOf(*parsed, *std::move(file)), object_id);
   if (absl::IsDataLoss(reader.status())) SetAside(url);
   return reader;
+}
+
+ObjectSource Engine::SourceOf(const ParsedUrl& url, OwnedFile file) {
+  ObjectSource source;
+  source.file = std::move(file);
+  source.buffers = &buffers_;
+  if (url.object_bytes > kMaxObjectBytes || url.offset % kBlockBytes != 0) return source;  // the reader says it
+  const uint64_t record_bytes = RecordBytes(url.object_bytes);
+  // Looked for in the middle: the page cache may hold the header alone, from an earlier unbuffered read.
+  if (fs_->IsCached(source.file.fd(), url.offset + url.object_bytes / 2)) return source;
+  const bool use_page_cache = options_.cache_mode == CacheMode::kKeep;
+  if (!use_page_cache && record_bytes > Windows::kMaxRecordBytes) {
+    absl::StatusOr<OwnedFile> direct = fs_->Open(url.path, /*writable=*/false);
+    if (direct.ok() && fs_->SetDirect(direct->fd()).ok()) source.direct = *std::move(direct);
+  } else if (!use_page_cache) {
+    source.window = windows_.Get(url.path, source.file.fd(), url.offset, record_bytes);
+  }
+  if (source.window == nullptr && !source.direct.valid()) {
+    MutexLock lock(&mutex_);
+    read_ahead_.Advise(source.file.fd(), url.offset, record_bytes);
+  }
+  return source;
 }
 
 void Engine::SetAside(const std::string& url) {
@@ -280,7 +318,12 @@ void Engine::Tick() {
       next_sweep_ms_ = now_ms + kSweepPeriodMs;
       SweepDeadWorkers();
     }
+    if (const int64_t now_ms = clock_->NowMs(); now_ms >= next_trim_ms_) {
+      next_trim_ms_ = now_ms + kTrimPeriodMs;
+      buffers_.Trim();
+    }
   }
+  windows_.Tick();
   // A range at a time, so that a spill or a restore waits for one at most.
   for (bool more = true; more;) {
     MutexLock lock(&mutex_);

@@ -29,9 +29,11 @@
 #include "mantaray/spill/directory.h"
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/host.h"
+#include "mantaray/spill/io_buffers.h"
 #include "mantaray/spill/read_ahead.h"
 #include "mantaray/spill/reader.h"
 #include "mantaray/spill/reclaimer.h"
+#include "mantaray/spill/windows.h"
 #include "mantaray/spill/writer.h"
 
 namespace mantaray::spill {
@@ -44,7 +46,7 @@ struct EngineOptions {
   uint64_t max_fused_bytes = uint64_t{16} << 20;
   std::optional<uint64_t> reserve_bytes;
   CacheMode cache_mode = CacheMode::kDirect;
-  uint64_t read_ahead_bytes = 8 << 20;
+  uint64_t read_ahead_bytes = IoBuffers::kBufferBytes;
   ReclaimerOptions reclaimer;
 };
 
@@ -79,6 +81,7 @@ class Engine {
  private:
   struct Batch;
 
+  ObjectSource SourceOf(const ParsedUrl& url, OwnedFile file);
   void Place(Batch* batch, const SegmentPlan& plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status TryDirectory(Batch* batch, size_t directory, const SegmentPlan& plan)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -101,6 +104,8 @@ class Engine {
   Parallel* const parallel_;
   const EngineOptions options_;
   Reclaimer reclaimer_;
+  IoBuffers buffers_;
+  Windows windows_;
 
   mutable Mutex mutex_;
   DirectorySet directories_ ABSL_GUARDED_BY(mutex_);
@@ -111,6 +116,7 @@ class Engine {
   std::map<ObjectId, std::string> suspects_ ABSL_GUARDED_BY(mutex_);
   std::deque<CachedRange> still_cached_ ABSL_GUARDED_BY(mutex_);
   uint64_t still_cached_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t next_trim_ms_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t next_sweep_ms_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

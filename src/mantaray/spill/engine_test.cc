@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <random>
 #include <set>
 #include <thread>
@@ -528,6 +529,146 @@ TEST_F(EngineTest, TruncatedFileIsDamageNotShortData) {
   const absl::Status status = ReadBack(engine.get(), (*urls)[0], samples[0]);
   ASSERT_TRUE(absl::IsDataLoss(status));
   EXPECT_THAT(std::string(status.message()), HasSubstr("truncated"));
+}
+
+TEST_F(EngineTest, DamageInLargeUnbufferedObjectsIsFoundWhereverItLies) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(4, 9 << 20);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  Damage((*urls)[0], 40, 0x01);                                                     // owner address
+  Damage((*urls)[1], 8 << 20, 0x01);                                                // payload, third buffer
+  Damage((*urls)[2], static_cast<int64_t>(ParseUrl((*urls)[2])->object_bytes), 1);  // trailer magic
+  fs_.never_cached = true;
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(absl::IsDataLoss(ReadBack(engine.get(), (*urls)[i], samples[i]))) << i;
+  EXPECT_TRUE(ReadBack(engine.get(), (*urls)[3], samples[3]).ok());
+}
+
+TEST_F(EngineTest, LargeUnbufferedObjectCutOffIsDamage) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(1, 9 << 20);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  fs_.never_cached = true;
+  fs::resize_file(ParseUrl((*urls)[0])->path, 6000001);
+  EXPECT_TRUE(absl::IsDataLoss(ReadBack(engine.get(), (*urls)[0], samples[0])));
+}
+
+TEST_F(EngineTest, RestoresMovingForwardReadEachByteAboutOnce) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(120, 150000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  std::vector<size_t> forward(samples.size());
+  std::iota(forward.begin(), forward.end(), 0);
+  std::sort(forward.begin(), forward.end(),
+            [&](size_t a, size_t b) { return ParseUrl((*urls)[a])->offset < ParseUrl((*urls)[b])->offset; });
+  fs_.never_cached = true;
+  fs_.reads = 0;
+  fs_.read_bytes = 0;
+  for (size_t i : forward) EXPECT_TRUE(ReadBack(engine.get(), (*urls)[i], samples[i]).ok()) << i;
+  EXPECT_LT(fs_.reads, 20);
+  EXPECT_LT(fs_.read_bytes, 120 * 150000 * 5 / 4);
+}
+
+TEST_F(EngineTest, ScatteredRestoresReadLittleMoreThanIsWanted) {
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(120, 150000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  fs_.never_cached = true;
+  fs_.read_bytes = 0;
+  for (size_t i = 0; i < samples.size(); i += 10) EXPECT_TRUE(ReadBack(engine.get(), (*urls)[i], samples[i]).ok()) << i;
+  EXPECT_LT(fs_.read_bytes, 12 * 150000 * 2);
+}
+
+TEST_F(EngineTest, ManyWorkersThatShareASegmentDoNotReadItOnceEach) {
+  const auto engine = MakeEngine();
+  std::vector<Sample> samples = MakeSamples(120, 150000);
+  std::sort(samples.begin(), samples.end(), [](const Sample& a, const Sample& b) { return a.id < b.id; });
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  fs_.never_cached = true;
+  fs_.read_bytes = 0;
+  std::vector<std::unique_ptr<Engine>> workers;
+  for (int64_t pid = 1; pid <= 8; ++pid) workers.push_back(MakeEngine(pid));
+  for (size_t i = 0; i < samples.size(); ++i) {
+    EXPECT_TRUE(ReadBack(workers[i % workers.size()].get(), (*urls)[i], samples[i]).ok()) << i;
+  }
+  EXPECT_LT(fs_.read_bytes, 120 * 150000 * 2);
+}
+
+TEST_F(EngineTest, WindowOfADeletedSegmentIsNeverTakenForAnotherFiles) {
+  const auto engine = MakeEngine();
+  for (uint32_t round = 0; round < 20; ++round) {
+    const std::vector<Sample> samples = MakeSamples(8, 150000, round * 8);
+    const auto urls = engine->Spill(Views(samples));
+    ASSERT_TRUE(urls.ok());
+    fs_.never_cached = true;
+    ExpectAllReadBack(engine.get(), *urls, samples);
+    ASSERT_TRUE(engine->Delete(*urls).ok());  // the kernel uses inodes of freed files again
+  }
+}
+
+TEST_F(EngineTest, FileSystemWithoutUnbufferedReadsServesTheSame) {
+  fs_.unbuffered = false;
+  fs_.never_cached = true;
+  const auto engine = MakeEngine();
+  const std::vector<Sample> small = MakeSamples(20, 150000);
+  const std::vector<Sample> large = MakeSamples(2, 9 << 20, 100);
+  for (const auto& samples : {small, large}) {
+    const auto urls = engine->Spill(Views(samples));
+    ASSERT_TRUE(urls.ok());
+    ExpectAllReadBack(engine.get(), *urls, samples);
+  }
+}
+
+TEST_F(EngineTest, ObjectsOfATaskLieInTheOrderOfTheirCreation) {
+  const auto engine = MakeEngine();
+  std::vector<Sample> samples = MakeSamples(600, 1000);
+  for (size_t i = 0; i < samples.size(); ++i) {
+    // Put number i + 1 of one task, handed over in no order.
+    const uint32_t number = static_cast<uint32_t>((i * 7 + 3) % samples.size()) + 1;
+    samples[i].id.fill('t');
+    for (size_t byte = 0; byte < 4; ++byte) samples[i].id[24 + byte] = static_cast<char>(number >> (8 * byte));
+  }
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  const uint64_t record_bytes = samples[0].view().record_bytes();
+  for (size_t i = 0; i < samples.size(); ++i) {
+    EXPECT_EQ(ParseUrl((*urls)[i])->offset, (i * 7 + 3) % samples.size() * record_bytes) << i;
+  }
+  ExpectAllReadBack(engine.get(), *urls, samples);
+}
+
+TEST(IoBuffers, BuffersAreUsedAgainAndTheUnusedGivenBack) {
+  PosixFileSystem file_system;
+  IoBuffers buffers(&file_system);
+  {
+    const IoBuffers::Lease first = buffers.Take();
+    const IoBuffers::Lease second = buffers.Take();
+    ASSERT_NE(first.data(), nullptr);
+    EXPECT_NE(first.data(), second.data());
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(first.data()) % 4096, 0u);
+    first.data()[IoBuffers::kBufferBytes - 1] = 'x';
+  }
+  EXPECT_EQ(buffers.idle_buffers(), 2u);
+  buffers.Trim();  // both were in use since the beginning
+  EXPECT_EQ(buffers.idle_buffers(), 2u);
+  { const IoBuffers::Lease again = buffers.Take(); }
+  buffers.Trim();
+  EXPECT_EQ(buffers.idle_buffers(), 1u);
+  buffers.Trim();
+  EXPECT_EQ(buffers.idle_buffers(), 0u);
+}
+
+TEST(IoBuffers, LeaseThatOutlivesItsPoolIsStillGood) {
+  PosixFileSystem file_system;
+  auto buffers = std::make_unique<IoBuffers>(&file_system);
+  const IoBuffers::Lease lease = buffers->Take();
+  buffers.reset();
+  lease.data()[0] = 'x';
+  EXPECT_EQ(lease.data()[0], 'x');
 }
 
 TEST_F(EngineTest, AnotherObjectAtTheUrlIsNotHandedOut) {

@@ -35,6 +35,7 @@ class FaultyFileSystem : public FileSystem {
   bool unnamed_files = true;
   bool links = true;
   bool holes = true;
+  bool unbuffered = true;
   std::optional<uint64_t> link_max;
   // Free bytes to report, by path prefix.
   std::map<std::string, uint64_t> free_bytes;
@@ -42,7 +43,12 @@ class FaultyFileSystem : public FileSystem {
   std::string vanished;
   // Files below this prefix cannot be given blocks.
   std::string full;
+  // The page cache seems empty.
+  bool never_cached = false;
   std::atomic<int64_t> punches{0};
+  std::atomic<int64_t> reads{0};
+  std::atomic<int64_t> read_bytes{0};
+  std::atomic<int64_t> direct_files{0};
 
   absl::Status MakeDirectory(const std::string& path) override {
     return Guard(path, [&] { return real_->MakeDirectory(path); });
@@ -84,7 +90,6 @@ class FaultyFileSystem : public FileSystem {
   }
   void Close(int fd) override { real_->Close(fd); }
   absl::StatusOr<FileInfo> Stat(int fd) override { return real_->Stat(fd); }
-  absl::StatusOr<FileInfo> StatPath(const std::string& path) override { return real_->StatPath(path); }
   absl::Status Link(int fd, const std::string& path) override {
     if (!links) return absl::UnimplementedError("no links");
     return Guard(path, [&] { return real_->Link(fd, path); });
@@ -97,6 +102,8 @@ class FaultyFileSystem : public FileSystem {
     return Guard("", [&] { return real_->Write(fd, vectors, offset); });
   }
   absl::StatusOr<uint64_t> Read(int fd, void* buffer, uint64_t size_bytes, uint64_t offset) override {
+    ++reads;
+    read_bytes += static_cast<int64_t>(size_bytes);
     return real_->Read(fd, buffer, size_bytes, offset);
   }
   absl::Status PunchHole(int fd, uint64_t offset, uint64_t size_bytes) override {
@@ -104,9 +111,15 @@ class FaultyFileSystem : public FileSystem {
     ++punches;
     return Guard("", [&] { return real_->PunchHole(fd, offset, size_bytes); });
   }
-  absl::Status SetDirect(int fd) override { return real_->SetDirect(fd); }
-  bool IsCached(int fd, uint64_t offset) override { return real_->IsCached(fd, offset); }
+  absl::Status SetDirect(int fd) override {
+    if (!unbuffered) return absl::UnimplementedError("no O_DIRECT");
+    ++direct_files;
+    return real_->SetDirect(fd);
+  }
+  bool IsCached(int fd, uint64_t offset) override { return never_cached ? false : real_->IsCached(fd, offset); }
   uint64_t KernelReadAheadBytes(uint64_t device) override { return real_->KernelReadAheadBytes(device); }
+  char* MapBuffer(uint64_t size_bytes) override { return real_->MapBuffer(size_bytes); }
+  void UnmapBuffer(char* buffer, uint64_t size_bytes) override { real_->UnmapBuffer(buffer, size_bytes); }
   void StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) override {
     real_->StartWriteback(fd, offset, size_bytes);
   }

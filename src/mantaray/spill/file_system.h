@@ -79,7 +79,6 @@ class FileSystem {
   virtual absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) = 0;
   virtual void Close(int fd) = 0;
   virtual absl::StatusOr<FileInfo> Stat(int fd) = 0;
-  virtual absl::StatusOr<FileInfo> StatPath(const std::string& path) = 0;
 
   // Gives the open file (also one without a name) another name.
   virtual absl::Status Link(int fd, const std::string& path) = 0;
@@ -99,6 +98,11 @@ class FileSystem {
   virtual bool IsCached(int fd, uint64_t offset) = 0;
   // How far the kernel reads ahead by itself on this device; 0 when it does not say.
   virtual uint64_t KernelReadAheadBytes(uint64_t device) = 0;
+
+  // Memory for unbuffered transfers: page-aligned, zeroed, in huge pages where the kernel gives them (a device takes
+  // those in fewer, larger pieces). Null when there is none. `size_bytes` is the same in both.
+  virtual char* MapBuffer(uint64_t size_bytes) = 0;
+  virtual void UnmapBuffer(char* buffer, uint64_t size_bytes) = 0;
 
   // Hints; they never fail, a file system that cannot ignores them.
   virtual void StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) = 0;

@@ -15,7 +15,6 @@
 namespace mantaray::spill {
 namespace {
 
-constexpr absl::string_view kTemporaryPrefix = ".tmp-";
 constexpr absl::string_view kFusedPrefix = "fused-";
 constexpr absl::string_view kUnlinkedPrefix = "segment-";
 
@@ -79,7 +78,6 @@ std::optional<LinkName> ParseLinkName(absl::string_view name) {
 }
 
 std::string FusedName(uint64_t segment) { return absl::StrCat(kFusedPrefix, segment); }
-bool IsFusedName(absl::string_view name) { return absl::StartsWith(name, kFusedPrefix); }
 std::string UnlinkedSegmentName(uint64_t segment) { return absl::StrCat(kUnlinkedPrefix, segment); }
 
 std::string FormatUrl(absl::string_view path, uint64_t offset, uint64_t object_bytes) {

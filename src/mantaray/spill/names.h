@@ -30,6 +30,10 @@ namespace mantaray::spill {
 inline constexpr absl::string_view kNodeDirectoryPrefix = "ray_spilled_objects_";
 inline constexpr absl::string_view kOwnerFile = "owner";
 inline constexpr absl::string_view kAliveFile = "alive";
+// What begins like this is never referred to, and swept when its maker is dead.
+inline constexpr absl::string_view kTemporaryPrefix = ".tmp-";
+inline constexpr absl::string_view kProbeFile = ".tmp-probe";
+inline constexpr absl::string_view kProbeLink = ".tmp-probe-link";
 inline constexpr absl::string_view kDamagedSuffix = ".damaged";
 
 // A process, unmistakable while this boot lasts: a pid alone is used again.
@@ -67,7 +71,6 @@ std::optional<uint64_t> ParseBatchName(absl::string_view name);
 std::string FormatLinkName(const LinkName& link);
 std::optional<LinkName> ParseLinkName(absl::string_view name);
 std::string FusedName(uint64_t segment);
-bool IsFusedName(absl::string_view name);
 // The name of a segment while it is written on a file system without O_TMPFILE.
 std::string UnlinkedSegmentName(uint64_t segment);
 

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
@@ -24,6 +25,7 @@ namespace {
 
 constexpr mode_t kDirectoryMode = 0755;
 constexpr mode_t kFileMode = 0644;
+constexpr uintptr_t kHugePageBytes = 2 << 20;
 constexpr uint64_t kUnknownLinkMax = 127;  // what the most limited file system in use allows
 
 std::string NameOf(int fd) { return absl::StrCat("/proc/self/fd/", fd); }
@@ -134,12 +136,6 @@ absl::StatusOr<FileInfo> PosixFileSystem::Stat(int fd) {
   return InfoOf(data);
 }
 
-absl::StatusOr<FileInfo> PosixFileSystem::StatPath(const std::string& path) {
-  struct stat data {};
-  if (stat(path.c_str(), &data) != 0) return ErrnoStatus(errno, "stat", path);
-  return InfoOf(data);
-}
-
 absl::Status PosixFileSystem::Link(int fd, const std::string& path) {
   // AT_EMPTY_PATH would save the look-up but needs a capability that a plain user lacks.
   return StatusOf(linkat(AT_FDCWD, NameOf(fd).c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW), "link", path);
@@ -201,6 +197,23 @@ uint64_t PosixFileSystem::KernelReadAheadBytes(uint64_t device) {
   uint64_t kib = 0;
   return file >> kib ? kib << 10 : 0;
 }
+
+char* PosixFileSystem::MapBuffer(uint64_t size_bytes) {
+  // One huge page more than wanted, so that an aligned stretch is in it; the rest is given back.
+  const uint64_t mapped_bytes = size_bytes + kHugePageBytes;
+  void* const mapped = mmap(nullptr, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  char* const start = static_cast<char*>(mapped);
+  const uintptr_t misaligned = reinterpret_cast<uintptr_t>(start) % kHugePageBytes;
+  const uint64_t before_bytes = misaligned == 0 ? 0 : kHugePageBytes - misaligned;
+  char* const buffer = start + before_bytes;
+  if (before_bytes > 0) munmap(start, before_bytes);
+  if (before_bytes < kHugePageBytes) munmap(buffer + size_bytes, kHugePageBytes - before_bytes);
+  madvise(buffer, size_bytes, MADV_HUGEPAGE);  // where there are none, plain pages do
+  return buffer;
+}
+
+void PosixFileSystem::UnmapBuffer(char* buffer, uint64_t size_bytes) { munmap(buffer, size_bytes); }
 
 void PosixFileSystem::StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) {
   sync_file_range(fd, static_cast<off_t>(offset), static_cast<off_t>(size_bytes), SYNC_FILE_RANGE_WRITE);

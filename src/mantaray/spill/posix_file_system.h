@@ -23,7 +23,6 @@ class PosixFileSystem : public FileSystem {
   absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) override;
   void Close(int fd) override;
   absl::StatusOr<FileInfo> Stat(int fd) override;
-  absl::StatusOr<FileInfo> StatPath(const std::string& path) override;
   absl::Status Link(int fd, const std::string& path) override;
   absl::Status Allocate(int fd, uint64_t size_bytes) override;
   absl::Status Write(int fd, std::vector<iovec>* vectors, uint64_t offset) override;
@@ -32,6 +31,8 @@ class PosixFileSystem : public FileSystem {
   absl::Status SetDirect(int fd) override;
   bool IsCached(int fd, uint64_t offset) override;
   uint64_t KernelReadAheadBytes(uint64_t device) override;
+  char* MapBuffer(uint64_t size_bytes) override;
+  void UnmapBuffer(char* buffer, uint64_t size_bytes) override;
   void StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) override;
   void WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) override;
   void DropCache(int fd, uint64_t offset, uint64_t size_bytes) override;

@@ -1,9 +1,10 @@
-// Parallel on one helper thread, started at first use.
+// Parallel on two threads, each started at first use: one helps a caller that waits, one works in the background.
 
 #ifndef MANTARAY_SPILL_POSIX_PARALLEL_H_
 #define MANTARAY_SPILL_POSIX_PARALLEL_H_
 
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -21,9 +22,11 @@ class HelperThread : public Parallel {
 
   // A second caller at the same time finds the helper busy and runs both by itself.
   void RunBoth(const std::function<void()>& first, const std::function<void()>& second) override;
+  void Start(std::function<void()> task) override;
 
  private:
   void Loop();
+  void BackgroundLoop();
 
   std::mutex in_use_;
   std::mutex mutex_;
@@ -31,6 +34,9 @@ class HelperThread : public Parallel {
   const std::function<void()>* task_ = nullptr;  // guarded by mutex_
   bool stop_ = false;                            // guarded by mutex_
   std::thread thread_;                           // guarded by in_use_
+  std::deque<std::function<void()>> queue_;      // guarded by mutex_
+  std::condition_variable queued_;
+  std::thread background_;  // guarded by mutex_ until it stops
 };
 
 }  // namespace mantaray::spill

@@ -23,9 +23,9 @@ std::string Hex(const ObjectId& id) { return absl::BytesToHexString(absl::string
 
 }  // namespace
 
-absl::StatusOr<ObjectReader> ObjectReader::Open(FileSystem* fs, const ParsedUrl& url, OwnedFile file,
+absl::StatusOr<ObjectReader> ObjectReader::Open(FileSystem* fs, const ParsedUrl& url, ObjectSource source,
                                                 const ObjectId& object_id) {
-  ObjectReader reader(fs, url, std::move(file));
+  ObjectReader reader(fs, url, std::move(source));
   if (absl::Status status = reader.ReadAndCheck(object_id); !status.ok()) return status;
   return reader;
 }
@@ -41,7 +41,14 @@ absl::Status ObjectReader::CheckCrc(absl::string_view what, uint32_t expected, u
 }
 
 absl::Status ObjectReader::ReadExactly(uint64_t offset, std::span<char> bytes, absl::string_view what) {
-  const absl::StatusOr<uint64_t> count = fs_->Read(file_.fd(), bytes.data(), bytes.size(), offset);
+  const std::array<const Window*, 3> in_memory = {source_.window.get(), head_.get(), tail_.get()};
+  for (const Window* window : in_memory) {
+    const absl::string_view found = window == nullptr ? absl::string_view() : window->Find(offset, bytes.size());
+    if (found.empty()) continue;
+    std::copy(found.begin(), found.end(), bytes.begin());
+    return absl::OkStatus();
+  }
+  const absl::StatusOr<uint64_t> count = fs_->Read(source_.file.fd(), bytes.data(), bytes.size(), offset);
   if (!count.ok()) {
     return absl::Status(count.status().code(), absl::StrCat(url_.path, ": ", count.status().message()));
   }
@@ -52,6 +59,7 @@ absl::Status ObjectReader::ReadExactly(uint64_t offset, std::span<char> bytes, a
 absl::Status ObjectReader::ReadAndCheck(const ObjectId& object_id) {
   const uint64_t object_bytes = url_.object_bytes;
   if (object_bytes < kLengthsBytes || object_bytes > kMaxObjectBytes) return Damage("impossible size in the URL");
+  if (source_.direct.valid()) ReadEnds();
   const bool whole = object_bytes <= kWholeObjectBytes;
   bytes_.resize(whole ? object_bytes + kTrailerBytes : std::min<uint64_t>(object_bytes, kBlockBytes));
   if (absl::Status status = ReadExactly(url_.offset, bytes_, "object"); !status.ok()) return status;
@@ -63,8 +71,12 @@ absl::Status ObjectReader::ReadAndCheck(const ObjectId& object_id) {
   if (whole) {
     std::memcpy(trailer_bytes.data(), bytes_.data() + object_bytes, kTrailerBytes);
   } else {
+    const uint64_t read_bytes = bytes_.size();
     bytes_.resize(lengths_.header_bytes());
-    if (absl::Status status = ReadExactly(url_.offset, bytes_, "header"); !status.ok()) return status;
+    if (read_bytes < bytes_.size()) {
+      const std::span<char> rest = std::span(bytes_).subspan(read_bytes);
+      if (absl::Status status = ReadExactly(url_.offset + read_bytes, rest, "header"); !status.ok()) return status;
+    }
     if (absl::Status status = ReadExactly(url_.offset + object_bytes, trailer_bytes, "trailer"); !status.ok()) {
       return status;
     }
@@ -106,11 +118,17 @@ absl::Status ObjectReader::ReadPayload(std::span<char> payload, Parallel* parall
   // The second thread has to wake up first, so it gets the smaller part.
   const uint64_t cut = payload.size() / 8 * 5 / kBlockBytes * kBlockBytes;
   // Two streams are faster out of memory; out of a disk one is, which the kernel's read-ahead follows.
-  const bool split =
-      payload.size() >= kSplitBytes && fs_->IsCached(file_.fd(), url_.offset + lengths_.header_bytes() + cut);
-  if (!split) {
+  const bool in_memory =
+      source_.window != nullptr || fs_->IsCached(source_.file.fd(), url_.offset + lengths_.header_bytes() + cut);
+  if (payload.size() < kSplitBytes || !in_memory) {
     uint32_t crc = 0;
-    if (absl::Status status = ReadPart(0, payload, kDiskPieceBytes, &crc); !status.ok()) return status;
+    absl::Status status = absl::UnavailableError("not open for unbuffered reads");
+    if (source_.direct.valid()) status = ReadDirect(payload, parallel, &crc);
+    if (absl::IsUnavailable(status)) {
+      crc = 0;
+      status = ReadPart(0, payload, in_memory ? kPieceBytes : kDiskPieceBytes, &crc);
+    }
+    if (!status.ok()) return status;
     return CheckCrc("payload", payload_crc_, crc);
   }
   std::array<uint32_t, 2> crcs{};
@@ -121,6 +139,61 @@ absl::Status ObjectReader::ReadPayload(std::span<char> payload, Parallel* parall
     if (!status.ok()) return status;
   }
   return CheckCrc("payload", payload_crc_, Crc32cCombine(crcs[0], crcs[1], payload.size() - cut));
+}
+
+// Reads the record's first buffer and the blocks with its trailer. When that fails, the page cache serves instead.
+void ObjectReader::ReadEnds() {
+  const uint64_t record_bytes = RecordBytes(url_.object_bytes);
+  const uint64_t tail_bytes = std::min<uint64_t>(record_bytes, 2 * kBlockBytes);
+  head_ = ReadWindow(0, std::min(IoBuffers::kBufferBytes, record_bytes));
+  tail_ = ReadWindow(record_bytes - tail_bytes, tail_bytes);
+}
+
+// A part of the record, read unbuffered; null when that cannot be done.
+std::unique_ptr<Window> ObjectReader::ReadWindow(uint64_t at, uint64_t size_bytes) {
+  auto window = std::make_unique<Window>();
+  window->buffer = source_.buffers->Take();
+  if (window->buffer.data() == nullptr) return nullptr;
+  window->offset = url_.offset + at;
+  const absl::StatusOr<uint64_t> read =
+      fs_->Read(source_.direct.fd(), window->buffer.data(), size_bytes, window->offset);
+  if (!read.ok()) return nullptr;
+  window->size_bytes = *read;
+  return window;
+}
+
+// Unavailable when it cannot be read in this way.
+absl::Status ObjectReader::ReadDirect(std::span<char> payload, Parallel* parallel, uint32_t* crc) {
+  tail_ = nullptr;  // its buffer is wanted
+  std::unique_ptr<Window> current = std::move(head_);
+  if (current == nullptr) current = ReadWindow(0, IoBuffers::kBufferBytes);
+  const uint64_t payload_at = url_.offset + lengths_.header_bytes();
+  for (uint64_t copied = 0; copied < payload.size();) {
+    const uint64_t from = payload_at + copied;
+    if (current == nullptr || from < current->offset || from >= current->end()) {
+      return absl::UnavailableError("an unbuffered read failed");
+    }
+    const uint64_t count = std::min<uint64_t>(current->end() - from, payload.size() - copied);
+    const absl::string_view bytes = current->Find(from, count);
+    const auto copy = [&] {
+      for (uint64_t done = 0; done < count; done += kPieceBytes) {
+        const absl::string_view piece = bytes.substr(done, kPieceBytes);
+        std::memcpy(payload.data() + copied + done, piece.data(), piece.size());
+        *crc = Crc32cExtend(*crc, piece.data(), piece.size());
+      }
+    };
+    const uint64_t next_at = current->end() - url_.offset;
+    const uint64_t rest_bytes = RecordBytes(url_.object_bytes) - std::min(RecordBytes(url_.object_bytes), next_at);
+    std::unique_ptr<Window> next;
+    if (copied + count < payload.size()) {
+      parallel->RunBoth(copy, [&] { next = ReadWindow(next_at, std::min(IoBuffers::kBufferBytes, rest_bytes)); });
+    } else {
+      copy();
+    }
+    copied += count;
+    current = std::move(next);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ObjectReader::ReadPart(uint64_t offset, std::span<char> part, uint64_t piece_bytes, uint32_t* crc) {

@@ -6,11 +6,15 @@
 // An object up to kWholeObjectBytes is read into a buffer and checked before anything is handed out. A larger one has
 // its header checked first, and its payload while it streams into the caller's memory: a mismatch shows at the end of
 // ReadPayload, and the caller must not publish what it got. Not thread-safe.
+//
+// Bytes come from a window if there is one; else past the page cache if the file is open for that, through two buffers,
+// of which one is filled by the disk while the other is copied and checksummed; else through the page cache.
 
 #ifndef MANTARAY_SPILL_READER_H_
 #define MANTARAY_SPILL_READER_H_
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,16 +25,26 @@
 #include "mantaray/common/parallel.h"
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/format.h"
+#include "mantaray/spill/io_buffers.h"
 #include "mantaray/spill/names.h"
+#include "mantaray/spill/windows.h"
 
 namespace mantaray::spill {
 
 inline constexpr uint64_t kWholeObjectBytes = 64 << 10;
 
+// Where an object's bytes come from.
+struct ObjectSource {
+  OwnedFile file;                        // the URL's path, opened
+  std::shared_ptr<const Window> window;  // holds the whole record, or null
+  OwnedFile direct;                      // the same file, unbuffered; valid only for what is larger than a window
+  IoBuffers* buffers = nullptr;          // for `direct`
+};
+
 class ObjectReader {
  public:
-  // `file` is the URL's path, opened; `object_id` is what the caller expects to find in it.
-  static absl::StatusOr<ObjectReader> Open(FileSystem* fs, const ParsedUrl& url, OwnedFile file,
+  // `object_id` is what the caller expects to find in the source.
+  static absl::StatusOr<ObjectReader> Open(FileSystem* fs, const ParsedUrl& url, ObjectSource source,
                                            const ObjectId& object_id);
 
   absl::string_view owner_address() const;
@@ -40,24 +54,31 @@ class ObjectReader {
   bool checked() const { return checked_; }
 
   // Fills `payload`, which must have payload_bytes() bytes. May be called again (it reads again). A large payload
-  // that lies in the page cache is read in two halves, handed to `parallel`.
+  // that lies in memory is read in two halves, handed to `parallel`.
   absl::Status ReadPayload(std::span<char> payload, Parallel* parallel);
 
  private:
-  ObjectReader(FileSystem* fs, ParsedUrl url, OwnedFile file) : fs_(fs), url_(std::move(url)), file_(std::move(file)) {}
+  ObjectReader(FileSystem* fs, ParsedUrl url, ObjectSource source)
+      : fs_(fs), url_(std::move(url)), source_(std::move(source)) {}
 
   absl::Status ReadAndCheck(const ObjectId& object_id);
   absl::Status ReadExactly(uint64_t offset, std::span<char> bytes, absl::string_view what);
+  void ReadEnds();
+  std::unique_ptr<Window> ReadWindow(uint64_t at, uint64_t size_bytes);
+  absl::Status ReadDirect(std::span<char> payload, Parallel* parallel, uint32_t* crc);
   absl::Status ReadPart(uint64_t offset, std::span<char> part, uint64_t piece_bytes, uint32_t* crc);
   absl::Status CheckCrc(absl::string_view what, uint32_t expected, uint32_t found) const;
   absl::Status Damage(absl::string_view problem) const;
 
   FileSystem* fs_;
   ParsedUrl url_;
-  OwnedFile file_;
+  ObjectSource source_;
   Lengths lengths_;
   uint32_t payload_crc_ = 0;
   bool checked_ = false;
+  // Of an unbuffered record: its first bytes and the blocks with its end, as windows.
+  std::unique_ptr<Window> head_;
+  std::unique_ptr<Window> tail_;
   std::vector<char> bytes_;  // the header, or the whole object and its trailer
 };
 

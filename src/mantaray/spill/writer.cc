@@ -3,10 +3,8 @@
 #include "mantaray/spill/writer.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
-#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,7 +18,6 @@ constexpr uint64_t kPieceBytes = 256 << 10;        // checksummed, then written,
 constexpr uint64_t kFlushBytes = 1 << 20;          // vectors gathered for one system call
 constexpr uint64_t kWritebackStepBytes = 8 << 20;  // write-back is started in steps of this
 constexpr uint64_t kDropLagBytes = 128 << 20;      // kDrop: dirty bytes of one segment before waiting for the disk
-constexpr uint64_t kDirectBufferBytes = 4 << 20;
 
 constexpr std::array<char, kBlockBytes> kZeros{};
 
@@ -112,11 +109,6 @@ class RecordStream {
   absl::string_view rest_;
 };
 
-struct FreeMemory {
-  void operator()(char* memory) const { std::free(memory); }
-};
-using AlignedBuffer = std::unique_ptr<char, FreeMemory>;
-
 // Copies the next `capacity` bytes of the stream; returns how many there were.
 uint64_t Fill(RecordStream* stream, char* buffer, uint64_t capacity) {
   uint64_t used = 0;
@@ -141,31 +133,29 @@ absl::Status SegmentWriter::WriteRecords(int fd, std::span<const ObjectToSpill> 
     const std::function<uint64_t(char*, uint64_t)> fill = [&](char* to, uint64_t size) {
       return Fill(&stream, to, size);
     };
-    return direct ? WriteDirect(fd, plan.size_bytes, fill) : WriteCached(fd, next);
+    return direct ? WriteDirect(fd, fill) : WriteCached(fd, next);
   };
   absl::Status status = write();
   *placements = stream.placements();
   return status;
 }
 
-absl::Status SegmentWriter::WriteDirect(int fd, uint64_t size_bytes,
-                                        const std::function<uint64_t(char*, uint64_t)>& fill) {
-  const uint64_t capacity = std::min(kDirectBufferBytes, size_bytes);
-  std::array<AlignedBuffer, 2> buffers;
-  for (AlignedBuffer& buffer : buffers) {
-    buffer.reset(static_cast<char*>(std::aligned_alloc(kBlockBytes, capacity)));
-    if (buffer == nullptr) return absl::UnavailableError("out of memory for a direct write buffer");
+absl::Status SegmentWriter::WriteDirect(int fd, const std::function<uint64_t(char*, uint64_t)>& fill) {
+  std::array<IoBuffers::Lease, 2> buffers{buffers_->Take(), buffers_->Take()};
+  if (buffers[0].data() == nullptr || buffers[1].data() == nullptr) {
+    return absl::UnavailableError("out of memory for a direct write buffer");
   }
+  constexpr uint64_t capacity = IoBuffers::kBufferBytes;
   uint64_t offset = 0;
   size_t current = 0;
-  uint64_t used = fill(buffers[current].get(), capacity);
+  uint64_t used = fill(buffers[current].data(), capacity);
   while (used > 0) {
     absl::Status status;
     uint64_t next_used = 0;
     // The disk writes one buffer while the next is copied and checksummed.
-    parallel_->RunBoth([&] { next_used = fill(buffers[1 - current].get(), capacity); },
+    parallel_->RunBoth([&] { next_used = fill(buffers[1 - current].data(), capacity); },
                        [&] {
-                         std::vector<iovec> vectors{{buffers[current].get(), used}};
+                         std::vector<iovec> vectors{{buffers[current].data(), used}};
                          status = fs_->Write(fd, &vectors, offset);
                        });
     if (!status.ok()) return status;

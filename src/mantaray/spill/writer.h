@@ -24,6 +24,7 @@
 #include "mantaray/spill/directory.h"
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/format.h"
+#include "mantaray/spill/io_buffers.h"
 #include "mantaray/spill/packer.h"
 
 namespace mantaray::spill {
@@ -68,7 +69,8 @@ struct WrittenSegment {
 
 class SegmentWriter {
  public:
-  SegmentWriter(FileSystem* fs, Parallel* parallel, CacheMode mode) : fs_(fs), parallel_(parallel), mode_(mode) {}
+  SegmentWriter(FileSystem* fs, Parallel* parallel, IoBuffers* buffers, CacheMode mode)
+      : fs_(fs), parallel_(parallel), buffers_(buffers), mode_(mode) {}
 
   // Writes the planned objects into a new segment and names it inside `batch_directory`, which must exist.
   // ResourceExhausted when the file system is full; in every failure nothing of the segment is left.
@@ -79,7 +81,7 @@ class SegmentWriter {
  private:
   absl::Status WriteRecords(int fd, std::span<const ObjectToSpill> objects, const SegmentPlan& plan,
                             std::vector<Placement>* placements);
-  absl::Status WriteDirect(int fd, uint64_t size_bytes, const std::function<uint64_t(char*, uint64_t)>& fill);
+  absl::Status WriteDirect(int fd, const std::function<uint64_t(char*, uint64_t)>& fill);
   absl::Status WriteCached(int fd, const std::function<absl::string_view(uint64_t)>& next);
   void Pace(int fd, uint64_t written_bytes, uint64_t* started_bytes);
   absl::Status NameObjects(int fd, const std::string& batch_directory, std::span<const ObjectToSpill> objects,
@@ -87,6 +89,7 @@ class SegmentWriter {
 
   FileSystem* const fs_;
   Parallel* const parallel_;
+  IoBuffers* const buffers_;
   const CacheMode mode_;
   uint64_t dropped_bytes_ = 0;  // of the current segment
 };
