@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from mantaray.overlay import Installation
 
 _MODULE = "ray.scripts.scripts"
+# The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
+_FILES = (
+    "7ca9c10dd653ea681a95b75edb254b436a2097dd6b00399856370989d4b2c663",
+    "4c14905253f06a8a28f625a807efaeb943e6cf2bfe55596e284d766c9d870ac4",
+)
 
 
 def print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -50,7 +55,7 @@ PATCH = Patch(
     enough_since=None,
     targets=(
         # The first up to 2.54 at least, the second from 2.56 at the latest.
-        Target(_MODULE, "cli", frozenset({"119e13951af9fb2e", "284e69ae97552f3a"})),
+        Target(_MODULE, "cli", ("119e13951af9fb2e", "284e69ae97552f3a"), _FILES),
     ),
     installers={_MODULE: _install},
 )
