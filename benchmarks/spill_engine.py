@@ -103,7 +103,11 @@ def measure_size(
     }
     storages = {}
     for name, storage_class in classes.items():
-        storages[name] = storage_class(name, directory_path=[directory])
+        params = {"directory_path": [directory]}
+        config = {"type": "filesystem", "params": params}
+        storages[name] = (
+            storage_class(name, **params) if name == "stock" else storage_class(name, config)
+        )
         storages[name].object_bytes = size
     refs = [Ref() for _ in range(count)]
     urls: dict[str, list[list[bytes]]] = {name: [] for name in classes}
