@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cluster import Cluster
 from tests.support.disks import small_tmpfs
 from tests.support.rays import RayEnv, short_directory
 
@@ -114,6 +115,26 @@ def test_no_room_anywhere_is_one_error_and_no_partial_file(ray_env: RayEnv, root
     assert seen["wrong"] == []
     assert seen["works_again"]
     assert seen["emptied"]
+
+
+def test_pulls_by_another_node_racing_frees_never_read_zeros(ray_env: RayEnv) -> None:
+    # The cap also shows that what the head was told reaches the other node. Small chunks: an object
+    # is read in many steps, and freed between two of them.
+    config = {
+        "max_spilling_file_size_bytes": 60_000_000,
+        "min_spilling_size": 50_000_000,
+        "object_manager_default_chunk_size": 500_000,
+    }
+    with Cluster(ray_env, store_bytes=80_000_000, system_config=config) as cluster:
+        cluster.add_node(resources={"first": 1})
+        cluster.add_node(resources={"second": 1}, store_bytes=500_000_000)
+        seen = cluster.run_program(
+            PROGRAMS / "spill_pull_race.py", [cluster.spill_directories[0], "3", "6000000"]
+        )
+    print(seen)
+    assert seen["counts"] == {"kept: same": 36, "last: same": 36, "left: left": 36}
+    assert 12_000_000 < seen["largest_segment"] <= 60_000_000
+    assert seen["emptied"], seen["left_bytes"]
 
 
 def test_killed_io_workers_lose_nothing_and_leave_nothing(ray_env: RayEnv, root: Path) -> None:
