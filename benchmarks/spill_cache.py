@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spill_engine import BATCH_BYTES, OWNER, Ref, on_shared_memory, shared_memory
+from spill_engine import BATCH_BYTES, OWNER, Ref, make_storage, on_shared_memory, shared_memory
 
 ARMS = ("stock", "keep", "drop", "direct")
 OBJECT_BYTES = 150_000
@@ -73,8 +73,7 @@ def spill(arm: str, gigabytes: float, directory: str) -> dict[str, Any]:
     source = shared_memory(BATCH_BYTES + (1 << 20))
     plain = external_storage.FileSystemStorage
     wanted = plain if arm == "stock" else make_storage_class(external_storage)
-    storage = on_shared_memory(wanted, source, source)("a", directory_path=[directory])
-    storage.object_bytes = OBJECT_BYTES
+    storage = make_storage(arm, on_shared_memory(wanted, source, source), directory, OBJECT_BYTES)
     count = BATCH_BYTES // OBJECT_BYTES
     watch = Watch()
     watch.start()

@@ -79,6 +79,15 @@ def on_shared_memory(storage_class: type, source: memoryview, target: memoryview
     return OnSharedMemory
 
 
+def make_storage(name: str, storage_class: type, directory: str, object_bytes: int) -> Any:
+    """A storage on that directory; "stock" is made as Ray makes its own."""
+    params = {"directory_path": [directory]}
+    config = {"type": "filesystem", "params": params}
+    storage: Any = storage_class(name, **params) if name == "stock" else storage_class(name, config)
+    storage.object_bytes = object_bytes
+    return storage
+
+
 class Disk:
     """What the disk does past the page cache, with one large aligned buffer."""
 
@@ -168,10 +177,7 @@ def measure_size(
         for operation in ("spill", "spill to disk", "restore", "cold restore")
     }
     disk = Disk(directory)
-    storages = {}
-    for name, storage_class in classes.items():
-        storages[name] = storage_class(name, directory_path=[directory])
-        storages[name].object_bytes = size
+    storages = {name: make_storage(name, classes[name], directory, size) for name in classes}
     refs = [Ref() for _ in range(count)]
     restored: dict[str, list[tuple[Ref, bytes]]] = {}
     for batch in range(batches):

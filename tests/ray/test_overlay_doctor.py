@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 
-import pytest
-from overlay_support import VERSIONS, environment, ray_python
+from tests.support.rays import RayEnv
 
 # Imported by the `ray` command alone, which may take the time to parse it.
 ONLY_COMMANDS = ("ray.scripts.scripts",)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_target_of_a_supported_ray_fits(version: str) -> None:
+def test_every_target_of_a_supported_ray_fits(ray_env: RayEnv) -> None:
     result = subprocess.run(
-        [str(ray_python(version)), "-m", "mantaray.cli", "doctor", "--json"],
-        env=environment(),
+        [str(ray_env.python), "-m", "mantaray.cli", "doctor", "--json"],
+        env=ray_env.environment(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -24,7 +22,7 @@ def test_every_target_of_a_supported_ray_fits(version: str) -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     told = json.loads(result.stdout)
-    assert told["ray"]["version"] == version
+    assert told["ray"]["version"] == ray_env.version
     assert told["problem"] is None
     assert "spill" in {patch["name"] for patch in told["patches"]}
     for patch in told["patches"]:

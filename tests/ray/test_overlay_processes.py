@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from overlay_support import VERSIONS, ray_python, run_program, short_directory
+
+from tests.support.rays import RayEnv, short_directory
 
 PROGRAM = '''
 """A cluster with a process of each kind; prints who they are."""
@@ -162,24 +163,20 @@ def make_tiny_wheel(directory: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def cluster(ray_env: RayEnv) -> Iterator[Cluster]:
     """A cluster that has used a process of each kind, and has ended."""
     with short_directory() as directory:
-        program = directory / "program.py"
-        program.write_text(PROGRAM)
-        told, _ = run_program(
-            ray_python(request.param),
-            program,
-            str(directory),
-            str(make_tiny_wheel(directory)),
-            MANTARAY_REPORT_DIR=str(directory / "reports"),
+        told = ray_env.run_program(
+            PROGRAM,
+            [directory, make_tiny_wheel(directory)],
+            {"MANTARAY_REPORT_DIR": str(directory / "reports")},
         )
         reports = {
             int(path.stem): json.loads(path.read_text())
             for path in (directory / "reports").glob("*.json")
         }
-        yield Cluster(request.param, told, reports)
+        yield Cluster(ray_env.version, told, reports)
 
 
 def test_the_cluster_did_its_work(cluster: Cluster) -> None:

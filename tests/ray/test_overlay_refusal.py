@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from overlay_support import VERSIONS, ray_python, run_program, short_directory
+
+from tests.support.rays import RayEnv, short_directory
 
 PROGRAM = '''
 """Runs a task and spills; prints what Ray did."""
@@ -81,27 +82,22 @@ def alter(path: Path, function: str) -> None:
     path.write_text("".join(lines))
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+@pytest.fixture(scope="module")
+def run(ray_env: RayEnv) -> Iterator[Run]:
     """A cluster of an altered Ray that has worked and spilled, and has ended."""
-    python = ray_python(request.param)
-    (installed,) = python.parents[1].glob("lib/python3*/site-packages/ray")
+    (installed,) = ray_env.root.glob("lib/python3*/site-packages/ray")
     with short_directory() as directory:
         copy = directory / "altered" / "ray"
         shutil.copytree(installed, copy, copy_function=link_or_copy, symlinks=True)
         alter(copy / "_private" / "external_storage.py", "setup_external_storage")
-        program = directory / "program.py"
-        program.write_text(PROGRAM)
         reports = directory / "reports"
-        told, done = run_program(
-            python,
-            program,
-            str(directory),
-            PYTHONPATH=str(copy.parent),
-            MANTARAY_REPORT_DIR=str(reports),
+        done = ray_env.run(
+            PROGRAM,
+            [directory],
+            {"PYTHONPATH": str(copy.parent), "MANTARAY_REPORT_DIR": str(reports)},
         )
         written = [json.loads(path.read_text()) for path in reports.glob("*.json")]
-        yield Run(copy, told, done.stderr, written)
+        yield Run(copy, done.told, done.stderr, written)
 
 
 def test_the_altered_ray_ran_tasks_and_spilled_as_it_came(run: Run) -> None:

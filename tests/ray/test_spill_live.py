@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cluster import Cluster
+from tests.support.disks import small_tmpfs
 from tests.support.rays import RayEnv, short_directory
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -34,21 +36,105 @@ def test_disk_follows_live_bytes_while_one_object_in_twenty_lives(
     assert seen["files_in_the_end"] == 0
 
 
+@pytest.mark.parametrize("way", ["environment", "system_config"])
 def test_data_of_every_size_is_identical_and_files_stay_below_their_bound(
-    ray_env: RayEnv, root: Path
+    ray_env: RayEnv, root: Path, way: str
 ) -> None:
-    bound = {"RAY_max_spilling_file_size_bytes": "20000000", "RAY_min_spilling_size": "10000000"}
-    seen = ray_env.run_program(PROGRAMS / "spill_sizes.py", [root, "60000000"], bound)
+    bound = {"max_spilling_file_size_bytes": 20_000_000, "min_spilling_size": 10_000_000}
+    variables = {f"RAY_{name}": str(value) for name, value in bound.items()}
+    seen = ray_env.run_program(
+        PROGRAMS / "spill_sizes.py",
+        [root, "60000000", json.dumps(bound if way == "system_config" else {})],
+        variables if way == "environment" else {},
+    )
     assert seen["wrong"] == []
     assert seen["empty"]
     assert seen["segments_beyond_20_mb"] == []
     assert seen["files"] > 5
+    assert seen["workers"] > 1
 
 
 @pytest.mark.slow
-def test_an_object_of_500_mb_is_identical(ray_env: RayEnv, root: Path) -> None:
-    seen = ray_env.run_program(PROGRAMS / "spill_sizes.py", [root, "500000000"], timeout_s=400)
+def test_objects_of_500_mb_are_identical(ray_env: RayEnv, root: Path) -> None:
+    seen = ray_env.run_program(
+        PROGRAMS / "spill_sizes.py", [root, "500000000", "{}"], timeout_s=400
+    )
     assert seen["wrong"] == []
+    assert seen["empty"]
+    assert seen["workers"] > 1
+    assert seen["spilled_bytes"] > 1_000_000_000
+    print(seen)
+
+
+@pytest.mark.needs_root
+def test_full_and_vanished_disks_are_passed_over_and_the_reserve_stays(
+    ray_env: RayEnv, root: Path
+) -> None:
+    reserve_bytes = 20_000_000
+    with small_tmpfs(150_000_000) as small, small_tmpfs(300_000_000) as large:
+        seen = ray_env.run_program(
+            PROGRAMS / "spill_full_disks.py",
+            [root, small, large, str(reserve_bytes)],
+            {"MANTARAY_SPILL_RESERVE_BYTES": str(reserve_bytes)},
+        )
+    assert seen["first_full"]["wrong"] == []
+    assert seen["first_full"]["in_large"] > 100_000_000
+    assert seen["both"]["wrong"] == []
+    assert seen["both"]["in_small"] > 50_000_000
+    assert seen["both"]["in_large"] > 200_000_000
+    assert seen["partial"] == []
+    assert seen["reserve_eaten"] == []
+    assert seen["emptied"]
+    for phase in ("vanished", "restarted"):
+        assert seen[phase]["wrong"] == []
+        assert seen[phase]["in_small"] > 50_000_000
+    assert seen["behind_the_vanished"] == []
+
+
+@pytest.mark.needs_root
+def test_no_room_anywhere_is_one_error_and_no_partial_file(ray_env: RayEnv, root: Path) -> None:
+    size_bytes, reserve_bytes = 150_000_000, 20_000_000
+    with small_tmpfs(size_bytes) as directory:
+        seen = ray_env.run_program(
+            PROGRAMS / "spill_no_room.py",
+            [root, directory],
+            {"MANTARAY_SPILL_RESERVE_BYTES": str(reserve_bytes)},
+        )
+    assert seen["error"] in ("OutOfDiskError", "ObjectStoreFullError")
+    assert seen["took_s"] < 60
+    assert seen["partial"] == []
+    # Ray's own fallback allocation does take from the reserve; spilling does not.
+    assert 50_000_000 < seen["ours"] <= size_bytes - reserve_bytes
+    assert seen["tracebacks"] == []
+    for lines in seen["told"]:
+        assert len(lines) <= 1 + seen["took_s"] // 5
+        for word in ("an object of 50", str(directory), "bytes free", "usable above the reserve"):
+            assert word in lines[0]
+    assert seen["told"]
+    assert seen["gave_back"]
+    assert seen["wrong"] == []
+    assert seen["works_again"]
+    assert seen["emptied"]
+
+
+def test_pulls_by_another_node_racing_frees_never_read_zeros(ray_env: RayEnv) -> None:
+    # The cap also shows that what the head was told reaches the other node. Small chunks: an object
+    # is read in many steps, and freed between two of them.
+    config = {
+        "max_spilling_file_size_bytes": 60_000_000,
+        "min_spilling_size": 50_000_000,
+        "object_manager_default_chunk_size": 500_000,
+    }
+    with Cluster(ray_env, store_bytes=80_000_000, system_config=config) as cluster:
+        cluster.add_node(resources={"first": 1})
+        cluster.add_node(resources={"second": 1}, store_bytes=500_000_000)
+        seen = cluster.run_program(
+            PROGRAMS / "spill_pull_race.py", [cluster.spill_directories[0], "3", "6000000"]
+        )
+    print(seen)
+    assert seen["counts"] == {"kept: same": 36, "last: same": 36, "left: left": 36}
+    assert 12_000_000 < seen["largest_segment"] <= 60_000_000
+    assert seen["emptied"], seen["left_bytes"]
 
 
 def test_killed_io_workers_lose_nothing_and_leave_nothing(ray_env: RayEnv, root: Path) -> None:

@@ -54,6 +54,21 @@ def short_directory() -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
+class Finished:
+    """A program that ran to its end.
+
+    Attributes:
+        told: what its last line of output says, parsed as JSON.
+        stdout: all it wrote there.
+        stderr: and there.
+    """
+
+    told: Any
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
 class RayEnv:
     """A virtual environment with an official Ray and Mantaray beside it.
 
@@ -89,7 +104,17 @@ class RayEnv:
         env: Mapping[str, str] | None = None,
         timeout_s: float = PROGRAM_TIMEOUT_S,
     ) -> Any:
-        """Run a program to its end and return what its last line of output says, parsed as JSON.
+        """Run a program to its end and return what its last line says; see `run`."""
+        return self.run(program, args, env, timeout_s).told
+
+    def run(
+        self,
+        program: Path | str,
+        args: Sequence[str | Path] = (),
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = PROGRAM_TIMEOUT_S,
+    ) -> Finished:
+        """Run a program to its end.
 
         Args:
             program: a file, or Python code.
@@ -114,7 +139,8 @@ class RayEnv:
             pytest.fail(f"{file.name} on Ray {self.version}: status {done.returncode}\n{output}")
         if left:
             pytest.fail(f"{file.name} on Ray {self.version} left processes:\n{names}\n{output}")
-        return _last_line(done.stdout, f"{file.name} on Ray {self.version}", output)
+        told = _last_line(done.stdout, f"{file.name} on Ray {self.version}", output)
+        return Finished(told, done.stdout, done.stderr)
 
 
 def find_ray(version: str) -> RayEnv:

@@ -54,7 +54,7 @@ def read_config(system_config: Mapping[str, object]) -> SpillConfig:
     try:
         cap = settings.MAX_SPILLING_FILE_SIZE_BYTES.read()
         if cap is None:
-            cap = _system_cap(system_config)
+            cap = parse_cap(system_config.get("max_spilling_file_size_bytes", -1))
         return SpillConfig(
             max_segment_bytes=cap if cap > 0 else DEFAULT_SEGMENT_BYTES,
             max_fused_bytes=cap if cap > 0 else DEFAULT_FUSED_BYTES,
@@ -67,9 +67,19 @@ def read_config(system_config: Mapping[str, object]) -> SpillConfig:
         raise SpillConfigError(str(error)) from error
 
 
-def _system_cap(system_config: Mapping[str, object]) -> int:
-    value = system_config.get("max_spilling_file_size_bytes", -1)
-    if not isinstance(value, int):
+def parse_cap(value: object) -> int:
+    """Return the cap that Ray's system configuration names, in bytes.
+
+    Args:
+        value: what stands there.
+
+    Raises:
+        SpillConfigError: it is no whole number.
+    """
+    # Values of the environment arrive as text on some ways; so do those of upstream's own knobs.
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
         raise SpillConfigError(
             f"max_spilling_file_size_bytes in Ray's system config is {value!r}; "
             "give a number of bytes."

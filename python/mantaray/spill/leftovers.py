@@ -1,9 +1,10 @@
 """Spill directories of raylets that are dead: finding and removing them.
 
 A directory is left over only when its owner record names this machine and a raylet that does not
-run any more: another boot of the same machine, or no process of that pid and start time. Everything
-else stays: no record (stock Ray wrote it), another host's record on a shared disk, no machine id to
-compare, a living raylet.
+run any more: another boot of the same machine, or no process of that pid and start time in the very
+pid namespace that the record names. Everything else stays: no record (stock Ray wrote it), another
+host's record on a shared disk, no machine id to compare, a living raylet, a raylet of another
+container, whose pids mean nothing here.
 """
 
 from __future__ import annotations
@@ -37,11 +38,16 @@ def judge(path: str) -> tuple[bool, str]:
         same_host = record.boot_id == owner.boot_id() and record.boot_id != ""
     else:
         same_host = record.machine_id == owner.machine_id()
-    # Containers may share machine id and boot, but not their pids.
     if not same_host or record.host != socket.gethostname():
         return False, f"belongs to host {record.host}"
     if record.boot_id != owner.boot_id():
         return True, f"raylet {record.pid} ended with an earlier boot"
+    # Containers may share host name, machine id, boot and the disk, but not their pids. (The inode of a
+    # namespace may be used again when that is gone; then its raylet is dead, too.)
+    if record.pid_namespace == 0:
+        return False, f"raylet {record.pid} belongs to a pid namespace that is not known"
+    if record.pid_namespace != owner.pid_namespace():
+        return False, f"raylet {record.pid} belongs to another pid namespace (a container's)"
     now = owner.record_of(record.pid)
     if now is not None and now.start_ticks == record.start_ticks:
         return False, f"raylet {record.pid} is running"

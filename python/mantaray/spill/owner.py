@@ -1,7 +1,9 @@
 """Which raylet a spill directory belongs to, so that a later node can tell whether it is left over.
 
-The record names the raylet (pid and start time), the boot and the machine. Only a directory whose
-record names this machine is ever judged: on a shared disk the others belong to other hosts.
+The record names the raylet (pid and start time), the pid namespace in which that pid means
+something, the boot and the machine. Only a directory whose record names this machine is ever judged:
+on a shared disk the others belong to other hosts. Containers of one machine may share everything but
+the pid namespace.
 """
 
 from __future__ import annotations
@@ -15,13 +17,24 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class OwnerRecord:
-    """Who a spill directory belongs to."""
+    """Who a spill directory belongs to.
+
+    Attributes:
+        pid: the raylet's.
+        start_ticks: when it started, in clock ticks since boot.
+        boot_id: the boot it ran in, or empty.
+        machine_id: the machine's, or empty.
+        host: the host name.
+        pid_namespace: inode of the namespace that the pid belongs to; 0 when not known, as in older
+            records.
+    """
 
     pid: int
     start_ticks: int
     boot_id: str
     machine_id: str
     host: str
+    pid_namespace: int = 0
 
 
 def _read_line(path: str) -> str:
@@ -41,6 +54,19 @@ def machine_id() -> str:
     return _read_line("/etc/machine-id")
 
 
+def pid_namespace() -> int:
+    """Return the inode of this process's pid namespace, 0 where pids cannot be looked up reliably.
+
+    That is so where /proc is missing or shows the pids of another namespace.
+    """
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return 0
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
 def record_of(pid: int) -> OwnerRecord | None:
     """Return the record that names a running process of this host, or None when there is none."""
     from mantaray._native import spill
@@ -48,7 +74,9 @@ def record_of(pid: int) -> OwnerRecord | None:
     start_ticks = spill.process_start_ticks(pid)
     if start_ticks is None:
         return None
-    return OwnerRecord(pid, start_ticks, boot_id(), machine_id(), socket.gethostname())
+    return OwnerRecord(
+        pid, start_ticks, boot_id(), machine_id(), socket.gethostname(), pid_namespace()
+    )
 
 
 def write_record(node_directory: str, raylet_pid: int) -> None:

@@ -8,17 +8,23 @@ and in whoever destroys the storage at the end. Only an IO worker ever starts th
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from mantaray.spill import damage, owner
-from mantaray.spill.config import directories_of, make_node_directory, read_config
+from mantaray.spill import damage, no_room, owner
+from mantaray.spill.config import (
+    SpillConfigError,
+    make_node_directory,
+    read_config,
+)
+from mantaray.spill.handover import CAP_KEY, directories_in, handed_on
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +38,17 @@ class SpillStorage:
     _get_objects_from_store: Callable[[Sequence[Any]], list[tuple[Any, bytes, Any]]]
     _put_object_to_store: Callable[[bytes, int, Any, Any, bytes], None]
 
-    def __init__(self, node_id: str, **params: object) -> None:
+    def __init__(self, node_id: str, config: Mapping[str, Any]) -> None:
         """Make this node's directories.
+
+        An IO worker does without directories that have vanished since the node started, as long as
+        one is left.
 
         Args:
             node_id: hex id of the node.
-            params: `directory_path`, a directory or a list of them; `buffer_size` is accepted and
-                not needed.
+            config: Ray's object spilling configuration, of type `filesystem`. Its "params" take
+                `directory_path`, a directory or a list of them; `buffer_size` is accepted and not
+                needed.
 
         Raises:
             SpillConfigError: the configuration cannot work.
@@ -48,8 +58,13 @@ class SpillStorage:
 
         read_config({})
         name = spill.NODE_DIRECTORY_PREFIX + node_id
-        directories = directories_of(params)
-        self._directories = [make_node_directory(directory, name) for directory in directories]
+        directories = directories_in(config)
+        places = handed_on(directories)
+        if places is None:
+            self._directories = [make_node_directory(directory, name) for directory in directories]
+        else:
+            self._directories = _make_what_is_left(places, name)
+        self._caps = {CAP_KEY: config[CAP_KEY]} if CAP_KEY in config else {}
         self._engine_lock = threading.Lock()
         self._engine: Any = None
         self._in_use: list[int] = []
@@ -67,6 +82,8 @@ class SpillStorage:
             ValueError: an object is not in the local store.
             SpillNoSpaceError: no directory has room for the first object.
         """
+        from mantaray._native import spill
+
         if not object_refs:
             return []
         objects = []
@@ -77,7 +94,13 @@ class SpillStorage:
             if payload is None and not metadata:
                 raise ValueError(f"Object {ref.hex()} does not exist.")
             objects.append((ref.binary(), bytes(address), bytes(metadata or b""), payload))
-        urls: list[bytes] = self._started().spill(objects)
+        engine = self._started()
+        try:
+            urls: list[bytes] = engine.spill(objects)
+        except spill.SpillNoSpaceError as error:
+            if self._is_news("no room", no_room.REPEAT_S):
+                logger.error("%s.", error)
+            raise
         return urls
 
     def restore_spilled_objects(
@@ -117,16 +140,22 @@ class SpillStorage:
     def _handle_loss(self, ref: Any, url: str, error: Exception) -> None:
         """Tell the owner; when nobody can be told, leave an error in the object's place."""
         # The raylet asks again and again; once in a while is often enough to tell.
-        now = time.monotonic()
-        if now - self._reported.get(url, -damage.REPEAT_S) < damage.REPEAT_S:
+        if not self._is_news(url, damage.REPEAT_S):
             return
-        self._reported[url] = now
         address = damage.owner_address_of(url)
         if address is not None and damage.report_lost(address, ref.binary()):
             logger.error("%s. Its owner was told to rebuild it.", error)
             return
         logger.error("%s. Its owner cannot be told; readers get an ObjectLostError.", error)
         damage.store_error(self._put_object_to_store, ref)
+
+    def _is_news(self, what: str, repeat_s: float) -> bool:
+        """Return whether the last word about this is some seconds old; this is one."""
+        now = time.monotonic()
+        if now - self._reported.get(what, -repeat_s) < repeat_s:
+            return False
+        self._reported[what] = now
+        return True
 
     def delete_spilled_objects(self, urls: Sequence[bytes]) -> None:
         """Delete spilled objects; what is gone already is no error."""
@@ -155,7 +184,7 @@ class SpillStorage:
     def _start(self) -> Any:
         from mantaray._native import spill
 
-        config = read_config(_system_config())
+        config = read_config(_system_config() | self._caps)
         for directory in self._directories:
             owner.write_record(directory, os.getppid())
         engine = spill.Engine(
@@ -167,7 +196,10 @@ class SpillStorage:
             read_ahead_bytes=config.read_ahead_bytes,
             punch_delay_ms=config.punch_delay_ms,
         )
-        self._in_use = [owner.mark_in_use(directory) for directory in self._directories]
+        no_room.quieten_rays_log()
+        for directory in self._directories:
+            with contextlib.suppress(OSError):  # vanished; the engine passes it over
+                self._in_use.append(owner.mark_in_use(directory))
         for line in engine.limitations():
             logger.warning(
                 "Spill directory %s not supported by its file system: spilling falls back, "
@@ -199,6 +231,37 @@ class SpillStorage:
         engine.close()
         while self._in_use:
             os.close(self._in_use.pop())
+
+
+def _make_what_is_left(places: Sequence[tuple[str, int]], name: str) -> list[str]:
+    """Make the node's directory in each place that is still what it was when the node started.
+
+    Args:
+        places: directories and the devices they lay on.
+        name: what the node's own directory is called.
+
+    Raises:
+        SpillConfigError: none of them can be used.
+    """
+    made, problems = [], []
+    for directory, device in places:
+        try:
+            # Behind a disk that was unmounted lies another one, usually the root's.
+            if os.stat(directory).st_dev != device:
+                raise SpillConfigError(
+                    f"object spilling directory {directory} lies on another disk than at the start "
+                    "of the node; mount the disk again and start the node anew."
+                )
+            made.append(make_node_directory(directory, name))
+        except OSError as error:
+            problems.append(f"object spilling directory {directory} is gone ({error.strerror}).")
+        except SpillConfigError as error:
+            problems.append(str(error))
+    if not made:
+        raise SpillConfigError(" ".join(problems))
+    for problem in problems:
+        logger.warning("%s It is not used by this IO worker.", problem)
+    return made
 
 
 def _system_config() -> dict[str, object]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,6 +18,17 @@ from mantaray._native import spill
 from mantaray.spill import leftovers, owner
 
 from .engines import NODE, make_node
+
+# Claims the directory given first for itself, judges the one given second, and stays alive.
+_CONTAINER = """
+import os, sys
+from mantaray.spill import leftovers, owner
+owner.machine_id = lambda: "this-machine"
+mine, theirs = sys.argv[1:]
+owner.write_record(mine, os.getpid())
+print(leftovers.judge(mine)[0], leftovers.judge(theirs)[0], leftovers.remove([theirs]), flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +51,33 @@ def dead_process() -> owner.OwnerRecord:
     process.wait()
     assert record is not None
     return record
+
+
+@contextmanager
+def container(mine: Path, theirs: Path, *options: str) -> Iterator[str]:
+    """Run _CONTAINER in a pid namespace of its own; yield the line it printed."""
+    if shutil.which("unshare") is None:
+        pytest.skip("`unshare` is not installed")
+    command = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        *options,
+        sys.executable,
+        "-c",
+        _CONTAINER,
+    ]
+    process = subprocess.Popen(
+        [*command, mine, theirs], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(timeout=20)
+        process.stdout.close()
 
 
 def put_record(node: Path, record: owner.OwnerRecord) -> None:
@@ -68,6 +110,46 @@ def test_a_directory_of_an_earlier_boot_is_left_over(tmp_path: Path) -> None:
         True,
         f"raylet {os.getpid()} ended with an earlier boot",
     )
+
+
+@pytest.mark.needs_root
+def test_live_data_of_another_container_on_the_same_disk_stays(tmp_path: Path) -> None:
+    theirs, ours = make_node(tmp_path / "theirs"), make_node(tmp_path / "ours")
+    owner.write_record(str(ours), os.getpid())
+    with container(theirs, ours, "--mount-proc") as said:
+        # The container keeps its own and this process's, and so does this process.
+        assert said == "False False []"
+        record = owner.read_record(str(theirs))
+        assert record is not None
+        verdict = leftovers.judge(str(theirs))
+        kept = f"raylet {record.pid} belongs to another pid namespace (a container's)"
+        assert verdict == (False, kept)
+        assert leftovers.remove([str(tmp_path / "theirs")]) == []
+        assert theirs.is_dir()
+        # Without the namespace it would have been taken for dead.
+        put_record(theirs, replace(record, pid_namespace=owner.pid_namespace()))
+        assert leftovers.judge(str(theirs))[0]
+
+
+@pytest.mark.needs_root
+def test_where_proc_shows_foreign_pids_nothing_is_judged_dead(tmp_path: Path) -> None:
+    theirs, ours = make_node(tmp_path / "theirs"), make_node(tmp_path / "ours")
+    put_record(ours, dead_process())
+    with container(theirs, ours) as said:
+        assert said == "False False []"
+        assert not leftovers.judge(str(theirs))[0]
+
+
+def test_a_record_of_an_older_mantaray_is_kept_within_its_boot_only(tmp_path: Path) -> None:
+    node, record = make_node(tmp_path), asdict(dead_process())
+    del record["pid_namespace"]
+    (node / spill.OWNER_FILE).write_text(json.dumps(record))
+    assert leftovers.judge(str(node)) == (
+        False,
+        f"raylet {record['pid']} belongs to a pid namespace that is not known",
+    )
+    (node / spill.OWNER_FILE).write_text(json.dumps(record | {"boot_id": "earlier"}))
+    assert leftovers.judge(str(node))[0]
 
 
 def test_a_directory_of_another_host_stays(tmp_path: Path) -> None:

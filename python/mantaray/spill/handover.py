@@ -1,0 +1,142 @@
+"""What a starting node hands on to its IO workers beyond what Ray does.
+
+Three things get lost on the way from the configuration to an IO worker:
+
+- Ray 2.60 passes on the first directory of a list only. The whole list travels in a variable of the
+  raylet's environment, which its IO workers inherit.
+- The raylet refuses to create objects while a file system that it knows of is over 95 % full: of
+  the first directory on 2.60, of any directory on 2.48. So the raylet is told of one directory, the one
+  with most room when the node starts, and Ray carries the list along without reading it.
+- Ray 2.48 does not know `max_spilling_file_size_bytes`, and its GCS dies of a system configuration that
+  holds it. It travels inside the object spilling configuration, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from mantaray import settings
+from mantaray.spill.config import directories_of, parse_cap
+
+DIRECTORIES_VARIABLE = "_MANTARAY_SPILL_DIRECTORIES"
+CAP_KEY = str(settings.MAX_SPILLING_FILE_SIZE_BYTES.upstream)
+# Keys of the object spilling configuration that Ray does not read.
+_DIRECTORIES_KEY = "mantaray_directories"
+
+
+def prepare(
+    spilling_config: str, system_configs: Sequence[MutableMapping[str, Any]], *, takes_cap: bool
+) -> str:
+    """Return the object spilling configuration that a starting node is to use, JSON.
+
+    Storage of another type than `filesystem` is not Mantaray's: then everything stays as it is.
+
+    Args:
+        spilling_config: what Ray made of the settings, JSON.
+        system_configs: those that Ray would hand to its GCS; the cap is taken out of them if need be.
+        takes_cap: whether this Ray knows `max_spilling_file_size_bytes`.
+
+    Raises:
+        SpillConfigError: the configuration cannot work.
+    """
+    config = json.loads(spilling_config)
+    if config.get("type") != "filesystem":
+        return spilling_config
+    caps = [] if takes_cap else [own.pop(CAP_KEY) for own in system_configs if CAP_KEY in own]
+    if caps:
+        config[CAP_KEY] = parse_cap(caps[0])
+    directories = directories_of(config["params"])
+    if len(directories) > 1:
+        # A stable order where rooms are equal, as on one disk.
+        directories.sort(key=_free_bytes, reverse=True)
+        config["params"]["directory_path"] = directories[:1]
+        config[_DIRECTORIES_KEY] = directories
+    return json.dumps(config)
+
+
+def _free_bytes(directory: str) -> int:
+    """Return the room in a directory, or where it will be made; 0 where nothing can be said."""
+    try:
+        info = os.statvfs(directory)
+        return info.f_bavail * info.f_frsize
+    except FileNotFoundError:
+        parent = os.path.dirname(os.path.abspath(directory))
+        return _free_bytes(parent) if parent != directory else 0
+    except OSError:
+        return 0
+
+
+def directories_in(config: Mapping[str, Any]) -> list[str]:
+    """Return all directories of an object spilling configuration of type `filesystem`.
+
+    Args:
+        config: as `prepare` made it, or as Ray did.
+
+    Raises:
+        SpillConfigError: the configuration cannot work.
+    """
+    directories = directories_of(config.get("params", {}))
+    listed = list(config.get(_DIRECTORIES_KEY) or [])
+    # Ray 2.60 puts a node's own directory in place of the head's, beside which the head's list says
+    # nothing.
+    return listed if listed[:1] == directories[:1] else directories
+
+
+def directories_of_node(own_config: str, system_config: Mapping[str, Any]) -> list[str]:
+    """Return the directories that a starting node spills to, none for other types of storage.
+
+    Args:
+        own_config: what the node itself was told, JSON.
+        system_config: the cluster's, in which Ray has decided between this node's and the head's
+            object spilling configuration; of a list of this node's own it may hold the first only.
+
+    Raises:
+        SpillConfigError: the configuration cannot work.
+    """
+    own = _filesystem_directories(own_config)
+    decided = _filesystem_directories(system_config.get("object_spilling_config") or own_config)
+    return own if decided and own[:1] == decided[:1] else decided
+
+
+def _filesystem_directories(spilling_config: str) -> list[str]:
+    config = json.loads(spilling_config or "{}")
+    return directories_in(config) if config.get("type") == "filesystem" else []
+
+
+@contextmanager
+def handing_on(directories: Sequence[str]) -> Iterator[None]:
+    """Put the directories into this process's environment while the raylet is started.
+
+    Args:
+        directories: existing directories, or none at all.
+    """
+    before = os.environ.pop(DIRECTORIES_VARIABLE, None)
+    if directories:
+        places = [(os.path.abspath(path), os.stat(path).st_dev) for path in directories]
+        os.environ[DIRECTORIES_VARIABLE] = json.dumps(places)
+    try:
+        yield
+    finally:
+        os.environ.pop(DIRECTORIES_VARIABLE, None)
+        if before is not None:
+            os.environ[DIRECTORIES_VARIABLE] = before
+
+
+def handed_on(directories: Sequence[str]) -> list[tuple[str, int]] | None:
+    """Return what the node handed on: each directory and the file system it lay on, a device number.
+
+    Args:
+        directories: what Ray passed to this process, the first of the node's list or all of them.
+
+    Returns:
+        None when this is not an IO worker of a node with these directories.
+    """
+    text = os.environ.get(DIRECTORIES_VARIABLE)
+    places = [(str(path), int(device)) for path, device in json.loads(text)] if text else []
+    paths = [path for path, _ in places]
+    given = [os.path.abspath(path) for path in directories]
+    return places if given and given == paths[: len(given)] else None
