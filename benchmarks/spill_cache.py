@@ -29,6 +29,9 @@ from spill_engine import BATCH_BYTES, OWNER, Ref, make_storage, on_shared_memory
 
 ARMS = ("stock", "keep", "drop", "direct")
 OBJECT_BYTES = 150_000
+# Some virtual machines give freed memory back to their host after a while. Every arm starts after that,
+# or those that run early would pay for memory that the later ones find ready.
+SETTLE_S = 6.0
 FIGURES = ("spill_mb_s", "dirty_peak_mb", "cache_growth_mb", "group_peak_mb")
 CGROUP_HOMES = {
     Path("/sys/fs/cgroup/memory"): "memory.max_usage_in_bytes",
@@ -145,6 +148,7 @@ def main() -> None:
     for number in range(arguments.rounds):
         for arm in ARMS if number % 2 == 0 else ARMS[::-1]:
             print(f"round {number + 1}, {arm}", file=sys.stderr)
+            time.sleep(SETTLE_S)
             runs[arm].append(run_arm(arm, arguments.gigabytes, arguments.directory))
     rows = {
         arm: {

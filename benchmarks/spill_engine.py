@@ -10,7 +10,8 @@ soon as the page cache has it. `disk` is what the disk does with nothing else to
 turns: one file, written or read past the page cache in pieces of 4 MB. Data that is to be on the disk, or
 comes from it, cannot be faster. (`restore` is from the page cache, where the disk has no say.) How fast the
 page cache takes what stock Ray spills depends on the machine's history: where that memory is new to a
-virtual machine, it takes several times as long as where it was used before.
+virtual machine, it takes several times as long as where it was used a moment ago. So every size starts after
+a pause in which freed memory has gone back to the host, as it has on a node that does not spill all the time.
 
     python benchmarks/spill_engine.py [--quick] [--json] [--directory DIR]
 """
@@ -35,6 +36,7 @@ from typing import Any
 BATCH_BYTES = 100_000_000
 SIZES = (102_401, 150_000, 1_000_000, 10_000_000, 100_000_000)
 OWNER = b"o" * 120
+SETTLE_S = 6.0
 
 
 class Ref:
@@ -236,6 +238,7 @@ def main() -> None:
     try:
         for size in SIZES:
             print(f"measuring objects of {size:,} bytes ...", file=sys.stderr)
+            time.sleep(SETTLE_S)
             rates = measure_size(classes, size, 4 if arguments.quick else 10, directory)
             for operation, by_name in rates.items():
                 stock, ours = (statistics.median(by_name[name]) for name in classes)

@@ -119,7 +119,8 @@ absl::Status ObjectReader::ReadPayload(std::span<char> payload, Parallel* parall
   const uint64_t cut = payload.size() / 8 * 5 / kBlockBytes * kBlockBytes;
   // Two streams are faster out of memory; out of a disk one is, which the kernel's read-ahead follows.
   const bool in_memory =
-      source_.window != nullptr || fs_->IsCached(source_.file.fd(), url_.offset + lengths_.header_bytes() + cut);
+      source_.window != nullptr ||
+      (payload.size() >= kSplitBytes && fs_->IsCached(source_.file.fd(), url_.offset + lengths_.header_bytes() + cut));
   if (payload.size() < kSplitBytes || !in_memory) {
     uint32_t crc = 0;
     absl::Status status = absl::UnavailableError("not open for unbuffered reads");
