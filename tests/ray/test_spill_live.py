@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.disks import small_tmpfs
+from tests.support.disks import small_ext4, small_tmpfs
 from tests.support.rays import RayEnv, short_directory
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -55,15 +55,18 @@ def test_data_of_every_size_is_identical_and_files_stay_below_their_bound(
 
 
 @pytest.mark.slow
-def test_objects_of_500_mb_are_identical(ray_env: RayEnv, root: Path) -> None:
-    seen = ray_env.run_program(
-        PROGRAMS / "spill_sizes.py", [root, "500000000", "{}"], timeout_s=400
-    )
+@pytest.mark.needs_root
+def test_objects_of_500_mb_are_identical_on_several_disks(ray_env: RayEnv, root: Path) -> None:
+    with small_ext4(1_500_000_000) as one, small_ext4(1_500_000_000) as other:
+        seen = ray_env.run_program(
+            PROGRAMS / "spill_sizes.py", [root, "500000000", "{}", one, other], timeout_s=400
+        )
+    print(seen)
     assert seen["wrong"] == []
     assert seen["empty"]
     assert seen["workers"] > 1
+    assert seen["directories"] == 2
     assert seen["spilled_bytes"] > 1_000_000_000
-    print(seen)
 
 
 @pytest.mark.needs_root
