@@ -121,7 +121,8 @@ def test_no_room_anywhere_is_one_error_and_no_partial_file(ray_env: RayEnv, root
 
 
 def test_pulls_by_another_node_racing_frees_never_read_zeros(ray_env: RayEnv) -> None:
-    # The cap also shows that what the head was told reaches the other node. Small chunks: an object
+    # Zeros would show in what is read, or in the death of the raylet that reads a header of zeros. The
+    # cap also shows that what the head was told reaches the other node. Small chunks: an object
     # is read in many steps, and freed between two of them.
     config = {
         "max_spilling_file_size_bytes": 60_000_000,
