@@ -10,7 +10,7 @@ from spill_common import disk_bytes, files, is_intact, names_below, payload, rep
 root, largest, system_config = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 paths = start(
     root,
-    directories=("a", "b", "c"),
+    directories=sys.argv[4:] or ("a", "b", "c"),
     store_mb=max(150, largest * 3 // 1_000_000),
     max_io_workers=3,
     **system_config,
