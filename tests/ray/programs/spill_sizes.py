@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import ray
 from spill_common import disk_bytes, files, is_intact, names_below, payload, report, start
@@ -15,17 +16,31 @@ paths = start(
     max_io_workers=3,
     **system_config,
 )
+
+
+def workers_of(directories):
+    """The directories of the IO workers that have spilled something that is still there."""
+    return {
+        part for name in names_below(directories) for part in name.split("/") if part[:1] == "w"
+    }
+
+
 SIZES = [0, 1, 102_401, 150_000, 1_000_000, 5_000_000, 30_000_000, largest]
 began = time.monotonic()
 refs = [(size, ray.put(payload(number, size))) for number, size in enumerate(SIZES * 2)]
 empty = ray.put(b"")
-# Enough of them that everything above is spilled, and from several sides at once.
-filler_size = max(10_000_000, largest // 10)
-filler = [ray.put(payload(1000 + i, filler_size)) for i in range(30)]
+# Enough of them that everything above is spilled, and faster than one IO worker can take.
+filler_value = payload(1000, max(10_000_000, largest // 10))
+filler = [ray.put(filler_value) for _ in range(30)]
+for _ in range(10):
+    if len(workers_of(paths)) > 1:
+        break
+    with ThreadPoolExecutor(3) as pool:
+        filler = list(pool.map(lambda _: ray.put(filler_value), range(30)))
 spill_s = time.monotonic() - began
 spilled_bytes = disk_bytes(paths)
 too_large = [size for _, size, links in files(paths).values() if size > 20_000_000 and links > 1]
-workers = {part for name in names_below(paths) for part in name.split("/") if part[:1] == "w"}
+workers = workers_of(paths)
 found = {"files": len(files(paths)), "directories": sum(disk_bytes([path]) > 0 for path in paths)}
 began = time.monotonic()
 wrong = [
