@@ -10,8 +10,8 @@ soon as the page cache has it. `disk` is what the disk does with nothing else to
 turns: one file, written or read past the page cache in pieces of 4 MB. Data that is to be on the disk, or
 comes from it, cannot be faster. (`restore` is from the page cache, where the disk has no say.) How fast the
 page cache takes what stock Ray spills depends on the machine's history: where that memory is new to a
-virtual machine, it takes several times as long as where it was used a moment ago. So every size starts after
-a pause in which freed memory has gone back to the host, as it has on a node that does not spill all the time.
+virtual machine, it takes several times as long as where it was used a moment ago. So every size starts
+after a pause in which freed memory can go back to the host.
 
     python benchmarks/spill_engine.py [--quick] [--json] [--directory DIR]
 """
