@@ -1,14 +1,13 @@
 """The patch `router`: Serve's request routers wake on events, with upstream's knobs on 2.48 too.
 
-The loop that looks for a replica is replaced (Ray sleeps in the middle of it); all else is wrapped.
+The loop that looks for a replica is replaced (Ray sleeps in the middle of it); all else is put around
+what is there.
 """
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
-from collections import Counter
 from types import ModuleType
 from typing import Any
 
@@ -24,73 +23,9 @@ _PACKAGE = "ray.serve._private"
 
 
 def _install_routers(module: ModuleType, installation: Installation) -> None:
-    from mantaray.serve.routing import choose_replicas_with_backoff, routing_of
+    from mantaray.serve import hooks
 
-    cls = module.RequestRouter
-
-    async def select(wrapped: Any, router: Any, args: Any, kwargs: Any) -> Any:
-        replica = await wrapped(*args, **kwargs)
-        if replica is not None:
-            routing_of(router).choose(replica.replica_id)
-        return replica
-
-    async def choose_for(wrapped: Any, router: Any, args: Any, kwargs: Any) -> Any:
-        routing = routing_of(router)
-        task = asyncio.current_task()
-        if kwargs.get("is_retry"):
-            routing.routed_again(task)
-        try:
-            replica = await wrapped(*args, **kwargs)
-        except asyncio.CancelledError:
-            future = args[0].future
-            if future.done() and not future.cancelled() and future.exception() is None:
-                routing.given_back(future.result().replica_id)
-            raise
-        routing.sent(task, replica.replica_id)
-        return replica
-
-    async def probe(wrapped: Any, router: Any, args: Any, kwargs: Any) -> Any:
-        routing = routing_of(router)
-        before = Counter(routing.chosen)
-        return routing.probed(await wrapped(*args, **kwargs), before)
-
-    def heard(wrapped: Any, router: Any, args: Any, kwargs: Any) -> None:
-        wrapped(*args, **kwargs)
-        replica_id, info = (*args, *kwargs.values())
-        # An object that holds the number on 2.48.
-        routing_of(router).answer(replica_id, getattr(info, "num_ongoing_requests", info))
-
-    def update(wrapped: Any, router: Any, args: Any, kwargs: Any) -> None:
-        wrapped(*args, **kwargs)
-        routing_of(router).replicas_changed()
-
-    installation.replace(cls, "_choose_replicas_with_backoff", choose_replicas_with_backoff)
-    installation.wrap(cls, "_select_from_candidate_replicas", select)
-    installation.wrap(cls, "_choose_replica_for_request", choose_for)
-    installation.wrap(cls, "_probe_queue_lens", probe)
-    installation.wrap(cls, "on_new_queue_len_info", heard)
-    installation.wrap(cls, "update_replicas", update)
-    if hasattr(cls, "decrement_queue_len_cache"):
-        _install_accounts(cls, installation)
-
-
-def _install_accounts(cls: Any, installation: Installation) -> None:
-    """Follow the accounts of requests sent and completed that newer Rays keep themselves."""
-    from mantaray.serve.routing import routing_of
-
-    def send(wrapped: Any, router: Any, args: Any, kwargs: Any) -> None:
-        replica_id = next(iter((*args, *kwargs.values())))
-        routing = routing_of(router)
-        if routing.is_counted(replica_id):
-            routing.uncount(replica_id)
-        wrapped(*args, **kwargs)
-
-    def complete(wrapped: Any, router: Any, args: Any, kwargs: Any) -> None:
-        wrapped(*args, **kwargs)
-        routing_of(router).completed(next(iter((*args, *kwargs.values()))))
-
-    installation.wrap(cls, "on_send_request", send)
-    installation.wrap(cls, "decrement_queue_len_cache", complete)
+    hooks.install(module, installation)
 
 
 def _install_router(module: ModuleType, installation: Installation) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import sys
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -24,6 +23,7 @@ from mantaray.serve.backoff import Backoff
 from mantaray.serve.waiters import Waiters, Wake
 from mantaray.settings import SettingError
 
+_DRAW = "PowerOfTwoChoicesRequestRouter.choose_replicas"
 _ATTRIBUTE = "_mantaray_routing"
 _POW_2 = "ray.serve._private.request_router.pow_2_router"
 # A replica may still count a request whose result is here already. If it turns the next one away,
@@ -45,7 +45,7 @@ class Routing:
     """The events of one router, and what they tell."""
 
     def __init__(self, router: Any) -> None:
-        self._router = weakref.proxy(router)
+        self._router: Any = weakref.proxy(router)
         self.waiters = Waiters()
         self.backoff = _backoff_in_force()
         # How often a replica was chosen; how many of these are not yet handed to their request.
@@ -325,8 +325,9 @@ def _overridden(router: Any) -> set[str]:
 
 
 def _draws_two(router: Any) -> bool:
-    stock = getattr(sys.modules.get(_POW_2), "PowerOfTwoChoicesRequestRouter", None)
-    return stock is not None and type(router).choose_replicas is stock.choose_replicas
+    # By name: in other processes the class is a copy, for Serve sends it by value.
+    draw = type(router).choose_replicas
+    return bool(draw.__module__ == _POW_2 and draw.__qualname__ == _DRAW)
 
 
 def _current_task() -> asyncio.Task[Any] | None:
