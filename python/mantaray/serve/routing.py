@@ -45,7 +45,7 @@ class Routing:
     """The events of one router, and what they tell."""
 
     def __init__(self, router: Any) -> None:
-        self._router: Any = weakref.proxy(router)
+        self._router = router
         self.waiters = Waiters()
         self.backoff = _backoff_in_force()
         # How often a replica was chosen; how many of these are not yet handed to their request.
