@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.serve._private.request_router.request_router import RequestRouter
+from serve_router_custom import Last
 
 PORT = int(sys.argv[1])
 
@@ -75,13 +75,6 @@ class Four:
     async def __call__(self) -> int:
         await asyncio.sleep(0.1)
         return os.getpid()
-
-
-class Last(RequestRouter):
-    """A router of a user's: always the replica whose id is last in the alphabet."""
-
-    async def choose_replicas(self, candidate_replicas: Any, pending_request: Any = None) -> Any:
-        return [[max(candidate_replicas, key=lambda replica: replica.replica_id.unique_id)]]
 
 
 def custom_router() -> int:
