@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import os
+import random
 import socket
 import statistics
 import sys
@@ -131,10 +132,17 @@ def replica_killed() -> dict[str, float]:
     return figures(later, min(stamp[1] for stamp in later), len(later) * 0.1)
 
 
+def free_port() -> int:
+    """Return a port that is free, below those that the kernel gives to Ray's own sockets."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
 def main() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ray.init(address="local", num_cpus=4, log_to_driver=False, include_dashboard=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     scenarios: dict[str, Callable[[], dict[str, float]]] = {
