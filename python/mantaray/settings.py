@@ -8,6 +8,7 @@ and what is allowed.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -120,6 +121,18 @@ def _integer(low: int | None = None, high: int | None = None) -> Callable[[str],
     return parse
 
 
+def _real(low: float, high: float = math.inf) -> Callable[[str], float]:
+    """Return a parser of numbers above `low` and up to `high`; a `low` below 0 takes 0 in."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or value <= low or value > high:
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
 def _choice(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
@@ -197,6 +210,42 @@ MAX_SPILLING_FILE_SIZE_BYTES: Setting[int | None] = Setting(
     upstream="max_spilling_file_size_bytes",
 )
 
+SERVE_INITIAL_BACKOFF_S: Setting[float] = Setting(
+    name="RAY_SERVE_ROUTER_RETRY_INITIAL_BACKOFF_S",
+    type="float",
+    default=0.025,
+    allowed="a number of seconds above 0",
+    doc="How long Serve's router first waits when no replica has a free slot and nothing wakes it.",
+    parse=_real(0),
+    upstream="RAY_SERVE_ROUTER_RETRY_INITIAL_BACKOFF_S",
+)
+SERVE_BACKOFF_MULTIPLIER: Setting[float] = Setting(
+    name="RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER",
+    type="float",
+    default=2.0,
+    allowed="a number above 0, which need not be whole",
+    doc="Each further wait of Serve's router is this many times the one before.",
+    parse=_real(0),
+    upstream="RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER",
+)
+SERVE_MAX_BACKOFF_S: Setting[float] = Setting(
+    name="RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S",
+    type="float",
+    default=0.5,
+    allowed="a number of seconds above 0",
+    doc="The longest wait of Serve's router.",
+    parse=_real(0),
+    upstream="RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S",
+)
+SERVE_BACKOFF_JITTER: Setting[float] = Setting(
+    name="MANTARAY_SERVE_BACKOFF_JITTER",
+    type="float",
+    default=0.0,
+    allowed="a number from 0 to 1",
+    doc="Share of each wait of Serve's router of which a random part is left out.",
+    parse=_real(-math.ulp(0.0), 1),
+)
+
 SETTINGS: tuple[Setting[Any], ...] = (
     DISABLE,
     PATCHES,
@@ -206,4 +255,8 @@ SETTINGS: tuple[Setting[Any], ...] = (
     SPILL_PUNCH_DELAY_MS,
     SPILL_READAHEAD_BYTES,
     MAX_SPILLING_FILE_SIZE_BYTES,
+    SERVE_INITIAL_BACKOFF_S,
+    SERVE_BACKOFF_MULTIPLIER,
+    SERVE_MAX_BACKOFF_S,
+    SERVE_BACKOFF_JITTER,
 )

@@ -98,13 +98,17 @@ def test_the_defaults_as_the_table_shows_them() -> None:
         "MANTARAY_SPILL_PUNCH_DELAY_MS": "2000",
         "MANTARAY_SPILL_READAHEAD_BYTES": "4194304",
         "RAY_max_spilling_file_size_bytes": "unset",
+        "RAY_SERVE_ROUTER_RETRY_INITIAL_BACKOFF_S": "0.025",
+        "RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER": "2.0",
+        "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S": "0.5",
+        "MANTARAY_SERVE_BACKOFF_JITTER": "0.0",
     }
 
 
 def test_a_name_of_rays_own_is_marked_as_such() -> None:
     for setting in SETTINGS:
         if setting.name.startswith("RAY_"):
-            assert setting.name == f"RAY_{setting.upstream}"
+            assert setting.name in (setting.upstream, f"RAY_{setting.upstream}")
         else:
             assert setting.upstream is None
             assert setting.name.startswith("MANTARAY_")

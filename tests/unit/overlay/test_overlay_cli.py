@@ -223,6 +223,10 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "MANTARAY_SPILL_PUNCH_DELAY_MS",
         "MANTARAY_SPILL_READAHEAD_BYTES",
         "RAY_max_spilling_file_size_bytes",
+        "RAY_SERVE_ROUTER_RETRY_INITIAL_BACKOFF_S",
+        "RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER",
+        "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S",
+        "MANTARAY_SERVE_BACKOFF_JITTER",
     ]
 
 

@@ -1,0 +1,141 @@
+"""The patch `router`: Serve's request routers wake on events, with upstream's knobs on 2.48 too.
+
+The loop that looks for a replica is replaced (Ray sleeps in the middle of it); all else is put around
+what is there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+from mantaray import settings
+from mantaray.overlay import Installation, Patch, Target, register
+
+_ROUTERS = "ray.serve._private.request_router.request_router"
+_COMMON = "ray.serve._private.request_router.common"
+_POW_2 = "ray.serve._private.request_router.pow_2_router"
+_ROUTER = "ray.serve._private.router"
+_API = "ray.serve._private.api"
+_PACKAGE = "ray.serve._private"
+
+
+def _install_routers(module: ModuleType, installation: Installation) -> None:
+    from mantaray.serve import hooks
+
+    hooks.install(module, installation)
+
+
+def _install_router(module: ModuleType, installation: Installation) -> None:
+    cls = module.AsyncioRouter
+    if hasattr(cls, "_register_decrement_queue_len_cache_callback"):
+        return
+
+    async def send(wrapped: Any, asyncio_router: Any, args: Any, kwargs: Any) -> Any:
+        result, replica_id = await wrapped(*args, **kwargs)
+        loop = asyncio_router._event_loop
+
+        def ended(_: Any) -> None:
+            # On a thread of Ray's. The loop is closed when the process ends.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_completed, asyncio_router.request_router, replica_id)
+
+        result.add_done_callback(ended)
+        return result, replica_id
+
+    installation.wrap(cls, "route_and_send_request", send)
+
+
+def _completed(router: Any, replica_id: Any) -> None:
+    from mantaray.serve.routing import routing_of
+
+    if router is not None:
+        routing = routing_of(router)
+        routing.uncount(replica_id)
+        routing.completed(replica_id)
+
+
+def _install_api(module: ModuleType, installation: Installation) -> None:
+    def start(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        from mantaray.serve.backoff import Backoff
+
+        Backoff.read()
+        return wrapped(*args, **kwargs)
+
+    installation.wrap(module, "serve_start", start)
+    installation.wrap(module, "serve_start_async", start)
+
+
+def _install_environment(module: ModuleType, installation: Installation) -> None:
+    """Let the multiplier be a real number where Ray reads an integer.
+
+    The package is imported just before the module that reads Ray's variables.
+    """
+    name = f"{module.__name__}.constants_utils"
+    if importlib.util.find_spec(name) is None:
+        return
+
+    def real(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        variable = args[0] if args else kwargs.get("name")
+        if variable == settings.SERVE_BACKOFF_MULTIPLIER.name:
+            return settings.SERVE_BACKOFF_MULTIPLIER.read()
+        return wrapped(*args, **kwargs)
+
+    installation.wrap(importlib.import_module(name), "get_env_int", real)
+
+
+# The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
+_FILES = {
+    _ROUTERS: (
+        "388cc2e153500686c68b2ac5aeb16a501d95e4e55dab1ddfd47d36cd16cc3c3f",
+        "8a453e61f90a360c525980850a19c8e5960736c59a68dc901f7f26f3e6fed369",
+    ),
+    _COMMON: (
+        "b5e7858fd067a4aaf1745a836da64baafaf4727372596347e9503f284b53a4b1",
+        "98a1fd98f35a3a684cefb79e2ee45b975dd967602939df9cd6982e47ee1f942d",
+    ),
+    _POW_2: (
+        "71e0d6cf6e5b4967b63fdefdec54c7bf0ee23cb7972fe9954c1bf05ce0c6ed46",
+        "bd5247d08cefb60d52b3f40977e47458e1eb5e0e6a82f4b7180fbb3be43a3124",
+    ),
+    _ROUTER: (
+        "1a7a889047bcc6ea3446249c02a5b515f6f99526da9713a8f46604dc85fa5bb8",
+        "3e02c99cbe6df41e91196f988334f003864ef6a651d6847ef4ee62f50e9e0e20",
+    ),
+    _API: (
+        "52894c4263dff522288dae3057d91a0495af762f525de18eb306bf07b7213d58",
+        "8ff13bc43b21c1e8605515ec76af5a552c2a0cc01c589807be345d3930b7089f",
+    ),
+}
+_FINGERPRINTS = {
+    (_ROUTERS, "RequestRouter"): ("16c07d0f700c9d31", "4f64ac916897791e"),
+    (_ROUTERS, "FIFOMixin"): ("61317ff7b46aed60", "bc3eb9833711dc74"),
+    (_COMMON, "ReplicaQueueLengthCache"): ("afcda6a558f9aa89", "2295ba4b75e4e72b"),
+    (_COMMON, "PendingRequest"): ("19022ef3d5231392", "6bd49b91f26db114"),
+    (_POW_2, "PowerOfTwoChoicesRequestRouter"): ("f80ba95739e7acf0", "dbd590627f44d33d"),
+    (_ROUTER, "AsyncioRouter"): ("967c9eb3f742ced2", "f47905ff910ded17"),
+    (_API, "serve_start"): ("c1d811e889f45bb8", "a80741e07537f529"),
+    (_API, "serve_start_async"): ("c33324089f7ff091", "ee15c77c80666736"),
+}
+
+ROUTER_PATCH = Patch(
+    name="router",
+    summary="Serve's replica router wakes on the event that frees a slot; upstream's backoff knobs",
+    ray_versions=">=2.48,<2.61",
+    plain_since="2.49",
+    enough_since=None,
+    targets=tuple(
+        Target(module, attribute, fingerprints, _FILES[module])
+        for (module, attribute), fingerprints in _FINGERPRINTS.items()
+    ),
+    installers={
+        _PACKAGE: _install_environment,
+        _ROUTERS: _install_routers,
+        _ROUTER: _install_router,
+        _API: _install_api,
+    },
+)
+
+register(ROUTER_PATCH)

@@ -1,0 +1,337 @@
+"""What Mantaray keeps for one of Ray's request routers: who waits, and what is known to be free.
+
+Ray's router asks, sleeps, and asks again. Here whatever tells that a slot is free wakes one of the
+sleepers: a request of this router has completed, a replica joined, an answer showed a queue below
+its limit, an assigned request was cancelled before it was sent. For that to wake one request and
+not a herd, the router's cache of queue lengths counts a slot as taken from the moment in which it
+is given away, and answers that were on their way at that moment do not free it again.
+
+Everything here runs in the event loop of the router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+from mantaray.serve.backoff import Backoff
+from mantaray.serve.waiters import Waiters, Wake
+from mantaray.settings import SettingError
+
+_DRAW = "PowerOfTwoChoicesRequestRouter.choose_replicas"
+_ATTRIBUTE = "_mantaray_routing"
+_POW_2 = "ray.serve._private.request_router.pow_2_router"
+# A replica may still count a request whose result is here already. If it turns the next one away,
+# it is looked at again after these waits, and then left to the backoff.
+_SETTLE_S = (0.001, 0.003, 0.007, 0.015, 0.031, 0.063)
+_LOGGER = logging.getLogger("ray.serve")
+
+
+def routing_of(router: Any) -> Routing:
+    """Return what is kept for a router; it is made at the first call."""
+    known = vars(router).get(_ATTRIBUTE)
+    if known is None:
+        known = vars(router)[_ATTRIBUTE] = Routing(router)
+    assert isinstance(known, Routing)
+    return known
+
+
+class Routing:
+    """The events of one router, and what they tell."""
+
+    def __init__(self, router: Any) -> None:
+        self._router = router
+        self.waiters = Waiters()
+        self.backoff = _backoff_in_force()
+        # How often a replica was chosen; how many of these are not yet handed to their request.
+        self.chosen: Counter[Any] = Counter()
+        self._unhanded: Counter[Any] = Counter()
+        # Requests sent (or about to be) to which the replica has not said yes or no.
+        self._asked: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._unanswered: Counter[Any] = Counter()
+        self._last: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._just_freed: set[Any] = set()
+        self._limits: dict[Any, int] = {}
+
+    def delay_s(self, attempt: int) -> float:
+        """Return how long to wait before retry number `attempt` (from 0), in seconds."""
+        router = self._router
+        if hasattr(router, "_compute_backoff_s"):
+            base_s = router._compute_backoff_s(attempt)
+        elif "backoff_sequence_s" in _overridden(router):
+            # A router of the user's, written for a Ray that had only this.
+            sequence = router.backoff_sequence_s
+            base_s = sequence[min(attempt + 1, len(sequence) - 1)]
+        else:
+            base_s = self.backoff.base_s(attempt)
+        return self.backoff.jittered_s(base_s)
+
+    async def wait(self, owner: object, order: float, attempt: int) -> Wake | None:
+        """Wait for a wake, at most as long as the backoff says; None when nothing came."""
+        self._count(1)
+        try:
+            return await self.waiters.wait(owner, order, self.delay_s(attempt))
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        router = self._router
+        router.num_routing_tasks_in_backoff += change
+        router.num_routing_tasks_in_backoff_gauge.set(router.num_routing_tasks_in_backoff)
+
+    # --- What happens to requests
+
+    def choose(self, replica_id: Any) -> None:
+        """A routing task has decided for a replica: count the slot as taken at once."""
+        self.chosen[replica_id] += 1
+        self._unhanded[replica_id] += 1
+        self._add_to_cache(replica_id, 1)
+
+    def sent(self, task: asyncio.Task[Any] | None, replica_id: Any) -> None:
+        """The task of a request has been given a replica and sends its request there."""
+        if task is None:
+            return
+        if task not in self._last:
+            task.add_done_callback(self._answered)
+        self._last[task] = replica_id
+        counted = self._unhanded[replica_id] > 0
+        self._unhanded[replica_id] -= counted
+        self._asked[task] = (replica_id, counted)
+        self._unanswered[replica_id] += 1
+
+    def is_counted(self, replica_id: Any) -> bool:
+        """Return whether the request that the current task sends is in the cache already."""
+        asked = self._asked.get(_current_task())
+        return asked is not None and asked == (replica_id, True)
+
+    def _answered(self, task: asyncio.Task[Any] | None) -> None:
+        asked = self._asked.pop(task, None) if task is not None else None
+        if asked is not None:
+            self._unanswered[asked[0]] -= 1
+
+    def routed_again(self, task: asyncio.Task[Any] | None) -> None:
+        """The task of a request wants another replica: the last one turned it away or died."""
+        self._answered(task)
+        replica_id = self._last.get(task) if task is not None else None
+        if replica_id not in self._just_freed:
+            return
+        self._just_freed.discard(replica_id)
+        loop = asyncio.get_running_loop()
+        for delay_s in _SETTLE_S:
+            loop.call_later(delay_s, self._look_again, replica_id, self.chosen[replica_id])
+
+    def _look_again(self, replica_id: Any, chosen: int) -> None:
+        if self.chosen[replica_id] == chosen:
+            self.waiters.wake(replica_id)
+
+    def given_back(self, replica_id: Any) -> None:
+        """A request was cancelled between being given a slot and using it."""
+        self._unhanded[replica_id] -= self._unhanded[replica_id] > 0
+        self._add_to_cache(replica_id, -1)
+        self.waiters.wake(replica_id)
+
+    def completed(self, replica_id: Any) -> None:
+        """A request of this router has ended and its slot is free."""
+        if replica_id in self._router._replicas:
+            self._just_freed.add(replica_id)
+            self.waiters.wake(replica_id)
+
+    # --- What is heard of replicas
+
+    def answer(self, replica_id: Any, ongoing: int) -> None:
+        """A replica has said how many requests it has, in answer to the current task."""
+        self._answered(_current_task())
+        replica = self._router._replicas.get(replica_id)
+        if replica is None:
+            return
+        # What was sent since and is not answered is not in that number.
+        on_the_way = self._unanswered[replica_id]
+        if on_the_way:
+            self._set_cache(replica_id, ongoing + on_the_way)
+        self.waiters.wake(replica_id, replica.max_ongoing_requests - ongoing - on_the_way)
+
+    def probed(
+        self, results: list[tuple[Any, int | None]], before: Counter[Any]
+    ) -> list[tuple[Any, int | None]]:
+        """Take in the queue lengths that replicas were asked for.
+
+        Args:
+            results: replicas and their queue lengths; None where none came.
+            before: what `chosen` was when they were asked.
+
+        Returns:
+            The same, with what was given away since counted in.
+        """
+        corrected: list[tuple[Any, int | None]] = []
+        for replica, length in results:
+            since = self.chosen[replica.replica_id] - before[replica.replica_id]
+            if length is not None and since:
+                length += since
+                self._set_cache(replica.replica_id, length)
+            corrected.append((replica, length))
+        free = {
+            replica.replica_id: replica.max_ongoing_requests - length
+            for replica, length in corrected
+            if length is not None and length < replica.max_ongoing_requests
+        }
+        if free and _current_task() in self._router._routing_tasks:
+            # The task that asked takes one itself, from the shortest queue.
+            shortest = min(
+                (item for item in corrected if item[0].replica_id in free),
+                key=lambda item: item[1] or 0,
+            )
+            free[shortest[0].replica_id] -= 1
+        for replica_id, slots in free.items():
+            self.waiters.wake(replica_id, slots)
+        return corrected
+
+    def replicas_changed(self) -> None:
+        """The set of replicas is another, or their limits are."""
+        replicas = self._router._replicas
+        limits = {each: replica.max_ongoing_requests for each, replica in replicas.items()}
+        for replica_id, limit in limits.items():
+            # One for a new replica: Ray asks it at once, and its answer wakes the others.
+            slots = limit - self._limits[replica_id] if replica_id in self._limits else 1
+            self.waiters.wake(replica_id, slots)
+        self._limits = limits
+        for counter in (self.chosen, self._unhanded, self._unanswered):
+            for gone in [each for each in counter if each not in limits and not counter[each] > 0]:
+                del counter[gone]
+        self._just_freed &= limits.keys()
+
+    # --- Looking for a replica
+
+    def prefer(self, ranks: list[Any], wake: Wake, pending_request: Any) -> list[Any]:
+        """Make sure that a random draw of two contains the replica for which a task was woken.
+
+        Only where every replica is a candidate, or (with a model) where this one has the model.
+        """
+        router = self._router
+        replica = router._replicas.get(wake.replica_id)
+        drawn = ranks[0] if len(ranks) == 1 else []
+        if replica is None or not drawn or replica in drawn or not _draws_two(router):
+            return ranks
+        if pending_request is not None:
+            model = pending_request.metadata.multiplexed_model_id
+            if model and model not in replica.multiplexed_model_ids:
+                return ranks
+            if not pending_request.routing_context.should_backoff:
+                return ranks
+        return [[replica, *drawn[:1]]]
+
+    def hand_on_unused(self, wake: Wake | None, chosen: int) -> None:
+        """Hand a wake on unless the replica was chosen since."""
+        if wake is None or self.chosen[wake.replica_id] != chosen:
+            return
+        replica = self._router._replicas.get(wake.replica_id)
+        if replica is None:
+            return
+        length = self._cached(wake.replica_id)
+        if length is None or length < replica.max_ongoing_requests:
+            self.waiters.hand_on(wake)
+
+    # --- The cache of queue lengths
+
+    def _cached(self, replica_id: Any) -> int | None:
+        length: int | None = self._router._replica_queue_len_cache.get(replica_id)
+        return length
+
+    def _set_cache(self, replica_id: Any, length: int) -> None:
+        if self._router._use_replica_queue_len_cache:
+            self._router._replica_queue_len_cache.update(replica_id, length)
+
+    def _add_to_cache(self, replica_id: Any, change: int) -> None:
+        self._set_cache(replica_id, max((self._cached(replica_id) or 0) + change, 0))
+
+    def uncount(self, replica_id: Any) -> None:
+        """Take one off the cached queue length, where there is one."""
+        if self._cached(replica_id) is not None:
+            self._add_to_cache(replica_id, -1)
+
+
+async def choose_replicas_with_backoff(
+    router: Any, pending_request: Any = None
+) -> AsyncIterator[list[Any]]:
+    """Yield replicas to try, again and again; what Ray's generator of this name does.
+
+    The first retry follows at once. Before each further one the task waits for a wake, and for the
+    backoff at most. Whoever iterates stops when it has found a replica.
+    """
+    routing = routing_of(router)
+    owner = object()
+    order = math.inf if pending_request is None else pending_request.created_at
+    wake: Wake | None = None
+    chosen = 0
+    retries = 0
+    routing.waiters.enter()
+    try:
+        while True:
+            while not router._replicas:
+                await _wait_for_replicas(router)
+            ranks = await router.choose_replicas(
+                candidate_replicas=list(router._replicas.values()), pending_request=pending_request
+            )
+            if wake is not None:
+                chosen = routing.chosen[wake.replica_id]
+                ranks = routing.prefer(ranks, wake, pending_request)
+            for replicas in ranks:
+                if replicas:
+                    yield replicas
+            routing.hand_on_unused(wake, chosen)
+            wake = None
+            # Narrower choices (this node, this zone) are tried first, without a pause.
+            if pending_request is not None and not pending_request.routing_context.should_backoff:
+                continue
+            retries += 1
+            if retries == 1:
+                continue
+            wake = await routing.wait(owner, order, retries - 2)
+            # A wake is no failure: the next wait is not longer for it.
+            retries -= wake is not None
+    finally:
+        routing.waiters.leave()
+        routing.hand_on_unused(wake, chosen)
+
+
+async def _wait_for_replicas(router: Any) -> None:
+    quiet = {"log_to_stderr": False}
+    _LOGGER.info(f"{router._deployment_id} has no replicas; requests wait.", extra=quiet)
+    router._replicas_updated_event.clear()
+    await router._replicas_updated_event.wait()
+
+
+def _backoff_in_force() -> Backoff:
+    try:
+        return Backoff.read()
+    except SettingError as error:
+        # Serve checks them where it is started; a process with another environment goes on.
+        _LOGGER.error(f"{error}; the defaults are used")
+        return Backoff.default()
+
+
+def _overridden(router: Any) -> set[str]:
+    """Return the names that subclasses of Ray's RequestRouter define."""
+    names: set[str] = set(vars(router))
+    for cls in type(router).__mro__:
+        if cls.__module__.startswith("ray.serve._private."):
+            continue
+        names |= set(vars(cls))
+    return names
+
+
+def _draws_two(router: Any) -> bool:
+    # By name: in other processes the class is a copy, for Serve sends it by value.
+    draw = type(router).choose_replicas
+    return bool(draw.__module__ == _POW_2 and draw.__qualname__ == _DRAW)
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

@@ -1,0 +1,97 @@
+"""Serve on both Rays with the router patch: nothing is lost, nothing spins, features stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cluster import free_ports
+from tests.support.rays import RayEnv
+
+PROGRAMS = Path(__file__).with_name("programs")
+
+
+@pytest.fixture(scope="module")
+def seen(ray_env: RayEnv) -> Any:
+    """What one cluster has shown."""
+    return ray_env.run_program(PROGRAMS / "serve_router.py", [str(free_ports(1)[0])])
+
+
+def test_queued_requests_are_answered_in_order(seen: Any) -> None:
+    assert seen["answers"] == list(range(20))
+    assert seen["order"] == list(range(20))
+
+
+def test_streams_http_and_batches_lose_nothing(seen: Any) -> None:
+    assert seen["streams"] == [list(range(5))] * 3
+    assert seen["http"] == ["http"] * 12
+    assert seen["batched"] == [number * 2 for number in range(12)]
+
+
+def test_models_go_to_the_right_place(seen: Any) -> None:
+    assert seen["models_right"]
+
+
+def test_all_of_four_replicas_are_used(seen: Any) -> None:
+    assert seen["four"] == 4
+
+
+def test_router_of_a_user_decides_alone(seen: Any) -> None:
+    assert seen["custom"] == 1
+
+
+def test_cancelled_requests_do_not_take_a_slot_with_them(seen: Any) -> None:
+    assert seen["cancelled"]
+
+
+def test_second_router_in_another_process_is_served(seen: Any) -> None:
+    assert seen["two_routers"] == [list(range(10)), list(range(3000, 3010))]
+
+
+def test_requests_wait_for_the_first_replica(seen: Any) -> None:
+    assert seen["from_zero"] == 10
+
+
+def test_router_does_not_spin_while_nothing_is_free(seen: Any) -> None:
+    idle = seen["idle"]
+    assert idle["looks"] <= 12
+    assert idle["gauge_and_waits"][0] == idle["gauge_and_waits"][1]
+    assert idle["gauge_at_the_end"] == 0
+    assert idle["done"] == list(range(10))
+
+
+def test_killed_replica_takes_only_the_request_it_had(seen: Any) -> None:
+    assert seen["killed"]["failed"] <= 2
+    assert seen["killed"]["answered"] + seen["killed"]["failed"] == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MANTARAY_SERVE_BACKOFF_JITTER", "2"),
+        ("RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER", "-1.5"),
+    ],
+)
+def test_bad_setting_is_one_sentence_where_serve_is_started(
+    ray_env: RayEnv, name: str, value: str
+) -> None:
+    program = (
+        "import json\n"
+        "try:\n    from ray import serve\n    serve.start()\n"
+        "except ValueError as error:\n    print(json.dumps(str(error)))\n"
+    )
+    said = ray_env.run_program(program, env={name: value})
+    assert said.startswith(f"{name} is set to '{value}'; allowed: ")
+
+
+def test_multiplier_need_not_be_whole(ray_env: RayEnv) -> None:
+    program = (
+        "import json, ray.serve\nfrom mantaray.serve.backoff import Backoff\n"
+        "print(json.dumps(Backoff.read().multiplier))\n"
+    )
+    assert (
+        ray_env.run_program(program, env={"RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER": "1.5"})
+        == 1.5
+    )

@@ -1,0 +1,1 @@
+"""Tests of the router patch that need no Ray."""
