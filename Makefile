@@ -61,6 +61,8 @@ bench: setup-test ## the benchmarks: stock and Mantaray interleaved
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_engine.py
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_cluster.py
 	@.venvs/ray-2.60.0/bin/python benchmarks/serve_router.py
+	@.venvs/ray-2.60.0/bin/python benchmarks/spill_cache.py
+	@.venvs/ray-2.60.0/bin/python benchmarks/log_tail.py
 
 wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)
 	@.venv/bin/mantaray wheel --ray $(RAY) -o dist

@@ -200,6 +200,14 @@ SPILL_READAHEAD_BYTES: Setting[int] = Setting(
     doc="How far a restore from a cold cache reads ahead over the neighbours of an object.",
     parse=_integer(low=0, high=1_073_741_824),
 )
+LOG_REWRITES: Setting[str] = Setting(
+    name="MANTARAY_LOG_REWRITES",
+    type="choice",
+    default="last",
+    allowed="last or all",
+    doc="What the end of a job's log shows of lines rewritten with carriage returns.",
+    parse=_choice("last", "all"),
+)
 MAX_SPILLING_FILE_SIZE_BYTES: Setting[int | None] = Setting(
     name="RAY_max_spilling_file_size_bytes",
     type="int",
@@ -254,6 +262,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
     SPILL_RESERVE_BYTES,
     SPILL_PUNCH_DELAY_MS,
     SPILL_READAHEAD_BYTES,
+    LOG_REWRITES,
     MAX_SPILLING_FILE_SIZE_BYTES,
     SERVE_INITIAL_BACKOFF_S,
     SERVE_BACKOFF_MULTIPLIER,

@@ -18,6 +18,11 @@ from mantaray.settings import SETTINGS
 _COMMANDS = {
     "doctor": ("mantaray.cli.doctor", "doctor", "Show what is attached to the installed Ray."),
     "spill": ("mantaray.cli.spill", "spill_group", "Show and clean spilled data."),
+    "tail": (
+        "mantaray.cli.tail",
+        "tail_command",
+        "Show the end of a log file, of any size and shape.",
+    ),
     "wheel": ("mantaray.cli.wheel", "wheel_group", "Make and verify custom Ray wheels."),
 }
 

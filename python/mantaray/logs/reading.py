@@ -1,0 +1,176 @@
+"""The last lines of a file, as a terminal would show them, whatever the file looks like.
+
+The file is read backwards from its end in growing blocks, until there are enough lines or a budget
+of bytes is used up. The budget depends on what is wanted, never on the file: a line of 10 GB costs
+what a line of 1 MB costs.
+
+A line ends with "\\n" (or "\\r\\n"). A line that was rewritten with "\\r", as progress bars do, counts
+as what was written last. A file that shrinks while it is read is read again.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Read beyond what could be shown, to look for the beginning of lines behind rewritten ones.
+_REWRITES_BYTES = 1 << 20
+_MAX_UTF8_BYTES = 4
+_FIRST_BLOCK_BYTES = 16 << 10
+_LAST_BLOCK_BYTES = 256 << 10
+_ATTEMPTS = 3
+
+
+class NotALogFileError(OSError):
+    """The path is a directory, a pipe or a device: nothing that has a last line."""
+
+
+class _ShrunkError(Exception):
+    """The file became shorter while it was read."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The end of one file: decoded lines with their ends, and whether that is all of the file."""
+
+    lines: list[str]
+    whole: bool
+
+
+def tail(
+    path: str | os.PathLike[str],
+    lines: int = 10,
+    max_chars: int = 20_000,
+    *,
+    rewrites: str = "last",
+    rotated: bool = True,
+) -> str:
+    """Return the last lines of a file.
+
+    What is not UTF-8 is replaced by U+FFFD. Takes memory and time for what is returned, not for what
+    the file holds.
+
+    Args:
+        path: a regular file.
+        lines: how many lines at most.
+        max_chars: how many characters at most; the last ones are kept.
+        rewrites: "last" shows of a line that was rewritten with carriage returns what was written
+            last, "all" shows everything.
+        rotated: whether earlier files (`path`.1, `path`.2, ...) follow when this one has too few lines.
+
+    Returns:
+        The text, lines with their "\\n". Without the beginning of its first line where that line is
+        too long, and with fewer lines than wanted where the earlier ones lie behind more than
+        4 * max_chars + 1 MiB of rewritten text.
+
+    Raises:
+        ValueError: `lines` or `max_chars` is negative, or `rewrites` is none of the two.
+        FileNotFoundError: there is no such file.
+        PermissionError: this user may not read it.
+        NotALogFileError: it is not a regular file.
+    """
+    if lines < 0 or max_chars < 0:
+        raise ValueError(f"lines ({lines}) and max_chars ({max_chars}) must not be negative")
+    if rewrites not in ("last", "all"):
+        raise ValueError(f"rewrites is {rewrites!r}; allowed: last or all")
+    if lines == 0 or max_chars == 0:
+        return ""
+    found: list[str] = []
+    for number, name in enumerate(_generations(os.fspath(path)) if rotated else [os.fspath(path)]):
+        chars = sum(map(len, found))
+        try:
+            part = _end_of(name, lines - len(found), max_chars - chars, rewrites)
+        except FileNotFoundError:
+            if number == 0:
+                raise
+            break
+        if found and part.lines and not part.lines[-1].endswith("\n"):
+            part.lines[-1] += "\n"
+        found = part.lines + found
+        if not part.whole or len(found) >= lines or chars >= max_chars:
+            break
+    return "".join(found[-lines:])[-max_chars:]
+
+
+def _generations(path: str) -> Iterator[str]:
+    yield path
+    for number in itertools.count(1):
+        yield f"{path}.{number}"
+
+
+def _end_of(path: str, lines: int, max_chars: int, rewrites: str) -> _Part:
+    for attempt in range(_ATTEMPTS):
+        fd = open_regular(path)
+        try:
+            data, whole = _read_back(fd, lines, max_chars, strict=attempt + 1 < _ATTEMPTS)
+        except _ShrunkError:
+            continue
+        finally:
+            os.close(fd)
+        break
+    return _Part(_lines_of(data, whole, rewrites)[-lines:], whole)
+
+
+def open_regular(path: str) -> int:
+    """Open a regular file for reading and return the descriptor.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PermissionError: this user may not read it.
+        NotALogFileError: it is not a regular file.
+    """
+    # Not blocking, for a pipe would wait here until somebody writes to it.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise NotALogFileError(errno.EINVAL, "not a regular file, so it has no last line", path)
+
+
+def _read_back(fd: int, lines: int, max_chars: int, *, strict: bool) -> tuple[bytes, bool]:
+    """Return the end of the file, enough of it for so many lines, and whether that is all of it."""
+    start = end = os.fstat(fd).st_size
+    # One character too many, so that a front cut in the middle of one is never shown.
+    budget_bytes = _MAX_UTF8_BYTES * (max_chars + 1) + _REWRITES_BYTES
+    block_bytes = _FIRST_BLOCK_BYTES
+    blocks: list[bytes] = []
+    newlines = 0
+    while start > 0 and newlines <= lines and end - start < budget_bytes:
+        size_bytes = min(block_bytes, start, budget_bytes - (end - start))
+        block = os.pread(fd, size_bytes, start - size_bytes)
+        if len(block) < size_bytes:
+            if strict:
+                raise _ShrunkError
+            blocks.clear()
+        start -= size_bytes
+        blocks.append(block)
+        newlines += block.count(b"\n")
+        block_bytes = min(2 * block_bytes, _LAST_BLOCK_BYTES)
+    return b"".join(reversed(blocks)), start == 0
+
+
+def _lines_of(data: bytes, whole: bool, rewrites: str) -> list[str]:
+    if not whole:
+        # The front may be the rest of a character that began before it.
+        cut = next((at for at, byte in enumerate(data[:3]) if byte & 0xC0 != 0x80), 3)
+        data = data[cut:]
+    text = data.decode("utf-8", errors="replace").replace("\r\n", "\n")
+    # Not splitlines(): it also splits at form feeds and at characters of other scripts.
+    lines = [line + "\n" for line in text.split("\n")]
+    lines[-1] = lines[-1][:-1]
+    if not lines[-1]:
+        lines.pop()
+    return lines if rewrites == "all" else [_last_state(line) for line in lines]
+
+
+def _last_state(line: str) -> str:
+    """Return what was written last into a line; one that ends with a carriage return still shows it."""
+    if "\r" not in line:
+        return line
+    end = "\n" if line.endswith("\n") else ""
+    states = [state for state in line.removesuffix("\n").split("\r") if state]
+    return (states[-1] if states else "") + end
