@@ -73,9 +73,14 @@ void Reclaimer::Queue(const FileKey& key, OwnedFile file, const std::string& bat
     return;
   }
   PendingFile& pending = files_[key];
-  if (pending.file == nullptr) pending.file = std::make_shared<OwnedFile>(std::move(file));
+  if (pending.file == nullptr) {
+    pending.file = std::make_shared<OwnedFile>(std::move(file));
+    pending.number = next_file_number_++;
+  }
   pending.ranges += ranges.size();
-  for (const auto& [offset, size_bytes] : ranges) ranges_.push_back({key, offset, size_bytes, due_ms});
+  for (const auto& [offset, size_bytes] : ranges) {
+    ranges_.push_back({key, pending.number, offset, size_bytes, due_ms});
+  }
 }
 
 void Reclaimer::Forget(const FileKey& key) {
@@ -101,7 +106,7 @@ void Reclaimer::PunchDue(int64_t now_ms) {
       const Range range = ranges_.front();
       ranges_.pop_front();
       const auto found = files_.find(range.file);
-      if (found == files_.end()) continue;
+      if (found == files_.end() || found->second.number != range.file_number) continue;
       Punch* last = due.empty() ? nullptr : &due.back();
       if (last != nullptr && last->file == found->second.file && last->offset + last->size_bytes == range.offset) {
         last->size_bytes += range.size_bytes;  // neighbours deleted together are one call

@@ -9,8 +9,9 @@
 // dead ranges are found again later from the names of its links ("scrubbing"), as they are after the death of a
 // process that had punches pending.
 //
-// Survives: deleting what is gone, deleting twice, other processes deleting from the same segment at the same moment, a
-// death at any operation. Thread-safe; no lock is held during file operations.
+// Survives: an inode that is used again within the grace time, deleting what is gone, deleting twice, other processes
+// deleting from the same segment at the same moment, a death at any operation. Thread-safe; no lock is held during file
+// operations.
 
 #ifndef MANTARAY_SPILL_RECLAIMER_H_
 #define MANTARAY_SPILL_RECLAIMER_H_
@@ -64,12 +65,15 @@ class Reclaimer {
   using FileKey = std::pair<uint64_t, uint64_t>;  // device, inode
   struct Range {
     FileKey file;
+    // Which of the files of that key: as soon as one is freed, the kernel gives its inode to another.
+    uint64_t file_number = 0;
     uint64_t offset = 0;
     uint64_t size_bytes = 0;
     int64_t due_ms = 0;
   };
   struct PendingFile {
     std::shared_ptr<OwnedFile> file;
+    uint64_t number = 0;
     size_t ranges = 0;
   };
 
@@ -87,6 +91,7 @@ class Reclaimer {
   mutable Mutex mutex_;
   std::map<FileKey, PendingFile> files_ ABSL_GUARDED_BY(mutex_);
   std::deque<Range> ranges_ ABSL_GUARDED_BY(mutex_);  // ascending due time
+  uint64_t next_file_number_ ABSL_GUARDED_BY(mutex_) = 1;
   std::set<std::string> to_scrub_ ABSL_GUARDED_BY(mutex_);
 };
 
