@@ -222,6 +222,7 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "MANTARAY_SPILL_RESERVE_BYTES",
         "MANTARAY_SPILL_PUNCH_DELAY_MS",
         "MANTARAY_SPILL_READAHEAD_BYTES",
+        "MANTARAY_LOG_REWRITES",
         "RAY_max_spilling_file_size_bytes",
         "RAY_SERVE_ROUTER_RETRY_INITIAL_BACKOFF_S",
         "RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER",
@@ -236,7 +237,7 @@ def test_help_imports_no_command(world: World) -> None:
     result = world.cli("--help")
     assert (result.returncode, result.stderr) == (0, "")
     listed = [line.split()[0] for line in result.stdout.split("Commands:\n")[1].splitlines()]
-    assert [name for name in listed if name != "it"] == ["doctor", "settings", "spill", "wheel"]
+    assert [name for name in listed if name != "it"] == ["doctor", "settings", "spill", "tail", "wheel"]
 
 
 def test_what_one_command_lacks_does_not_break_the_others(world: World) -> None:
