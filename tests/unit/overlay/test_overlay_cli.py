@@ -237,7 +237,13 @@ def test_help_imports_no_command(world: World) -> None:
     result = world.cli("--help")
     assert (result.returncode, result.stderr) == (0, "")
     listed = [line.split()[0] for line in result.stdout.split("Commands:\n")[1].splitlines()]
-    assert [name for name in listed if name != "it"] == ["doctor", "settings", "spill", "tail", "wheel"]
+    assert [name for name in listed if name != "it"] == [
+        "doctor",
+        "settings",
+        "spill",
+        "tail",
+        "wheel",
+    ]
 
 
 def test_what_one_command_lacks_does_not_break_the_others(world: World) -> None:
