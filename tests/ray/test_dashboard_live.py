@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -17,14 +16,13 @@ STACK, CPU, MEMORY = "worker/traceback", "worker/cpu_profile", "memory_profile"
 @pytest.fixture(scope="module")
 def profiled(ray_env: RayEnv) -> Iterator[Profiled]:
     """One cluster for all tests of this file with one Ray."""
-    if os.geteuid() == 0:
-        with two_nodes_on_one_address(ray_env) as started:
-            yield started
+    with two_nodes_on_one_address(ray_env) as started:
+        yield started
 
 
 def parameters(path: str, **more: object) -> dict[str, object]:
     """Return what a link to a profiler has besides the process."""
-    return ({} if path == STACK else {"duration": 2}) | more
+    return ({} if path == STACK else {"duration": 1}) | more
 
 
 def shows(profiled: Profiled, worker: Worker, text: str) -> bool:
@@ -32,7 +30,7 @@ def shows(profiled: Profiled, worker: Worker, text: str) -> bool:
     return worker.frame in text and profiled.other(worker).frame not in text
 
 
-@pytest.mark.parametrize("path", [STACK, CPU, MEMORY])
+@pytest.mark.parametrize("path", [STACK, CPU])
 @pytest.mark.parametrize("name", ["first", "second"])
 def test_link_by_node_id_shows_the_process_of_that_node(
     profiled: Profiled, path: str, name: str
@@ -43,7 +41,7 @@ def test_link_by_node_id_shows_the_process_of_that_node(
     assert shows(profiled, worker, answer.text)
 
 
-@pytest.mark.parametrize("path", [STACK, CPU, MEMORY])
+@pytest.mark.parametrize("path", [STACK, CPU])
 @pytest.mark.parametrize("name", ["first", "second"])
 def test_old_link_by_shared_ip_is_redirected_to_the_node_that_has_the_process(
     profiled: Profiled, path: str, name: str
@@ -53,6 +51,21 @@ def test_old_link_by_shared_ip_is_redirected_to_the_node_that_has_the_process(
     assert answer.status == 200, answer.text
     assert f"node_id={worker.node_id}" in answer.url
     assert "native=0" in answer.url
+    assert shows(profiled, worker, answer.text)
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_old_memory_link_by_shared_ip_shows_the_process_that_is_meant(
+    profiled: Profiled, name: str
+) -> None:
+    # A process may die of the debugger that memray attaches with; its node was the right one then.
+    for _ in range(4):
+        worker = profiled.new_worker(name)
+        answer = profiled.get(MEMORY, parameters(MEMORY, pid=worker.pid, ip=profiled.ip))
+        assert f"node_id={worker.node_id}" in answer.url
+        if answer.status == 200:
+            break
+    assert answer.status == 200, answer.text
     assert shows(profiled, worker, answer.text)
 
 
@@ -166,43 +179,53 @@ def test_task_endpoints_answer_as_stock(profiled: Profiled) -> None:
 
 def test_running_task_is_profiled_by_its_own_link(profiled: Profiled) -> None:
     seen = profiled.cluster.run_program(_TASK, [profiled.cluster.dashboard_url])
-    assert seen == {"traceback": True, "cpu_profile": True, "memory_profile": True}
+    assert seen == {"task/traceback": True, "task/cpu_profile": True, "memory_profile": True}
 
 
 _TASK = """
-import json, sys, time, urllib.parse, urllib.request, ray
+import json, sys, time, urllib.error, urllib.parse, urllib.request, ray
 from ray.util.state import list_tasks
 
 ray.init(log_to_driver=False)
 
 @ray.remote
 def work_of_task():
-    kept = []
     while True:
         kept = [bytearray(500_000) for _ in range(20)]
         sum(range(100_000))
         time.sleep(0.01)
 
-ref = work_of_task.remote()
-deadline = time.monotonic() + 30
-while time.monotonic() < deadline:
-    running = [t for t in list_tasks(detail=True, filters=[("state", "=", "RUNNING")])
-               if t.name == "work_of_task"]
-    if running:
-        break
-    time.sleep(0.5)
-task = running[0]
-names = {"task_id": task.task_id, "attempt_number": task.attempt_number, "node_id": task.node_id}
+def running_task():
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for task in list_tasks(detail=True, filters=[("state", "=", "RUNNING")]):
+            if task.name == "work_of_task":
+                return task
+        time.sleep(0.3)
+
 seen = {}
-for path in ("task/traceback", "task/cpu_profile", "memory_profile"):
-    query = urllib.parse.urlencode(names | {"duration": 2})
-    with urllib.request.urlopen(f"{sys.argv[1]}/{path}?{query}") as reply:
-        seen[path.rpartition("/")[2]] = "work_of_task" in reply.read().decode()
+ref = work_of_task.options(max_retries=0).remote()
+# memray's debugger may be the end of a process: then another one is tried.
+for path in ("task/traceback", "task/cpu_profile", *["memory_profile"] * 4):
+    if seen.get(path):
+        continue
+    task = running_task()
+    names = {"task_id": task.task_id, "attempt_number": task.attempt_number}
+    query = urllib.parse.urlencode(names | {"node_id": task.node_id, "duration": 1})
+    try:
+        with urllib.request.urlopen(f"{sys.argv[1]}/{path}?{query}") as reply:
+            seen[path] = "work_of_task" in reply.read().decode()
+    except urllib.error.HTTPError as error:
+        seen[path] = error.read().decode()
+        ray.cancel(ref, force=True)
+        ref = work_of_task.options(max_retries=0).remote()
+        time.sleep(3)
 ray.cancel(ref, force=True)
 print(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 def test_switched_off_patches_leave_stock_answers(ray_env: RayEnv) -> None:
     with two_nodes_on_one_address(ray_env, MANTARAY_PATCHES="-profiling,-pagelinks") as stock:
         links = {"pid": stock.first.pid, "ip": stock.ip}
@@ -212,6 +235,7 @@ def test_switched_off_patches_leave_stock_answers(ray_env: RayEnv) -> None:
         assert "mantaray" not in get(stock.cluster.dashboard_url).text
 
 
+@pytest.mark.slow
 def test_last_node_of_a_shared_address_is_found_by_it_when_the_others_died(
     profiled: Profiled,
 ) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,9 +25,11 @@ from .rays import RayEnv
 
 # 2.60 does not profile by default.
 _VARIABLES = {"RAY_DASHBOARD_ENABLE_PROFILING": "1"}
+# A debugger that hangs is given up.
+_ATTACH_S = 25
 _DEBUGGERS = ("lldb-19", "lldb-18", "lldb")
 _START_WORKERS = """
-import json, os, threading, time, ray
+import json, os, sys, threading, time, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as OnNode
 
 ray.init(log_to_driver=False)
@@ -56,16 +58,16 @@ class Profiled:
         context = ray.get_runtime_context()
         return [os.getpid(), context.get_node_id(), context.get_actor_id()]
 
-found = {}
 nodes = sorted(ray.nodes(), key=lambda node: "node:__internal_head__" not in node["Resources"])
-for name, node in zip(("first", "second"), nodes):
+found = []
+for name in sys.argv[1:]:
+    node = nodes[["first", "second"].index(name)]
     actor = Profiled.options(
-        name=name,
-        namespace="profiled",
         lifetime="detached",
+        namespace="profiled",
         scheduling_strategy=OnNode(node["NodeID"], soft=False),
     ).remote(name)
-    found[name] = ray.get(actor.where.remote())
+    found.append(ray.get(actor.where.remote()))
 print(json.dumps(found))
 """
 
@@ -95,6 +97,9 @@ class Profiled:
         cluster: a head, and a second node on the same address.
         first: a worker on the head.
         second: a worker on the other node.
+
+    Leave these two alone: attaching memray stops a process in the middle of whatever it does, and
+    some do not survive it. Take a new worker for that.
     """
 
     cluster: Cluster
@@ -108,7 +113,11 @@ class Profiled:
 
     def other(self, worker: Worker) -> Worker:
         """Return the worker of the other node."""
-        return self.second if worker is self.first else self.first
+        return self.second if worker.node_id == self.first.node_id else self.first
+
+    def new_worker(self, name: str) -> Worker:
+        """Start another worker on the "first" or the "second" node."""
+        return _start_workers(self.cluster, name)[0]
 
     def get(self, path: str, parameters: Mapping[str, object]) -> Answer:
         """Ask the dashboard as a program would, redirects followed."""
@@ -141,19 +150,24 @@ def two_nodes_on_one_address(env: RayEnv, **variables: str) -> Iterator[Profiled
     Args:
         env: the environment whose Ray runs.
         variables: further environment of the nodes' processes.
+
+    The test is skipped where no pid namespace can be made.
     """
+    tried = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"])
+    if tried.returncode != 0:
+        pytest.skip("cannot make a pid namespace here")
     cluster = Cluster(env, dashboard=True, one_address=True, variables=_VARIABLES | variables)
     tools = cluster.root / "tools"
     _choose_lldb(env, tools)
     cluster.variables["PATH"] = f"{tools}:{env.environment()['PATH']}"
     with cluster:
         cluster.add_node(own_pids=True)
-        found: dict[str, Any] = cluster.run_program(_START_WORKERS)
-        workers = {
-            name: Worker(pid, node_id, actor_id, f"work_of_{name}")
-            for name, (pid, node_id, actor_id) in found.items()
-        }
-        yield Profiled(cluster, **workers)
+        yield Profiled(cluster, *_start_workers(cluster, "first", "second"))
+
+
+def _start_workers(cluster: Cluster, *names: str) -> list[Worker]:
+    found: list[tuple[int, str, str]] = cluster.run_program(_START_WORKERS, names)
+    return [Worker(*who, f"work_of_{name}") for who, name in zip(found, names, strict=True)]
 
 
 def _choose_lldb(env: RayEnv, directory: Path) -> None:
@@ -169,7 +183,7 @@ def _choose_lldb(env: RayEnv, directory: Path) -> None:
         "#!/bin/sh\n"
         'command="$1"; shift\n'
         'case "$command" in\n'
-        f'attach|detach) exec {memray} "$command" --method lldb "$@" ;;\n'
+        f'attach|detach) exec timeout -s KILL {_ATTACH_S} {memray} "$command" --method lldb "$@" ;;\n'
         f'*) exec {memray} "$command" "$@" ;;\n'
         "esac\n"
     )

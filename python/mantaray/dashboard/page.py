@@ -176,4 +176,4 @@ def serving(page: Page, original: Middleware) -> Middleware:
 
 
 def _is_script(page: Page, request: Any) -> bool:
-    return request.path == f"/{_SCRIPT}" and request.query.get("mantaray") == page.version
+    return bool(request.path == f"/{_SCRIPT}" and request.query.get("mantaray") == page.version)
