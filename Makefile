@@ -27,7 +27,7 @@ setup-lint:
 	@tools/setup packages lint-packages dev wheel
 
 setup-test:
-	@tools/setup packages lint-packages dev wheel ray-2.48.0 ray-2.60.0
+	@tools/setup packages lint-packages test-packages dev wheel ray-2.48.0 ray-2.60.0
 
 build: setup-demo ## build Mantaray and install it beside Ray 2.60.0
 
@@ -63,6 +63,7 @@ bench: setup-test ## the benchmarks: stock and Mantaray interleaved
 	@.venvs/ray-2.60.0/bin/python benchmarks/serve_router.py
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_cache.py
 	@.venvs/ray-2.60.0/bin/python benchmarks/log_tail.py
+	@.venv/bin/python benchmarks/profiling_links.py
 
 wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)
 	@.venv/bin/mantaray wheel --ray $(RAY) -o dist

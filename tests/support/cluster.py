@@ -1,8 +1,9 @@
 """A Ray cluster on this machine, started with the `ray` command as an operator would.
 
 Each node has a loopback address of its own (127.0.0.2, 127.0.0.3, ...). Ray rewrites 127.0.0.1 to
-the machine's outward address; the others it leaves alone, so nothing leaves this machine. Processes
-are ended by id: `ray stop` would end every Ray of the machine.
+the machine's outward address; the others it leaves alone, so nothing leaves this machine. Nodes may
+also share one address, as pods on the network of their host do. Processes are ended by id: `ray
+stop` would end every Ray of the machine.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from .rays import PROGRAM_TIMEOUT_S, RayEnv, new_tag
 
 STORE_BYTES = 100_000_000
 READY_TIMEOUT_S = 90.0
+# --kill-child: the whole node goes with the process that we know.
+_OWN_PIDS = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "--")
 _READY_PROGRAM = """
 import json, ray
 ray.init(log_to_driver=False)
@@ -80,6 +83,7 @@ class Cluster:
         dashboard: whether to start one (`dashboard_url` then names it).
         system_config: Ray's internal settings.
         variables: environment of the nodes' processes.
+        one_address: all nodes have 127.0.0.2 instead of an address each.
 
     Raises (on entering):
         RuntimeError: the head did not start; the message holds what it printed.
@@ -95,16 +99,18 @@ class Cluster:
         dashboard: bool = False,
         system_config: Mapping[str, object] | None = None,
         variables: Mapping[str, str] | None = None,
+        one_address: bool = False,
     ) -> None:
         self.env = env
         self.root = Path(tempfile.mkdtemp(prefix="mc-", dir="/tmp"))
         self.spill_directories = list(spill_directories or [self.root / "spill"])
         self.nodes: list[Node] = []
+        self.variables = dict(variables or {})
         self._num_cpus = num_cpus
         self._store_bytes = store_bytes
         self._dashboard = dashboard
         self._system_config = dict(system_config or {})
-        self._variables = dict(variables or {})
+        self._one_address = one_address
         self._tag = new_tag()
         self.port, self._client_port, self._dashboard_port = free_ports(3)
 
@@ -140,6 +146,7 @@ class Cluster:
         num_cpus: int | None = None,
         store_bytes: int | None = None,
         resources: Mapping[str, float] | None = None,
+        own_pids: bool = False,
     ) -> Node:
         """Start another raylet on this machine and wait until it is part of the cluster.
 
@@ -147,13 +154,25 @@ class Cluster:
             num_cpus: the cluster's default if not given.
             store_bytes: object store in bytes, the cluster's default if not given.
             resources: custom resources, to place tasks on this node.
+            own_pids: in a pid namespace of its own, as in a container; needs root.
         """
         arguments = [f"--address={self.address}"]
         if resources:
             arguments.append(f"--resources={json.dumps(dict(resources))}")
         return self._start_node(
-            arguments, num_cpus or self._num_cpus, store_bytes or self._store_bytes
+            arguments,
+            num_cpus or self._num_cpus,
+            store_bytes or self._store_bytes,
+            _OWN_PIDS if own_pids else (),
         )
+
+    def wait_for_nodes(self, count: int) -> None:
+        """Wait until the cluster takes so many nodes for alive, no more and no fewer."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while len(found := self.run_program(_READY_PROGRAM)) != count:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{len(found)} nodes instead of {count}:\n{self.logs()}")
+            time.sleep(0.5)
 
     def run_program(
         self,
@@ -163,7 +182,7 @@ class Cluster:
         timeout_s: float = PROGRAM_TIMEOUT_S,
     ) -> Any:
         """Run a driver of this cluster (`ray.init()` finds it); see `RayEnv.run_program`."""
-        variables = self._variables | {"RAY_ADDRESS": self.address} | dict(env or {})
+        variables = self.variables | {"RAY_ADDRESS": self.address} | dict(env or {})
         return self.env.run_program(program, args, variables, timeout_s)
 
     def processes(self, role: str | None = None) -> list[psutil.Process]:
@@ -212,9 +231,16 @@ class Cluster:
         ]
         self._start_node(arguments, self._num_cpus, self._store_bytes)
 
-    def _start_node(self, arguments: list[str], num_cpus: int, store_bytes: int) -> Node:
-        address = f"127.0.0.{len(self.nodes) + 2}"
+    def _start_node(
+        self,
+        arguments: list[str],
+        num_cpus: int,
+        store_bytes: int,
+        prefix: Sequence[str] = (),
+    ) -> Node:
+        address = "127.0.0.2" if self._one_address else f"127.0.0.{len(self.nodes) + 2}"
         command = [
+            *prefix,
             str(self.env.bin("ray")),
             "start",
             *arguments,
@@ -231,7 +257,7 @@ class Cluster:
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 command,
-                env=self.env.environment(**{processes.TAG_VARIABLE: self._tag}, **self._variables),
+                env=self.env.environment(**{processes.TAG_VARIABLE: self._tag}, **self.variables),
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -252,9 +278,14 @@ class Cluster:
                 raise RuntimeError(f"{node.address} is not up after a while:\n{self.logs()}")
             time.sleep(0.1)
         # The first driver waits for the head by itself; of further nodes it knows nothing.
-        while node is not self.nodes[0] and node.address not in self.run_program(_READY_PROGRAM):
+        while node is not self.nodes[0] and not self._has_joined(node):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{node.address} did not join the cluster:\n{self.logs()}")
+
+    def _has_joined(self, node: Node) -> bool:
+        expected = [n for n in self.nodes if n.address == node.address and n.process.poll() is None]
+        alive: list[str] = self.run_program(_READY_PROGRAM)
+        return alive.count(node.address) >= len(expected)
 
 
 def _read(path: Path) -> str:

@@ -1,0 +1,179 @@
+"""The page of Ray 2.48's dashboard, served with node ids in its profiling links.
+
+The compiled front end is changed in memory when it is served; Ray's files stay as they are. The
+edits were written for one bundle and are made to no other: it is known by its SHA-256. A link
+carries both, `ip` as before and `node_id`, so that it also works where the endpoints came as stock.
+
+The changed script has an address of its own. A browser may keep scripts for a year, and one that
+goes back to a stock dashboard must not bring ours along.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_INDEX_SHA256 = "83e16240d0df2109d6b7fffb89a56b20652c6674f9b217e4b25046fb324314a9"
+_SCRIPT = "static/js/main.8ae11c96.js"
+_SCRIPT_SHA256 = "7089d5db79ebd34378da1666854b90b5078281dc5477a19bd80fd45bc276474f"
+_YEAR_S = 31_536_000
+
+Middleware = Callable[[Any, Any, Any], Awaitable[Any]]
+
+
+class PageError(Exception):
+    """The installed front end is not the one that the edits were written for."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of the script.
+
+    Attributes:
+        pattern: a regular expression for the place.
+        becomes: what is put there, with the groups of the pattern.
+        count: in how many places.
+        why: what it is for.
+    """
+
+    pattern: str
+    becomes: str
+    count: int
+    why: str
+
+
+_EDITS = (
+    Edit(
+        r'\{pid:(\w),ip:(\w),type:(\w)=""\}',
+        r'{pid:\1,nodeId:$,ip:\2,type:\3=""}',
+        3,
+        "the three links take a node id",
+    ),
+    Edit(
+        r'"&ip="\)\.concat\((\w)',
+        r'"&ip=").concat(\1,$?"&node_id="+$:""',
+        3,
+        "and show it in their address where there is one",
+    ),
+    Edit(
+        r"ip:null===\(\w=(\w)\.address\)",
+        r"nodeId:(\1.address||{}).rayletId,\g<0>",
+        3,
+        "the page of an actor",
+    ),
+    Edit(
+        r"ip:null===(\w)\|\|void 0===\1\?void 0:\1\.ipAddress",
+        r"nodeId:(\1||{}).rayletId,\g<0>",
+        3,
+        "a row in the table of actors",
+    ),
+    Edit(r"pid:i,ip:r", r"pid:i,nodeId:a,ip:r", 3, "a worker of a node"),
+    Edit(
+        r"ip:null===\(\w=(\w)\.driver_info\)",
+        r"nodeId:\1.driver_node_id,\g<0>",
+        6,
+        "the driver of a job: in the table of jobs, and on its own page",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is served in place of Ray's files.
+
+    Attributes:
+        index: the page.
+        script: the bundle, with node ids.
+        version: what the page appends to the script's address.
+    """
+
+    index: bytes
+    script: bytes
+    version: str
+
+
+def apply(edits: Sequence[Edit], text: str) -> str:
+    """Return the text with every edit made.
+
+    Raises:
+        PageError: a place is missing, or there are more of them.
+    """
+    for edit in edits:
+        text, count = re.subn(edit.pattern, edit.becomes, text)
+        if count != edit.count:
+            raise PageError(f"{count} places instead of {edit.count} for: {edit.why}")
+    return text
+
+
+def read_page(build: Path) -> Page:
+    """Return the front end in a directory, edited.
+
+    Args:
+        build: where Ray's compiled front end lies.
+
+    Raises:
+        PageError: it is another one than the edits were written for.
+    """
+    index = _read(build / "index.html", _INDEX_SHA256)
+    script = apply(_EDITS, _read(build / _SCRIPT, _SCRIPT_SHA256).decode()).encode()
+    version = hashlib.sha256(script).hexdigest()[:16]
+    name = Path(_SCRIPT).name
+    return Page(
+        index.replace(name.encode(), f"{name}?mantaray={version}".encode()), script, version
+    )
+
+
+def _read(path: Path, sha256: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PageError(f"the page cannot be read ({error})") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise PageError(
+            f"{path.name} is not the page that the edits were written for (expected SHA-256 "
+            f"{sha256[:16]}…, found {found[:16]}…)"
+        )
+    return data
+
+
+def serving(page: Page, original: Middleware) -> Middleware:
+    """Return a middleware of the dashboard's web server that serves the page.
+
+    Args:
+        page: what is served in place of the index and, under its own address, the script.
+        original: a middleware of Ray's; it keeps its part in every other answer.
+    """
+
+    @functools.wraps(original)
+    async def middleware(head: Any, request: Any, handler: Any) -> Any:
+        if _is_script(page, request):
+            from aiohttp import web
+
+            headers = {"Cache-Control": f"max-age={_YEAR_S}"}
+            return web.Response(
+                body=page.script,
+                content_type="text/javascript",
+                charset="utf-8",
+                headers=headers,
+            )
+        response = await original(head, request, handler)
+        if request.path == "/" and response.status == 200:
+            from aiohttp import web
+
+            headers = {"Cache-Control": response.headers.get("Cache-Control", "no-cache")}
+            return web.Response(
+                body=page.index, content_type="text/html", charset="utf-8", headers=headers
+            )
+        return response
+
+    return middleware
+
+
+def _is_script(page: Page, request: Any) -> bool:
+    return bool(request.path == f"/{_SCRIPT}" and request.query.get("mantaray") == page.version)
