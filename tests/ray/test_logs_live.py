@@ -22,5 +22,6 @@ def test_message_of_a_job_that_printed_2_gb_in_one_line_arrives(ray_env: RayEnv)
     assert seen["endless"]["end"] == "x" * 59 + "y"
     assert seen["bars"]["end"].endswith("start\n19999 of 20000")
     assert seen["bars"]["chars"] < 500
-    # Ray itself logs the command that it runs.
-    assert seen["silent"]["end"].endswith("job.py\n")
+    # A line or two of Ray's own.
+    assert seen["silent"]["end"].endswith("\n")
+    assert seen["silent"]["chars"] < 1000

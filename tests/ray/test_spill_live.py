@@ -110,7 +110,7 @@ def test_no_room_anywhere_is_one_error_and_no_partial_file(ray_env: RayEnv, root
     assert 50_000_000 < seen["ours"] <= size_bytes - reserve_bytes
     assert seen["tracebacks"] == []
     for lines in seen["told"]:
-        assert len(lines) <= 1 + seen["took_s"] // 5
+        assert len(lines) <= 1 + seen["told_within_s"] // 5
         for word in ("an object of 50", str(directory), "bytes free", "usable above the reserve"):
             assert word in lines[0]
     assert seen["told"]

@@ -33,11 +33,12 @@ def lines(words):
     return [one for one in found if one]
 
 
-refs = {}
+refs, began_all = {}, time.monotonic()
 took_s, error = put_until_refused()
 ours = disk_bytes(paths)
 partial = [name for name in names_below(paths) if "/.tmp-" in name]
 told = lines("no spill directory can take")
+told_within_s = time.monotonic() - began_all
 tracebacks = lines("Traceback")
 for number in list(refs)[::2]:
     del refs[number]
@@ -56,6 +57,7 @@ report(
     ours=ours,
     partial=partial,
     told=told,
+    told_within_s=told_within_s,
     tracebacks=tracebacks,
     gave_back=gave_back,
     wrong=wrong,
