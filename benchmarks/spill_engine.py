@@ -266,6 +266,12 @@ def main() -> None:
             f"{row['object_bytes']:>14,}  {row['operation']:<14}{row['stock_mb_s']:>8}"
             f"{row['mantaray_mb_s']:>10}{row['ratio']:>8}{row['disk_mb_s'] or '':>8}"
         )
+    print(
+        "bounds: spill to disk and cold restore, the disk; restore, memory and the checksum, which"
+    )
+    print(
+        "stock Ray does not have; spill, where stock Ray's ends in the page cache, the disk as well"
+    )
 
 
 if __name__ == "__main__":

@@ -112,15 +112,15 @@ class SpillStorage:
             SpillDamageError: an object is damaged. It is set aside and its owner told.
             FileNotFoundError: an object's file is gone.
         """
+        engine = self._started()
         total_bytes = 0
         for ref, url_bytes in zip(object_refs, url_with_offset_list, strict=True):
-            total_bytes += self._restore(ref, url_bytes.decode())
+            total_bytes += self._restore(engine, ref, url_bytes.decode())
         return total_bytes
 
-    def _restore(self, ref: Any, url: str) -> int:
+    def _restore(self, engine: Any, ref: Any, url: str) -> int:
         from mantaray._native import spill
 
-        engine = self._started()
         try:
             reader = engine.open(url, ref.binary())
         except (spill.SpillDamageError, FileNotFoundError) as error:
