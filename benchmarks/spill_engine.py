@@ -98,7 +98,7 @@ class Disk:
     def __init__(self, directory: str) -> None:
         self._path = os.path.join(directory, "disk-alone")
         huge = 2 << 20
-        area = mmap.mmap(-1, self.PIECE_BYTES + huge)
+        area = mmap.mmap(-1, self.PIECE_BYTES + huge, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         area.madvise(mmap.MADV_HUGEPAGE)
         whole = memoryview(area)
         start = -ctypes.addressof(ctypes.c_char.from_buffer(area)) % huge

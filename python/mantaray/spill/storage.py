@@ -64,6 +64,8 @@ class SpillStorage:
             self._directories = [make_node_directory(directory, name) for directory in directories]
         else:
             self._directories = _make_what_is_left(places, name)
+        # Looked up here once: an import statement in every call would cost more than some of the calls.
+        self._native = spill
         self._caps = {CAP_KEY: config[CAP_KEY]} if CAP_KEY in config else {}
         self._engine_lock = threading.Lock()
         self._engine: Any = None
@@ -82,8 +84,6 @@ class SpillStorage:
             ValueError: an object is not in the local store.
             SpillNoSpaceError: no directory has room for the first object.
         """
-        from mantaray._native import spill
-
         if not object_refs:
             return []
         objects = []
@@ -97,7 +97,7 @@ class SpillStorage:
         engine = self._started()
         try:
             urls: list[bytes] = engine.spill(objects)
-        except spill.SpillNoSpaceError as error:
+        except self._native.SpillNoSpaceError as error:
             if self._is_news("no room", no_room.REPEAT_S):
                 logger.error("%s.", error)
             raise
@@ -119,11 +119,9 @@ class SpillStorage:
         return total_bytes
 
     def _restore(self, engine: Any, ref: Any, url: str) -> int:
-        from mantaray._native import spill
-
         try:
             reader = engine.open(url, ref.binary())
-        except (spill.SpillDamageError, FileNotFoundError) as error:
+        except (self._native.SpillDamageError, FileNotFoundError) as error:
             self._handle_loss(ref, url, error)
             raise
         size_bytes: int = reader.payload_bytes
@@ -131,7 +129,7 @@ class SpillStorage:
             self._put_object_to_store(
                 reader.metadata, size_bytes, reader, ref, reader.owner_address
             )
-        except spill.SpillDamageError as error:
+        except self._native.SpillDamageError as error:
             engine.set_aside(url)
             self._handle_loss(ref, url, error)
             damage.abandon_unsealed_object(error)
@@ -182,12 +180,10 @@ class SpillStorage:
             return self._engine
 
     def _start(self) -> Any:
-        from mantaray._native import spill
-
         config = read_config(_system_config() | self._caps)
         for directory in self._directories:
             owner.write_record(directory, os.getppid())
-        engine = spill.Engine(
+        engine = self._native.Engine(
             node_directories=self._directories,
             max_segment_bytes=config.max_segment_bytes,
             max_fused_bytes=config.max_fused_bytes,

@@ -7,7 +7,7 @@
 #include <cstring>
 
 #if defined(__x86_64__)
-#include <nmmintrin.h>
+#include <immintrin.h>
 #endif
 
 namespace mantaray {
@@ -26,16 +26,18 @@ constexpr uint32_t MultiplyModP(uint32_t a, uint32_t b) {
   return product;
 }
 
-// x^(8 * size) modulo the polynomial: what appending `size` zero bytes multiplies a remainder by.
-constexpr uint32_t ShiftOperator(uint64_t size_bytes) {
+// base^exponent modulo the polynomial.
+constexpr uint32_t PowerModP(uint32_t base, uint64_t exponent) {
   uint32_t result = kOne;
-  uint32_t power = kOne >> 8;  // x^8
-  for (; size_bytes != 0; size_bytes >>= 1) {
-    if ((size_bytes & 1) != 0) result = MultiplyModP(result, power);
-    power = MultiplyModP(power, power);
+  for (; exponent != 0; exponent >>= 1) {
+    if ((exponent & 1) != 0) result = MultiplyModP(result, base);
+    base = MultiplyModP(base, base);
   }
   return result;
 }
+
+// x^(8 * size) modulo the polynomial: what appending `size` zero bytes multiplies a remainder by.
+constexpr uint32_t ShiftOperator(uint64_t size_bytes) { return PowerModP(kOne >> 8, size_bytes); }
 
 using ByteTable = std::array<uint32_t, 256>;
 
@@ -116,8 +118,67 @@ __attribute__((target("sse4.2"))) const unsigned char* ThreeStreams(const unsign
   return data;
 }
 
+// Folding: a 128-bit lane stands for a remainder that is `distance` bits in front of other data. Carried forward onto
+// that data, its earlier half is multiplied by x^(distance + 32) and its later half by x^(distance - 32), both modulo
+// the polynomial; the products fit the lane. A product of reflected words comes out one bit too low, hence the shift.
+constexpr long long Carry(uint64_t power) { return static_cast<long long>(PowerModP(kOne >> 1, power)) << 1; }
+
+#define MANTARAY_FOLDING __attribute__((target("avx512f,avx512vl,avx512dq,vpclmulqdq,pclmul,sse4.2")))
+
+template <uint64_t kDistance>
+MANTARAY_FOLDING inline __m512i Fold(__m512i lanes, __m512i onto) {
+  const __m512i carries =
+      _mm512_set_epi64(Carry(kDistance - 32), Carry(kDistance + 32), Carry(kDistance - 32), Carry(kDistance + 32),
+                       Carry(kDistance - 32), Carry(kDistance + 32), Carry(kDistance - 32), Carry(kDistance + 32));
+  const __m512i early = _mm512_clmulepi64_epi128(lanes, carries, 0x00);
+  const __m512i late = _mm512_clmulepi64_epi128(lanes, carries, 0x11);
+  return _mm512_xor_si512(_mm512_xor_si512(early, late), onto);
+}
+
+MANTARAY_FOLDING inline __m128i FoldLane(__m128i lane, __m128i onto) {
+  const __m128i carries = _mm_set_epi64x(Carry(128 - 32), Carry(128 + 32));
+  const __m128i early = _mm_clmulepi64_si128(lane, carries, 0x00);
+  const __m128i late = _mm_clmulepi64_si128(lane, carries, 0x11);
+  return _mm_xor_si128(_mm_xor_si128(early, late), onto);
+}
+
+// (Without the struct, the vector's attributes would be lost as a template's argument.)
+struct FourLanes {
+  __m512i bits;
+};
+constexpr size_t kFoldedStep = 4 * sizeof(FourLanes);
+
+bool HasFolding() {
+  return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
+         __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("vpclmulqdq") != 0 &&
+         __builtin_cpu_supports("pclmul") != 0;
+}
+
+// Consumes all whole steps of at least one; returns where it stopped.
+MANTARAY_FOLDING const unsigned char* Folded(const unsigned char* data, size_t* size, uint64_t* crc) {
+  std::array<FourLanes, 4> lanes;
+  for (size_t i = 0; i < lanes.size(); ++i) lanes[i].bits = _mm512_loadu_si512(data + i * sizeof(FourLanes));
+  lanes[0].bits = _mm512_xor_si512(lanes[0].bits, _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(*crc))));
+  for (data += kFoldedStep, *size -= kFoldedStep; *size >= kFoldedStep; data += kFoldedStep, *size -= kFoldedStep) {
+    for (size_t i = 0; i < lanes.size(); ++i) {
+      lanes[i].bits = Fold<8 * kFoldedStep>(lanes[i].bits, _mm512_loadu_si512(data + i * sizeof(FourLanes)));
+    }
+  }
+  __m512i sum = lanes[0].bits;
+  for (size_t i = 1; i < lanes.size(); ++i) sum = Fold<512>(sum, lanes[i].bits);
+  __m128i lane = FoldLane(_mm512_extracti64x2_epi64(sum, 0), _mm512_extracti64x2_epi64(sum, 1));
+  lane = FoldLane(lane, _mm512_extracti64x2_epi64(sum, 2));
+  lane = FoldLane(lane, _mm512_extracti64x2_epi64(sum, 3));
+  // What is left is a message of 16 bytes with the same remainder.
+  *crc = _mm_crc32_u64(0, static_cast<uint64_t>(_mm_cvtsi128_si64(lane)));
+  *crc = _mm_crc32_u64(*crc, static_cast<uint64_t>(_mm_extract_epi64(lane, 1)));
+  return data;
+}
+
 __attribute__((target("sse4.2"))) uint32_t ExtendHardware(uint32_t crc, const unsigned char* data, size_t size) {
-  uint64_t state = ~crc;
+  static const bool kHasFolding = HasFolding();
+  uint64_t state = static_cast<uint32_t>(~crc);
+  if (kHasFolding && size >= kFoldedStep) data = Folded(data, &size, &state);
   data = ThreeStreams(data, &size, kLongStream, kShiftLong, &state);
   data = ThreeStreams(data, &size, kShortStream, kShiftShort, &state);
   for (; size >= 8; size -= 8, data += 8) state = _mm_crc32_u64(state, LoadLittleEndian64(data));

@@ -6,7 +6,9 @@
 //   Crc32cExtend(Crc32c(a), b) == Crc32c(a + b) == Crc32cCombine(Crc32c(a), Crc32c(b), b.size())
 //
 // On x86-64 with SSE 4.2 three independent streams hide the latency of the instruction, after "Fast CRC Computation
-// for iSCSI Polynomial Using CRC32 Instruction" (Intel, 2011); elsewhere a table of eight bytes a step is used.
+// for iSCSI Polynomial Using CRC32 Instruction" (Intel, 2011); with AVX-512 and VPCLMULQDQ, 256 bytes a step are folded
+// after "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction" (Intel, 2009). Elsewhere a table of
+// eight bytes a step is used.
 // Thread-safe.
 
 #ifndef MANTARAY_COMMON_CRC32C_H_

@@ -32,7 +32,7 @@ TEST(Crc32c, PublishedVectors) {
 
 TEST(Crc32c, FastAndPortableAgreeAtEveryLengthAndAlignment) {
   const std::string bytes = RandomBytes(40000, 1);
-  for (size_t size : {0, 1, 7, 8, 9, 255, 767, 768, 769, 4096, 12287, 12288, 12289, 30000}) {
+  for (size_t size : {0, 1, 7, 8, 9, 255, 256, 257, 511, 512, 520, 767, 768, 769, 4096, 12287, 12288, 12289, 30000}) {
     for (size_t start = 0; start < 9; ++start) {
       EXPECT_EQ(Crc32c(bytes.data() + start, size), Crc32cExtendPortable(0, bytes.data() + start, size))
           << "size " << size << " start " << start;

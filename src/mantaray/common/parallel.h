@@ -10,7 +10,8 @@ namespace mantaray {
 class Parallel {
  public:
   virtual ~Parallel() = default;
-  // Runs both, perhaps at the same time, and returns when both are done. Thread-safe.
+  // Runs both, perhaps at the same time, and returns when both are done. The second may begin late, so work that can
+  // be shared out is better taken piece by piece by both. Thread-safe.
   virtual void RunBoth(const std::function<void()>& first, const std::function<void()>& second) = 0;
   // Runs the task, at once or later, one after the other in the order of the calls. Thread-safe.
   virtual void Start(std::function<void()> task) = 0;

@@ -73,6 +73,7 @@ Engine::Engine(FileSystem* fs, const Clock* clock, Host* host, Parallel* paralle
       reclaimer_(fs, clock, options_.reclaimer),
       buffers_(fs),
       windows_(fs, clock, parallel, &buffers_, options_.read_ahead_bytes),
+      large_reads_(fs, clock, parallel, &buffers_),
       directories_(fs, options_.node_directories, options_.reserve_bytes),
       read_ahead_(fs, options_.read_ahead_bytes) {}
 
@@ -272,19 +273,22 @@ absl::StatusOr<ObjectReader> Engine::Open(const std::string& url, const ObjectId
 ObjectSource Engine::SourceOf(const ParsedUrl& url, OwnedFile file) {
   ObjectSource source;
   source.file = std::move(file);
-  source.buffers = &buffers_;
+  source.large_reads = &large_reads_;
   if (url.object_bytes > kMaxObjectBytes || url.offset % kBlockBytes != 0) return source;  // the reader says it
   const uint64_t record_bytes = RecordBytes(url.object_bytes);
   // Looked for in the middle: the page cache may hold the header alone, from an earlier unbuffered read.
-  if (fs_->IsCached(source.file.fd(), url.offset + url.object_bytes / 2)) return source;
+  source.cached = fs_->IsCached(source.file.fd(), url.offset + url.object_bytes / 2);
+  if (source.cached) return source;
   const bool use_page_cache = options_.cache_mode == CacheMode::kKeep;
   if (!use_page_cache && record_bytes > Windows::kMaxRecordBytes) {
     absl::StatusOr<OwnedFile> direct = fs_->Open(url.path, /*writable=*/false);
-    if (direct.ok() && fs_->SetDirect(direct->fd()).ok()) source.direct = *std::move(direct);
+    if (direct.ok() && fs_->SetDirect(direct->fd()).ok()) {
+      source.direct = std::make_shared<const OwnedFile>(*std::move(direct));
+    }
   } else if (!use_page_cache) {
     source.window = windows_.Get(url.path, source.file.fd(), url.offset, record_bytes);
   }
-  if (source.window == nullptr && !source.direct.valid()) {
+  if (source.window == nullptr && source.direct == nullptr) {
     MutexLock lock(&mutex_);
     read_ahead_.Advise(source.file.fd(), url.offset, record_bytes);
   }
@@ -324,6 +328,7 @@ void Engine::Tick() {
     }
   }
   windows_.Tick();
+  large_reads_.Tick();
   // A range at a time, so that a spill or a restore waits for one at most.
   for (bool more = true; more;) {
     MutexLock lock(&mutex_);

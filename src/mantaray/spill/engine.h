@@ -30,6 +30,7 @@
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/host.h"
 #include "mantaray/spill/io_buffers.h"
+#include "mantaray/spill/large_reads.h"
 #include "mantaray/spill/read_ahead.h"
 #include "mantaray/spill/reader.h"
 #include "mantaray/spill/reclaimer.h"
@@ -106,6 +107,7 @@ class Engine {
   Reclaimer reclaimer_;
   IoBuffers buffers_;
   Windows windows_;
+  LargeReads large_reads_;
 
   mutable Mutex mutex_;
   DirectorySet directories_ ABSL_GUARDED_BY(mutex_);

@@ -65,6 +65,15 @@ std::vector<ObjectToSpill> Views(const std::vector<Sample>& samples) {
   return views;
 }
 
+// The numbers of the objects in the order in which they lie in their segment.
+std::vector<size_t> Forward(const std::vector<std::string>& urls) {
+  std::vector<size_t> order(urls.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(),
+            [&](size_t a, size_t b) { return ParseUrl(urls[a])->offset < ParseUrl(urls[b])->offset; });
+  return order;
+}
+
 class EngineTest : public ::testing::Test {
  protected:
   EngineTest() {
@@ -585,15 +594,63 @@ TEST_F(EngineTest, LargeUnbufferedObjectCutOffIsDamage) {
   EXPECT_TRUE(absl::IsDataLoss(ReadBack(engine.get(), (*urls)[0], samples[0])));
 }
 
+class EngineLargeTest : public EngineTest, public ::testing::WithParamInterface<int64_t> {};
+
+TEST_P(EngineLargeTest, ObjectsInTurnReadEachByteAboutOnceAndAJumpReadsNothingAhead) {
+  options_.max_segment_bytes = uint64_t{64} << 20;
+  const int64_t object_bytes = GetParam();
+  const auto samples = MakeSamples(5, static_cast<size_t>(object_bytes));
+  const auto urls = *MakeEngine()->Spill(Views(samples));
+  const std::vector<size_t> forward = Forward(urls);
+  fs_.never_cached = true;
+  const auto bytes_read = [&](const std::vector<size_t>& order) {
+    const auto engine = MakeEngine();
+    fs_.read_bytes = 0;
+    for (size_t i : order) {
+      const size_t object = forward[i];
+      EXPECT_TRUE(ReadBack(engine.get(), urls[object], samples[object]).ok()) << i;
+    }
+    return fs_.read_bytes.load();
+  };
+  EXPECT_LT(bytes_read({0, 1, 2, 3, 4}), 5 * object_bytes * 101 / 100);
+  EXPECT_LT(bytes_read({4, 2, 0}), 3 * object_bytes * 101 / 100);
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, EngineLargeTest, ::testing::Values(3 << 20, 9 << 20));
+
+TEST_F(EngineTest, HeadReadAheadOfALargeObjectIsNeverTakenForAnotherFiles) {
+  options_.max_segment_bytes = uint64_t{64} << 20;
+  fs_.never_cached = true;
+  const auto engine = MakeEngine();
+  for (uint32_t round = 0; round < 3; ++round) {
+    const auto samples = MakeSamples(3, 5 << 20, round * 3);
+    const auto urls = *engine->Spill(Views(samples));
+    // The third one's head lies in memory when the segment and its inode go.
+    const std::vector<size_t> forward = Forward(urls);
+    for (size_t i : {forward[0], forward[1]}) EXPECT_TRUE(ReadBack(engine.get(), urls[i], samples[i]).ok());
+    ASSERT_TRUE(engine->Delete(urls).ok());
+    Reclaim(engine.get());
+    const auto others = MakeSamples(3, 5 << 20, 100 + round * 3);
+    const auto other_urls = *engine->Spill(Views(others));
+    ExpectAllReadBack(engine.get(), other_urls, others);
+  }
+}
+
+TEST_F(EngineTest, LargeObjectOpenedButNeverReadLeavesNothingBehind) {
+  const auto samples = MakeSamples(2, 9 << 20);
+  fs_.never_cached = true;
+  auto engine = MakeEngine();
+  const auto urls = *engine->Spill(Views(samples));
+  for (size_t i : {0, 1}) EXPECT_TRUE(engine->Open(urls[i], samples[i].id).ok());
+  engine.reset();
+}
+
 TEST_F(EngineTest, RestoresMovingForwardReadEachByteAboutOnce) {
   const auto engine = MakeEngine();
   const std::vector<Sample> samples = MakeSamples(120, 150000);
   const auto urls = engine->Spill(Views(samples));
   ASSERT_TRUE(urls.ok());
-  std::vector<size_t> forward(samples.size());
-  std::iota(forward.begin(), forward.end(), 0);
-  std::sort(forward.begin(), forward.end(),
-            [&](size_t a, size_t b) { return ParseUrl((*urls)[a])->offset < ParseUrl((*urls)[b])->offset; });
+  const std::vector<size_t> forward = Forward(*urls);
   fs_.never_cached = true;
   fs_.reads = 0;
   fs_.read_bytes = 0;

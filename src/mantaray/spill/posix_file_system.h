@@ -3,6 +3,7 @@
 #ifndef MANTARAY_SPILL_POSIX_FILE_SYSTEM_H_
 #define MANTARAY_SPILL_POSIX_FILE_SYSTEM_H_
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,9 @@ class PosixFileSystem : public FileSystem {
   void WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) override;
   void DropCache(int fd, uint64_t offset, uint64_t size_bytes) override;
   void ReadAhead(int fd, uint64_t offset, uint64_t size_bytes) override;
+
+ private:
+  std::atomic<bool> lacks_cachestat_ = false;
 };
 
 }  // namespace mantaray::spill

@@ -2,7 +2,16 @@
 
 #include "mantaray/spill/posix_parallel.h"
 
+#include <chrono>
+#include <utility>
+
 namespace mantaray::spill {
+namespace {
+
+// Waking up from a sleep takes about as long as what is usually left to wait for.
+constexpr std::chrono::microseconds kSpin{50};
+
+}  // namespace
 
 HelperThread::~HelperThread() {
   {
@@ -23,6 +32,7 @@ void HelperThread::RunBoth(const std::function<void()>& first, const std::functi
     return;
   }
   if (!thread_.joinable()) thread_ = std::thread([this] { Loop(); });
+  done_.store(false, std::memory_order_relaxed);
   {
     const std::lock_guard lock(mutex_);
     task_ = &second;
@@ -30,7 +40,18 @@ void HelperThread::RunBoth(const std::function<void()>& first, const std::functi
   changed_.notify_all();
   first();
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return task_ == nullptr; });
+  if (task_ != nullptr) {  // not begun yet: sooner done here than there
+    task_ = nullptr;
+    lock.unlock();
+    second();
+    return;
+  }
+  lock.unlock();
+  const auto sleep_at = std::chrono::steady_clock::now() + kSpin;
+  while (!done_.load(std::memory_order_acquire) && std::chrono::steady_clock::now() < sleep_at) {
+  }
+  lock.lock();
+  changed_.wait(lock, [this] { return done_.load(std::memory_order_relaxed); });
 }
 
 void HelperThread::Start(std::function<void()> task) {
@@ -60,11 +81,11 @@ void HelperThread::Loop() {
   while (true) {
     changed_.wait(lock, [this] { return stop_ || task_ != nullptr; });
     if (stop_) return;
-    const std::function<void()>* task = task_;
+    const std::function<void()>* task = std::exchange(task_, nullptr);
     lock.unlock();
     (*task)();
     lock.lock();
-    task_ = nullptr;
+    done_.store(true, std::memory_order_release);
     changed_.notify_all();
   }
 }

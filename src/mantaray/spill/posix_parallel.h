@@ -3,6 +3,7 @@
 #ifndef MANTARAY_SPILL_POSIX_PARALLEL_H_
 #define MANTARAY_SPILL_POSIX_PARALLEL_H_
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -31,10 +32,11 @@ class HelperThread : public Parallel {
   std::mutex in_use_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  const std::function<void()>* task_ = nullptr;  // guarded by mutex_
-  bool stop_ = false;                            // guarded by mutex_
-  std::thread thread_;                           // guarded by in_use_
-  std::deque<std::function<void()>> queue_;      // guarded by mutex_
+  const std::function<void()>* task_ = nullptr;  // guarded by mutex_; null once somebody has begun it
+  std::atomic<bool> done_ = false;
+  bool stop_ = false;                        // guarded by mutex_
+  std::thread thread_;                       // guarded by in_use_
+  std::deque<std::function<void()>> queue_;  // guarded by mutex_
   std::condition_variable queued_;
   std::thread background_;  // guarded by mutex_ until it stops
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <utility>
 
@@ -15,9 +16,11 @@
 namespace mantaray::spill {
 namespace {
 
-constexpr uint64_t kPieceBytes = 256 << 10;    // out of memory: read, then checksummed while in the processor's cache
-constexpr uint64_t kDiskPieceBytes = 8 << 20;  // out of a disk: large requests, whatever its read-ahead
-constexpr uint64_t kSplitBytes = 512 << 10;    // below, waking a second thread costs more than it brings
+constexpr uint64_t kPieceBytes = 256 << 10;  // out of memory: read, then checksummed while in the processor's cache
+constexpr uint64_t kSharedPieceBytes = 128 << 10;  // the same by two threads, which should end together
+constexpr uint64_t kDiskPieceBytes = 8 << 20;      // out of a disk: large requests, whatever its read-ahead
+constexpr uint64_t kSplitBytes = 1536 << 10;       // below, waking a second thread costs more than it brings
+constexpr size_t kReadsInFlight = 2;
 
 std::string Hex(const ObjectId& id) { return absl::BytesToHexString(absl::string_view(id.data(), id.size())); }
 
@@ -59,7 +62,7 @@ absl::Status ObjectReader::ReadExactly(uint64_t offset, std::span<char> bytes, a
 absl::Status ObjectReader::ReadAndCheck(const ObjectId& object_id) {
   const uint64_t object_bytes = url_.object_bytes;
   if (object_bytes < kLengthsBytes || object_bytes > kMaxObjectBytes) return Damage("impossible size in the URL");
-  if (source_.direct.valid()) ReadEnds();
+  if (source_.direct != nullptr) ReadEnds();
   const bool whole = object_bytes <= kWholeObjectBytes;
   bytes_.resize(whole ? object_bytes + kTrailerBytes : std::min<uint64_t>(object_bytes, kBlockBytes));
   if (absl::Status status = ReadExactly(url_.offset, bytes_, "object"); !status.ok()) return status;
@@ -115,84 +118,98 @@ absl::Status ObjectReader::ReadPayload(std::span<char> payload, Parallel* parall
     std::memcpy(payload.data(), bytes_.data() + lengths_.header_bytes(), payload.size());
     return absl::OkStatus();
   }
-  // The second thread has to wake up first, so it gets the smaller part.
-  const uint64_t cut = payload.size() / 8 * 5 / kBlockBytes * kBlockBytes;
   // Two streams are faster out of memory; out of a disk one is, which the kernel's read-ahead follows.
-  const bool in_memory =
-      source_.window != nullptr ||
-      (payload.size() >= kSplitBytes && fs_->IsCached(source_.file.fd(), url_.offset + lengths_.header_bytes() + cut));
-  if (payload.size() < kSplitBytes || !in_memory) {
-    uint32_t crc = 0;
-    absl::Status status = absl::UnavailableError("not open for unbuffered reads");
-    if (source_.direct.valid()) status = ReadDirect(payload, parallel, &crc);
-    if (absl::IsUnavailable(status)) {
-      crc = 0;
-      status = ReadPart(0, payload, in_memory ? kPieceBytes : kDiskPieceBytes, &crc);
-    }
-    if (!status.ok()) return status;
-    return CheckCrc("payload", payload_crc_, crc);
+  const bool in_memory = source_.window != nullptr || source_.cached;
+  if (in_memory && payload.size() >= kSplitBytes) return ReadShared(payload, parallel);
+  uint32_t crc = 0;
+  absl::Status status = absl::UnavailableError("not open for unbuffered reads");
+  if (source_.direct != nullptr) status = ReadDirect(payload, &crc);
+  if (absl::IsUnavailable(status)) {
+    crc = 0;
+    status = ReadPart(0, payload, in_memory ? kPieceBytes : kDiskPieceBytes, &crc);
   }
-  std::array<uint32_t, 2> crcs{};
+  if (!status.ok()) return status;
+  return CheckCrc("payload", payload_crc_, crc);
+}
+
+// Two threads take pieces in turn, so that it does not matter when the second one comes.
+absl::Status ObjectReader::ReadShared(std::span<char> payload, Parallel* parallel) {
+  const size_t pieces = (payload.size() + kSharedPieceBytes - 1) / kSharedPieceBytes;
+  std::vector<uint32_t> crcs(pieces);
   std::array<absl::Status, 2> statuses;
-  parallel->RunBoth([&] { statuses[0] = ReadPart(0, payload.first(cut), kPieceBytes, &crcs[0]); },
-                    [&] { statuses[1] = ReadPart(cut, payload.subspan(cut), kPieceBytes, &crcs[1]); });
+  std::atomic<size_t> next = 0;
+  const auto piece_of = [&](size_t piece) {
+    const uint64_t at = piece * kSharedPieceBytes;
+    return payload.subspan(at, std::min<uint64_t>(kSharedPieceBytes, payload.size() - at));
+  };
+  const auto take = [&](absl::Status* status) {
+    for (size_t piece = next++; piece < pieces && status->ok(); piece = next++) {
+      *status = ReadPart(piece * kSharedPieceBytes, piece_of(piece), kSharedPieceBytes, &crcs[piece]);
+    }
+  };
+  parallel->RunBoth([&] { take(&statuses[0]); }, [&] { take(&statuses[1]); });
   for (const absl::Status& status : statuses) {
     if (!status.ok()) return status;
   }
-  return CheckCrc("payload", payload_crc_, Crc32cCombine(crcs[0], crcs[1], payload.size() - cut));
+  uint32_t crc = 0;
+  for (size_t piece = 0; piece < pieces; ++piece) crc = Crc32cCombine(crc, crcs[piece], piece_of(piece).size());
+  return CheckCrc("payload", payload_crc_, crc);
 }
 
-// Reads the record's first buffer and the blocks with its trailer. When that fails, the page cache serves instead.
+// Reads the record's first buffer and the blocks with its trailer; those behind the first are on their way afterwards.
+// When that fails, the page cache serves instead.
 void ObjectReader::ReadEnds() {
   const uint64_t record_bytes = RecordBytes(url_.object_bytes);
-  const uint64_t tail_bytes = std::min<uint64_t>(record_bytes, 2 * kBlockBytes);
-  head_ = ReadWindow(0, std::min(IoBuffers::kBufferBytes, record_bytes));
-  tail_ = ReadWindow(record_bytes - tail_bytes, tail_bytes);
+  StartReads(0);
+  if (const uint64_t tail_bytes = 2 * kBlockBytes; record_bytes > IoBuffers::kBufferBytes) {
+    tail_ = source_.large_reads->Read(source_.direct, url_.offset + record_bytes - tail_bytes, tail_bytes);
+  }
+  head_ = pending_.front().Take();
+  pending_.pop_front();
 }
 
-// A part of the record, read unbuffered; null when that cannot be done.
-std::unique_ptr<Window> ObjectReader::ReadWindow(uint64_t at, uint64_t size_bytes) {
-  auto window = std::make_unique<Window>();
-  window->buffer = source_.buffers->Take();
-  if (window->buffer.data() == nullptr) return nullptr;
-  window->offset = url_.offset + at;
-  const absl::StatusOr<uint64_t> read =
-      fs_->Read(source_.direct.fd(), window->buffer.data(), size_bytes, window->offset);
-  if (!read.ok()) return nullptr;
-  window->size_bytes = *read;
-  return window;
+// Fills the queue with reads from `at` of the record on; it goes on where it is unless it is empty.
+void ObjectReader::StartReads(uint64_t at) {
+  const uint64_t record_bytes = RecordBytes(url_.object_bytes);
+  if (pending_.empty()) started_bytes_ = at;
+  while (pending_.size() < kReadsInFlight && started_bytes_ < record_bytes) {
+    const uint64_t offset = url_.offset + started_bytes_;
+    const uint64_t rest_bytes = record_bytes - started_bytes_;
+    pending_.push_back(started_bytes_ == 0 ? source_.large_reads->StartHead(source_.direct, offset, rest_bytes)
+                                           : source_.large_reads->Start(source_.direct, offset, rest_bytes));
+    started_bytes_ += pending_.back().size_bytes();
+  }
 }
 
 // Unavailable when it cannot be read in this way.
-absl::Status ObjectReader::ReadDirect(std::span<char> payload, Parallel* parallel, uint32_t* crc) {
-  tail_ = nullptr;  // its buffer is wanted
-  std::unique_ptr<Window> current = std::move(head_);
-  if (current == nullptr) current = ReadWindow(0, IoBuffers::kBufferBytes);
+absl::Status ObjectReader::ReadDirect(std::span<char> payload, uint32_t* crc) {
+  const uint64_t record_bytes = RecordBytes(url_.object_bytes);
   const uint64_t payload_at = url_.offset + lengths_.header_bytes();
+  std::unique_ptr<Window> current = std::move(head_);
+  if (current == nullptr) pending_.clear();  // from the beginning
+  bool gone_on = false;
   for (uint64_t copied = 0; copied < payload.size();) {
+    StartReads(current == nullptr ? 0 : current->end() - url_.offset);
+    if (current == nullptr) {
+      current = pending_.front().Take();
+      pending_.pop_front();
+    }
+    if (started_bytes_ >= record_bytes && !std::exchange(gone_on, true)) {
+      source_.large_reads->GoOn(source_.direct, url_.offset, record_bytes);
+    }
     const uint64_t from = payload_at + copied;
     if (current == nullptr || from < current->offset || from >= current->end()) {
       return absl::UnavailableError("an unbuffered read failed");
     }
     const uint64_t count = std::min<uint64_t>(current->end() - from, payload.size() - copied);
     const absl::string_view bytes = current->Find(from, count);
-    const auto copy = [&] {
-      for (uint64_t done = 0; done < count; done += kPieceBytes) {
-        const absl::string_view piece = bytes.substr(done, kPieceBytes);
-        std::memcpy(payload.data() + copied + done, piece.data(), piece.size());
-        *crc = Crc32cExtend(*crc, piece.data(), piece.size());
-      }
-    };
-    const uint64_t next_at = current->end() - url_.offset;
-    const uint64_t rest_bytes = RecordBytes(url_.object_bytes) - std::min(RecordBytes(url_.object_bytes), next_at);
-    std::unique_ptr<Window> next;
-    if (copied + count < payload.size()) {
-      parallel->RunBoth(copy, [&] { next = ReadWindow(next_at, std::min(IoBuffers::kBufferBytes, rest_bytes)); });
-    } else {
-      copy();
+    for (uint64_t done = 0; done < count; done += kPieceBytes) {
+      const absl::string_view piece = bytes.substr(done, kPieceBytes);
+      std::memcpy(payload.data() + copied + done, piece.data(), piece.size());
+      *crc = Crc32cExtend(*crc, piece.data(), piece.size());
     }
     copied += count;
-    current = std::move(next);
+    current = nullptr;
   }
   return absl::OkStatus();
 }

@@ -7,13 +7,14 @@
 // its header checked first, and its payload while it streams into the caller's memory: a mismatch shows at the end of
 // ReadPayload, and the caller must not publish what it got. Not thread-safe.
 //
-// Bytes come from a window if there is one; else past the page cache if the file is open for that, through two buffers,
-// of which one is filled by the disk while the other is copied and checksummed; else through the page cache.
+// Bytes come from a window if there is one; else past the page cache if the file is open for that, in buffers of which
+// two are filled by the disk while another is copied and checksummed; else through the page cache.
 
 #ifndef MANTARAY_SPILL_READER_H_
 #define MANTARAY_SPILL_READER_H_
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -25,7 +26,7 @@
 #include "mantaray/common/parallel.h"
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/format.h"
-#include "mantaray/spill/io_buffers.h"
+#include "mantaray/spill/large_reads.h"
 #include "mantaray/spill/names.h"
 #include "mantaray/spill/windows.h"
 
@@ -37,8 +38,10 @@ inline constexpr uint64_t kWholeObjectBytes = 64 << 10;
 struct ObjectSource {
   OwnedFile file;                        // the URL's path, opened
   std::shared_ptr<const Window> window;  // holds the whole record, or null
-  OwnedFile direct;                      // the same file, unbuffered; valid only for what is larger than a window
-  IoBuffers* buffers = nullptr;          // for `direct`
+  bool cached = false;                   // whether the page cache seems to hold it
+  // The same file, unbuffered, and who reads it; only for what is larger than a window.
+  std::shared_ptr<const OwnedFile> direct;
+  LargeReads* large_reads = nullptr;
 };
 
 class ObjectReader {
@@ -54,7 +57,7 @@ class ObjectReader {
   bool checked() const { return checked_; }
 
   // Fills `payload`, which must have payload_bytes() bytes. May be called again (it reads again). A large payload
-  // that lies in memory is read in two halves, handed to `parallel`.
+  // that lies in memory is read by two threads at once, if `parallel` has them.
   absl::Status ReadPayload(std::span<char> payload, Parallel* parallel);
 
  private:
@@ -64,8 +67,9 @@ class ObjectReader {
   absl::Status ReadAndCheck(const ObjectId& object_id);
   absl::Status ReadExactly(uint64_t offset, std::span<char> bytes, absl::string_view what);
   void ReadEnds();
-  std::unique_ptr<Window> ReadWindow(uint64_t at, uint64_t size_bytes);
-  absl::Status ReadDirect(std::span<char> payload, Parallel* parallel, uint32_t* crc);
+  void StartReads(uint64_t at);
+  absl::Status ReadShared(std::span<char> payload, Parallel* parallel);
+  absl::Status ReadDirect(std::span<char> payload, uint32_t* crc);
   absl::Status ReadPart(uint64_t offset, std::span<char> part, uint64_t piece_bytes, uint32_t* crc);
   absl::Status CheckCrc(absl::string_view what, uint32_t expected, uint32_t found) const;
   absl::Status Damage(absl::string_view problem) const;
@@ -76,10 +80,12 @@ class ObjectReader {
   Lengths lengths_;
   uint32_t payload_crc_ = 0;
   bool checked_ = false;
-  // Of an unbuffered record: its first bytes and the blocks with its end, as windows.
+  // Of an unbuffered record: its first bytes and the blocks with its end, and what is being read.
   std::unique_ptr<Window> head_;
   std::unique_ptr<Window> tail_;
-  std::vector<char> bytes_;  // the header, or the whole object and its trailer
+  std::deque<PendingWindow> pending_;
+  uint64_t started_bytes_ = 0;  // of the record, asked for by now
+  std::vector<char> bytes_;     // the header, or the whole object and its trailer
 };
 
 }  // namespace mantaray::spill

@@ -1,0 +1,81 @@
+// Reads in the background, and one ahead.
+
+#include "mantaray/spill/large_reads.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "mantaray/spill/format.h"
+
+namespace mantaray::spill {
+
+PendingWindow& PendingWindow::operator=(PendingWindow&& other) noexcept {
+  Wait();
+  window_ = std::move(other.window_);
+  size_bytes_ = other.size_bytes_;
+  return *this;
+}
+
+PendingWindow LargeReads::Start(const std::shared_ptr<const OwnedFile>& file, uint64_t offset, uint64_t size_bytes) {
+  const auto promise = std::make_shared<std::promise<std::unique_ptr<Window>>>();
+  size_bytes = std::min(size_bytes, IoBuffers::kBufferBytes);
+  PendingWindow pending(promise->get_future(), size_bytes);
+  parallel_->Start([this, promise, file, offset, size_bytes] { promise->set_value(Read(file, offset, size_bytes)); });
+  return pending;
+}
+
+std::unique_ptr<Window> LargeReads::Read(const std::shared_ptr<const OwnedFile>& file, uint64_t offset,
+                                         uint64_t size_bytes) {
+  auto window = std::make_unique<Window>();
+  size_bytes = std::min(size_bytes, IoBuffers::kBufferBytes);
+  window->buffer = buffers_->Take();
+  if (window->buffer.data() == nullptr) return nullptr;
+  const absl::StatusOr<uint64_t> read = fs_->Read(file->fd(), window->buffer.data(), size_bytes, offset);
+  if (!read.ok()) return nullptr;
+  window->file = file;
+  window->offset = offset;
+  window->size_bytes = *read;
+  return window;
+}
+
+std::optional<LargeReads::Place> LargeReads::PlaceOf(const OwnedFile& file, uint64_t offset,
+                                                     uint64_t* segment_bytes) const {
+  const absl::StatusOr<FileInfo> info = fs_->Stat(file.fd());
+  if (!info.ok()) return std::nullopt;
+  *segment_bytes = info->size_bytes;
+  return Place{info->device, info->inode, offset};
+}
+
+PendingWindow LargeReads::StartHead(const std::shared_ptr<const OwnedFile>& file, uint64_t offset,
+                                    uint64_t record_bytes) {
+  uint64_t segment_bytes = 0;
+  const std::optional<Place> place = PlaceOf(*file, offset, &segment_bytes);
+  if (place) {
+    MutexLock lock(&mutex_);
+    forward_ = *place == last_end_;
+    last_end_ = *place;
+    last_end_.offset += record_bytes;
+    if (ahead_.valid() && ahead_at_ == *place) return std::move(ahead_);
+  }
+  return Start(file, offset, record_bytes);
+}
+
+void LargeReads::GoOn(const std::shared_ptr<const OwnedFile>& file, uint64_t offset, uint64_t record_bytes) {
+  uint64_t segment_bytes = 0;
+  const std::optional<Place> next = PlaceOf(*file, offset + record_bytes, &segment_bytes);
+  if (!next || next->offset >= segment_bytes) return;
+  PendingWindow stale;  // waited for outside the lock
+  MutexLock lock(&mutex_);
+  if (!forward_ || *next != last_end_) return;
+  stale = std::exchange(ahead_, Start(file, next->offset, record_bytes));
+  ahead_at_ = *next;
+  ahead_ms_ = clock_->NowMs();
+}
+
+void LargeReads::Tick() {
+  PendingWindow stale;
+  MutexLock lock(&mutex_);
+  if (clock_->NowMs() - ahead_ms_ >= kKeepMs) stale = std::move(ahead_);
+}
+
+}  // namespace mantaray::spill
