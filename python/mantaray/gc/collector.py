@@ -182,6 +182,8 @@ class Collector:
         world: what is known of the process.
         policy: the knobs.
         clock: monotonic seconds.
+        cpu_clock: seconds that the calling thread has run. How long the next collection will take is
+            learned from it, for a busy machine stretches a pause by chance.
         can_freeze: False where freezing does not make collections shorter (free-threaded Python).
         on_collection: called after each collection, outside its pause.
     """
@@ -193,6 +195,7 @@ class Collector:
         policy: Policy,
         clock: Callable[[], float],
         *,
+        cpu_clock: Callable[[], float] | None = None,
         can_freeze: bool = True,
         on_collection: Callable[[Collection], None] = lambda _: None,
     ) -> None:
@@ -204,6 +207,7 @@ class Collector:
         self._heap = heap
         self._world = world
         self._clock = clock
+        self._cpu_clock = cpu_clock or clock
         self._on_collection = on_collection
         self._triggers_lock = threading.Lock()
         self._triggers = 0
@@ -302,6 +306,8 @@ class Collector:
         if self._moves is None:
             # What the user has frozen before is not ours to unfreeze.
             self._moves = self._heap.get_freeze_count() == 0
+        if self._rss_base_bytes == 0:
+            self._rss_base_bytes = self._world.rss_bytes()
         if self._full_is_short() and self._clock() >= self._full_allowed_at:
             self._full("short")
             return
@@ -335,8 +341,8 @@ class Collector:
         if self._last_full is None:
             expected_s = blocks * _FIRST_PAUSE_PER_BLOCK_S
         else:
-            pause_s, then_blocks = self._last_full
-            expected_s = pause_s * blocks / max(then_blocks, 1)
+            took_s, then_blocks = self._last_full
+            expected_s = took_s * blocks / max(then_blocks, 1)
         return expected_s <= self.policy.short_pause_s
 
     def _has_grown(self) -> bool:
@@ -365,7 +371,7 @@ class Collector:
         """Collect what is new as far as that is short, freeze it; return what was released."""
         generation, objects = self._reach()
         held = self._world.held()
-        before_s = self._clock()
+        before_s, before_cpu_s = self._clock(), self._cpu_clock()
         found: int | None = 0
         if generation is not None:
             found = self._see_to_the_user(generation)
@@ -375,19 +381,21 @@ class Collector:
             self._freeze()
         pause_s = self._clock() - before_s
         if objects > _TELLING_OBJECTS:
-            self._pause_per_object_s = (self._pause_per_object_s + pause_s / objects) / 2
+            took_s = self._cpu_clock() - before_cpu_s
+            self._pause_per_object_s = (self._pause_per_object_s + took_s / objects) / 2
         return self._tell(Kind.YOUNG, "trigger", pause_s, found, held)
 
     def _full(self, why: str) -> None:
         """Collect everything that we may."""
         held = self._world.held()
-        before_s = self._clock()
-        found: int | None = 0
+        before_s, before_cpu_s = self._clock(), self._cpu_clock()
+        found = 0
         if self._moves and self._has_frozen:
             # First the new alone: it shows whether somebody else has frozen something.
-            found = self._see_to_the_user(2)
-            if found is None:
+            new = self._see_to_the_user(2)
+            if new is None:
                 return
+            found = new
         if self._moves:
             self._heap.unfreeze()
         try:
@@ -395,13 +403,13 @@ class Collector:
         finally:
             if self._moves:
                 self._freeze()
-        pause_s = self._clock() - before_s
         end_s = self._clock()
+        pause_s, took_s = end_s - before_s, self._cpu_clock() - before_cpu_s
         self._full_allowed_at = end_s + pause_s / self.policy.time_share
         self._idle_full_allowed_at = end_s + pause_s / self.policy.time_share / _IDLE_SHARE_FACTOR
         self._owed_since = None
         self._fruitless = 0
-        self._last_full = (pause_s, self._world.blocks())
+        self._last_full = (took_s, self._world.blocks())
         self._rss_base_bytes = self._world.rss_bytes()
         self._tell(Kind.FULL, why, pause_s, found, held)
 
@@ -415,9 +423,7 @@ class Collector:
 
     def _freeze(self) -> None:
         self._heap.freeze()
-        if not self._has_frozen:
-            self._has_frozen = True
-            self._rss_base_bytes = self._world.rss_bytes()
+        self._has_frozen = True
         self._probe = _Probe()
 
     def _see_to_the_user(self, generation: int) -> int | None:

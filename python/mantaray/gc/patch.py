@@ -28,7 +28,7 @@ _MANAGER = "ray._private.gc_collect_manager"
 _COMPILED = "ray._raylet"
 
 
-class _StandIn(wrapt.ObjectProxy):  # type: ignore[misc]
+class _StandIn(wrapt.ObjectProxy):  # type: ignore[type-arg]
     """The module `gc` but for `collect`, which only asks for a collection."""
 
     def collect(self, generation: int = 2) -> int:

@@ -26,7 +26,8 @@ class Buffers:
     """
 
     def __init__(self) -> None:
-        self._watched: set[weakref.ref[Any]] = set()
+        # By identity: an array has no hash, and so a reference to it has none either.
+        self._watched: dict[int, weakref.ref[Any]] = {}
         self._unwatched = 0
 
     def __len__(self) -> int:
@@ -47,8 +48,12 @@ class Buffers:
             # Empty, or not a run of bytes: nothing that numpy can stand before.
             self._unwatched += 1
             return buffer
-        self._watched.add(weakref.ref(array, self._watched.discard))
+        reference = weakref.ref(array, self._forget)
+        self._watched[id(reference)] = reference
         return memoryview(array)
+
+    def _forget(self, reference: weakref.ref[Any]) -> None:
+        self._watched.pop(id(reference), None)
 
 
 class Activity:

@@ -73,6 +73,7 @@ class Service:
                 RayProcess(worker, self.buffers, self.activity),
                 read_policy_or_default(),
                 time.monotonic,
+                cpu_clock=time.thread_time,
                 can_freeze=not sysconfig.get_config_var("Py_GIL_DISABLED"),
                 on_collection=self._note,
             )

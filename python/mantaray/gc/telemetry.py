@@ -66,13 +66,17 @@ class StateFile:
         self.path.unlink(missing_ok=True)
 
 
-def start_ticks(pid: int) -> int:
+def start_ticks(pid: int, proc: str = "/proc") -> int:
     """Return when a process started, in clock ticks since boot; it tells two of one id apart.
+
+    Args:
+        pid: its id.
+        proc: where the kernel shows processes.
 
     Raises:
         OSError: there is no such process.
     """
-    stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    stat = Path(proc, str(pid), "stat").read_text(errors="replace")
     # The name in brackets may hold anything.
     return int(stat.rpartition(")")[2].split()[19])
 
