@@ -27,6 +27,10 @@ def test_driver_releases_references_and_arrays_in_cycles(seen: Any) -> None:
         assert seen[f"driver {kind}"] == {"released": True, "held": 0}
 
 
+def test_buffer_counts_as_long_as_a_view_lies_in_it(seen: Any) -> None:
+    assert seen["buffers"] == [1, False, 1, 0]
+
+
 def test_task_releases_references_and_arrays_in_cycles(seen: Any) -> None:
     assert seen["task"] == [{"released": True, "held": 0}] * 2
 
@@ -34,7 +38,7 @@ def test_task_releases_references_and_arrays_in_cycles(seen: Any) -> None:
 def test_garbage_hidden_in_an_old_heap_is_released(seen: Any) -> None:
     for each in seen["task old"]:
         assert each["before"] >= 10
-        assert each["released"], each
+        assert each["all_released"], each
         assert each["full"] >= 1
 
 
@@ -56,8 +60,9 @@ def test_process_that_holds_nothing_is_left_alone(seen: Any) -> None:
 
 
 def test_threaded_and_asynchronous_actors_release_what_is_in_cycles(seen: Any) -> None:
-    assert seen["threaded"]["released"] >= 9
-    assert seen["async"]["released"] >= 9
+    for kind in ("threaded", "async"):
+        assert seen[kind]["held"] == 0
+        assert seen[kind]["released"] > 0
 
 
 def test_waiting_coroutine_of_a_call_is_not_taken_for_idle(seen: Any) -> None:
@@ -89,7 +94,7 @@ def test_what_the_user_froze_stays_frozen(seen: Any) -> None:
 
 def test_figures_are_in_the_metrics_and_the_command(seen: Any) -> None:
     assert seen["metrics"] == ["collections", "objects_freed", "pause_ms", "triggers_skipped"]
-    assert any("Base" in title or "Sync" in title for title in seen["stat"]), seen["stat"]
+    assert any("Base" in title for title in seen["stat"]), seen["stat"]
     assert not seen["figures lost"]
 
 

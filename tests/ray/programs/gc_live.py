@@ -1,6 +1,5 @@
 """Garbage collections that Ray asks for, in one cluster: drivers, tasks and actors of every kind."""
 
-import asyncio
 import gc
 import glob
 import json
@@ -10,14 +9,21 @@ import sys
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
-import numpy as np
 import ray
-from mantaray.gc.service import SERVICE
-from ray._private.internal_api import global_gc
-
-OBJECT_BYTES = 2_000_000
-STORE_BYTES = 80_000_000
+from gc_common import (
+    SERVICE,
+    STORE_BYTES,
+    Async,
+    Base,
+    asked,
+    count_buffers,
+    fill,
+    fill_before_a_large_heap,
+    global_gc,
+    wait_until,
+)
 
 root = sys.argv[1]
 ray.init(
@@ -36,66 +42,7 @@ ray.init(
 told = {}
 
 
-def counts():
-    return SERVICE.collector.counts.as_dict()
-
-
-def held():
-    worker = ray._private.worker.global_worker
-    return worker.core_worker.get_memory_store_size() + len(SERVICE.buffers)
-
-
-def wait_until(condition, timeout_s=40.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return bool(condition())
-
-
-def heap(count):
-    """Live containers, so that a full collection takes its time."""
-    return [{"a": [i]} for i in range(count)]
-
-
-def knot(value):
-    """Put a value into cyclic garbage, or return the cycle for somebody to drop."""
-    cycle = [value]
-    cycle.append(cycle)
-    return cycle
-
-
-def put():
-    return ray.put(np.zeros(OBJECT_BYTES, dtype=np.uint8))
-
-
-def fill(kind, times=3):
-    """Put several times what the store holds, all of it cyclic garbage; return what is left in the end.
-
-    The puts go on because Ray asks for collections, spills, or falls back to disk.
-    """
-    for _ in range(times * STORE_BYTES // OBJECT_BYTES):
-        ref = put()
-        knot(ref if kind == "ref" else ray.get(ref))
-        del ref
-    # Nothing collects by itself any more; only Ray asks, for the store stays full or is told to.
-    released = wait_until(lambda: (global_gc(), held())[1] == 0)
-    return {"released": released, "held": held()}
-
-
-def fill_before_a_large_heap(kind):
-    """Hide the garbage in an old heap that the first trigger puts out of sight."""
-    first = knot(put())
-    hidden = [knot(put() if kind == "ref" else ray.get(put())) for _ in range(10)]
-    live = heap(400_000)
-    for _ in range(3):
-        gc.collect()  # Everything is old now.
-    wait_until(lambda: (global_gc(), counts()["young"] + counts()["full"])[1] > 0)
-    before = held()
-    hidden.clear()
-    del first
-    released = wait_until(lambda: (global_gc(), held())[1] == 0)
-    return {"before": before, "released": released, "live": len(live), **counts()}
-
+told["buffers"] = count_buffers()
 
 # --- the driver
 
@@ -108,67 +55,14 @@ told["thread while connected"] = [t.name for t in threading.enumerate()].count("
 task = ray.remote(max_retries=0)
 told["task"] = [ray.get(task(fill).remote(kind)) for kind in ("ref", "array")]
 told["task old"] = [
-    ray.get(task(fill_before_a_large_heap).options(max_calls=1).remote(kind))
+    ray.get(ray.remote(max_calls=1, max_retries=0)(fill_before_a_large_heap).remote(kind))
     for kind in ("ref", "array")
 ]
 
 
 # --- actors
 
-
-class Base:
-    def __init__(self, live=0):
-        self.live = heap(live)
-        self.kept = []
-
-    def keep(self, count):
-        self.kept += [ray.put(i) for i in range(count)]
-
-    def waste(self, count):
-        for _ in range(count):
-            knot(put())
-
-    def counts(self):
-        return {**counts(), "held": held(), "freezes": SERVICE.collector.freezes}
-
-    def run(self, code):
-        scope = {"self": self, "gc": gc, "os": os, "SERVICE": SERVICE, "time": time}
-        exec(code, globals(), scope)
-        return scope.get("out")
-
-
 Sync = ray.remote(Base)
-
-
-@ray.remote
-class Async:
-    async def waste(self, count):
-        for _ in range(count):
-            knot(put())
-
-    async def counts(self):
-        return {**counts(), "held": held()}
-
-    async def nap(self, seconds):
-        await asyncio.sleep(seconds)
-
-    async def idle(self, seconds):
-        await asyncio.sleep(0)
-        return SERVICE.activity.is_idle(seconds, is_worker=True)
-
-
-def asked(actor, condition, timeout_s=40.0, every_s=0.2):
-    """Ask the cluster for collections until what the actor counts is as wanted."""
-
-    def look():
-        global_gc()
-        seen.update(ray.get(actor.counts.remote()))
-        time.sleep(every_s)
-        return condition(seen)
-
-    seen = {}
-    return wait_until(look, timeout_s) and seen
-
 
 # Busy all the time, with a heap that takes long: only what is new is looked at.
 busy = Sync.remote(1_000_000)
@@ -202,7 +96,7 @@ ray.get([threaded.waste.remote(3) for _ in range(3)])
 told["threaded"] = asked(threaded, lambda seen: seen["held"] == 0)
 ray.kill(threaded)
 
-coroutines = Async.remote()
+coroutines = ray.remote(Async).remote()
 ray.get([coroutines.waste.remote(3) for _ in range(3)])
 told["async"] = asked(coroutines, lambda seen: seen["held"] == 0)
 ray.get(coroutines.idle.remote(0.5))
@@ -249,12 +143,10 @@ SERVICE.collector._heap = Heap()
 ray.get(odd.run.remote(RAISE))
 told["raising"] = asked(odd, lambda seen: seen["failures"] > 0)
 ray.get(odd.run.remote("SERVICE.collector._heap = gc"))
-logs = os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs", "*")
+logs = os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs", "worker*")
 told["raising logged"] = wait_until(
     lambda: any(
-        "planted damage" in open(path, errors="replace").read()
-        for path in glob.glob(logs)
-        if os.path.isfile(path)
+        "planted damage" in Path(path).read_text(errors="replace") for path in glob.glob(logs)
     ),
     timeout_s=10,
 )
