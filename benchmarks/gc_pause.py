@@ -60,13 +60,14 @@ def run_arm(ray: str, arm: str, seconds: int) -> dict[str, Any]:
 
 def median(runs: list[dict[str, Any]], *path: str) -> float:
     """Return the median of one figure over several runs."""
-    values = []
+    values: list[float] = []
     for run in runs:
         value: Any = run
         for key in path:
             value = value[key]
         values.append(value)
-    return round(statistics.median(values), 4)
+    middle: float = statistics.median(values)
+    return round(middle, 4)
 
 
 def compare(runs: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, Any]:

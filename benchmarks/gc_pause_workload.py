@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import ray
@@ -26,7 +27,6 @@ HIDDEN_BYTES = 5_000_000
 PRESSURE_TIMEOUT_S = 45
 
 
-@ray.remote
 class Actor:
     """Ticks in a thread, has a large heap and serves calls."""
 
@@ -86,7 +86,7 @@ class Actor:
         return SERVICE.collector.counts.total_full_s if SERVICE.collector else 0.0
 
 
-def serve(actor, seconds: float, ask: bool, waste: int = 0) -> float:
+def serve(actor: Any, seconds: float, ask: bool, waste: int = 0) -> float:
     """Call the actor all the time, ask for a collection every second; return the longest stall in ms."""
     ray.get(actor.longest_ms.remote())
     end = time.monotonic() + seconds
@@ -103,7 +103,7 @@ def serve(actor, seconds: float, ask: bool, waste: int = 0) -> float:
     return longest_ms
 
 
-def hidden_under_pressure(actor, watch_share: bool) -> dict[str, float]:
+def hidden_under_pressure(actor: Any, watch_share: bool) -> dict[str, float]:
     """Fill the store while the actor serves calls and its old garbage waits to be found."""
     ray.get(actor.hold.remote(0))
     # Nothing of what came before is left when it starts.
@@ -155,7 +155,7 @@ def main() -> None:
             _temp_dir=root,
             _system_config={"global_gc_min_interval_s": 0, "local_gc_min_interval_s": 0},
         )
-        actor = Actor.remote()
+        actor = ray.remote(Actor).remote()
         ray.get(actor.call.remote())
         time.sleep(1)
         told: dict[str, object] = {"quiet_ms": serve(actor, min(seconds / 2, 10), ask=False)}

@@ -89,8 +89,8 @@ class CollectorThread:
                 wait_s = self._soon_s if wait_s is None else min(wait_s, self._soon_s)
             return wait_s
         except Exception:
-            self._collector.counts.failures += 1
             _LOG.exception("a garbage collection that Ray asked for failed")
+            self._collector.counts.failures += 1
             return _AFTER_FAILURE_S
 
     def _before_fork(self) -> None:

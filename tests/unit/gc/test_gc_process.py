@@ -73,20 +73,26 @@ def test_process_is_not_idle_after_a_touch_or_at_work() -> None:
 
 def test_main_thread_outside_the_main_loop_runs_a_task() -> None:
     seen: list[bool] = []
+    go_on: list[bool] = []
 
     def look() -> None:
+        while not go_on:
+            time.sleep(0.001)
+        time.sleep(0.05)
         seen.append(runs_task_in_a_thread())
 
     def main_loop() -> None:
-        thread = threading.Thread(target=look)
-        thread.start()
+        threading.Thread(target=look).start()
+        go_on.append(True)
         # No call of a function of Python: its frame would be the one on top.
         while len(seen) < 2:
             pass
 
     thread = threading.Thread(target=look)
     thread.start()
+    go_on.append(True)
     thread.join()
+    go_on.clear()
     main_loop()
     assert seen == [True, False]
 
