@@ -111,7 +111,7 @@ def test_collector_that_raises_is_logged_and_goes_on(
     recorder.act = act
     with caplog.at_level(logging.ERROR):
         thread.trigger()
-        assert wait_until(lambda: recorder.counts.failures == 1)
+        assert wait_until(lambda: recorder.counts.failures > 0)
     assert "boom" in caplog.text
     recorder.act = lambda: None
     thread.trigger()
