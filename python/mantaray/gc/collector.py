@@ -32,8 +32,10 @@ _FIRST_PAUSE_PER_BLOCK_S = 40e-9
 _FIRST_PAUSE_PER_OBJECT_S = 150e-9
 # Fewer objects than this say nothing about the pause of one.
 _TELLING_OBJECTS = 20_000
-# Triggers in a row that freed nothing of the store: pressure persists.
+# Triggers in a row that freed nothing of the store: pressure persists. While it does, Ray asks every
+# 10 to 30 seconds; without any it asks every ten minutes, which is no pressure.
 _FRUITLESS_TRIGGERS = 2
+_PRESSURE_GAP_S = 120.0
 # Fulls in an idle process may take this many times the share of others.
 _IDLE_SHARE_FACTOR = 5
 # As CPython does: a heap that has grown by a quarter is worth a look.
@@ -218,6 +220,7 @@ class Collector:
         self._probe: _Probe | None = None
         self._owed_since: float | None = None
         self._fruitless = 0
+        self._fruitless_at = -float("inf")
         self._pause_per_object_s = _FIRST_PAUSE_PER_OBJECT_S
         self._last_full: tuple[float, int] | None = None
         self._full_allowed_at = -float("inf")
@@ -314,7 +317,12 @@ class Collector:
         released = self._young()
         if self._asked_at is not None:
             return
-        self._fruitless = 0 if released else self._fruitless + 1
+        now = self._clock()
+        if released or now - self._fruitless_at > _PRESSURE_GAP_S:
+            self._fruitless = 0
+        if not released:
+            self._fruitless += 1
+            self._fruitless_at = now
         if self._owed_since is None:
             self._owed_since = self._clock()
         self._look()

@@ -35,17 +35,14 @@ class Buffers:
 
     def watch(self, buffers: Sequence[Any]) -> list[Any]:
         """Return the buffers to use instead of these: same bytes, read-only as they are."""
-        return [self._watch(buffer) for buffer in buffers]
+        numpy = _numpy()
+        return [self._watch(buffer, numpy) for buffer in buffers]
 
-    def _watch(self, buffer: Any) -> Any:
-        numpy = sys.modules.get("numpy")
-        if numpy is None or not hasattr(numpy, "frombuffer"):
-            self._unwatched += 1
-            return buffer
+    def _watch(self, buffer: Any, numpy: Any) -> Any:
         try:
             array = numpy.frombuffer(buffer, dtype=numpy.uint8)
-        except (ValueError, TypeError, BufferError):
-            # Empty, or not a run of bytes: nothing that numpy can stand before.
+        except (AttributeError, ValueError, TypeError, BufferError):
+            # No numpy; or the buffer is empty, or not a run of bytes that numpy can stand before.
             self._unwatched += 1
             return buffer
         reference = weakref.ref(array, self._forget)
@@ -54,6 +51,18 @@ class Buffers:
 
     def _forget(self, reference: weakref.ref[Any]) -> None:
         self._watched.pop(id(reference), None)
+
+
+def _numpy() -> Any:
+    """Return numpy, or None where there is none.
+
+    What lies in a buffer is nearly always an array, which is about to import it anyhow.
+    """
+    try:
+        import numpy
+    except ImportError:
+        return None
+    return numpy
 
 
 class Activity:

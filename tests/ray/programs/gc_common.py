@@ -49,7 +49,7 @@ def put():
     return ray.put(np.zeros(OBJECT_BYTES, dtype=np.uint8))
 
 
-def fill(kind, times=3):
+def fill(kind, times=2):
     """Put several times what the store holds, all of it cyclic garbage; return what is left in the end.
 
     The puts go on because Ray asks for collections, spills, or falls back to disk.

@@ -22,8 +22,11 @@ from gc_common import (
     fill,
     fill_before_a_large_heap,
     global_gc,
+    held,
     wait_until,
 )
+
+from mantaray import overlay
 
 root = sys.argv[1]
 ray.init(
@@ -180,6 +183,19 @@ def metrics():
 
 wait_until(lambda: len(metrics()) == 4, timeout_s=20)
 told["metrics"] = sorted(metrics())
+
+# --- taken back and attached again
+
+overlay.uninstall()
+told["thread uninstalled"] = [t.name for t in threading.enumerate()].count("mantaray-gc")
+told["frozen uninstalled"] = gc.get_freeze_count()
+Base.waste(None, 3)
+told["uninstalled"] = wait_until(lambda: (global_gc(), held())[1] == 0)
+overlay.install()
+before = SERVICE.collector.counts.triggers
+Base.waste(None, 3)
+told["installed again"] = wait_until(lambda: (global_gc(), held())[1] == 0)
+told["triggers installed again"] = SERVICE.collector.counts.triggers - before
 
 # --- the end
 

@@ -245,6 +245,12 @@ def test_old_garbage_is_found_when_pressure_persists(large: Setup) -> None:
     assert done[1].released == 100
 
 
+def test_triggers_far_apart_are_no_pressure(large: Setup) -> None:
+    for _ in range(3):
+        assert kinds(large.ask()) == [(Kind.YOUNG, "trigger")]
+        large.heap.now += 150
+
+
 def test_full_collections_under_pressure_keep_to_their_share_of_time(large: Setup) -> None:
     for _ in range(600):
         large.ask()
