@@ -61,6 +61,7 @@ bench: setup-test ## the benchmarks: stock and Mantaray interleaved
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_engine.py
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_cluster.py
 	@.venvs/ray-2.60.0/bin/python benchmarks/serve_router.py
+	@.venvs/ray-2.60.0/bin/python benchmarks/gc_pause.py
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_cache.py
 	@.venvs/ray-2.60.0/bin/python benchmarks/log_tail.py
 	@.venv/bin/python benchmarks/profiling_links.py

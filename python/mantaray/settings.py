@@ -254,6 +254,49 @@ SERVE_BACKOFF_JITTER: Setting[float] = Setting(
     parse=_real(-math.ulp(0.0), 1),
 )
 
+START_PYTHON_GC_MANAGER_THREAD: Setting[bool] = Setting(
+    name="RAY_start_python_gc_manager_thread",
+    type="bool",
+    default=True,
+    allowed="0, 1, true or false",
+    doc="0: a trigger of Ray collects on the thread that received it, as in Ray 2.48.",
+    parse=_bool,
+    upstream="start_python_gc_manager_thread",
+)
+GC_TIME_SHARE: Setting[float] = Setting(
+    name="MANTARAY_GC_TIME_SHARE",
+    type="float",
+    default=0.02,
+    allowed="a number above 0, at most 1",
+    doc="Largest share of time that full collections take from a process that is not idle.",
+    parse=_real(0, 1),
+)
+GC_SHORT_PAUSE_MS: Setting[int] = Setting(
+    name="MANTARAY_GC_SHORT_PAUSE_MS",
+    type="int",
+    default=25,
+    allowed="a number of milliseconds from 0 to 1000",
+    doc="A collection expected to be this short is run whenever Ray asks for one.",
+    parse=_integer(low=0, high=1_000),
+)
+GC_IDLE_DELAY_MS: Setting[int] = Setting(
+    name="MANTARAY_GC_IDLE_DELAY_MS",
+    type="int",
+    default=2_000,
+    allowed="a number of milliseconds from 100 to 3600000",
+    doc="How long no task has run before a full collection takes its time.",
+    parse=_integer(low=100, high=3_600_000),
+)
+GC_RSS_LIMIT_BYTES: Setting[int | None] = Setting(
+    name="MANTARAY_GC_RSS_LIMIT_BYTES",
+    type="int",
+    default=None,
+    default_text="a quarter more than after the last full collection",
+    allowed="a number of bytes, 1 or more",
+    doc="Memory of a process above which full collections are due.",
+    parse=_integer(low=1),
+)
+
 SETTINGS: tuple[Setting[Any], ...] = (
     DISABLE,
     PATCHES,
@@ -268,4 +311,9 @@ SETTINGS: tuple[Setting[Any], ...] = (
     SERVE_BACKOFF_MULTIPLIER,
     SERVE_MAX_BACKOFF_S,
     SERVE_BACKOFF_JITTER,
+    START_PYTHON_GC_MANAGER_THREAD,
+    GC_TIME_SHARE,
+    GC_SHORT_PAUSE_MS,
+    GC_IDLE_DELAY_MS,
+    GC_RSS_LIMIT_BYTES,
 )

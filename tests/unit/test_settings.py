@@ -103,6 +103,11 @@ def test_the_defaults_as_the_table_shows_them() -> None:
         "RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER": "2.0",
         "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S": "0.5",
         "MANTARAY_SERVE_BACKOFF_JITTER": "0.0",
+        "RAY_start_python_gc_manager_thread": "1",
+        "MANTARAY_GC_TIME_SHARE": "0.02",
+        "MANTARAY_GC_SHORT_PAUSE_MS": "25",
+        "MANTARAY_GC_IDLE_DELAY_MS": "2000",
+        "MANTARAY_GC_RSS_LIMIT_BYTES": "a quarter more than after the last full collection",
     }
 
 

@@ -228,6 +228,11 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER",
         "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S",
         "MANTARAY_SERVE_BACKOFF_JITTER",
+        "RAY_start_python_gc_manager_thread",
+        "MANTARAY_GC_TIME_SHARE",
+        "MANTARAY_GC_SHORT_PAUSE_MS",
+        "MANTARAY_GC_IDLE_DELAY_MS",
+        "MANTARAY_GC_RSS_LIMIT_BYTES",
     ]
 
 
@@ -239,6 +244,7 @@ def test_help_imports_no_command(world: World) -> None:
     listed = [line.split()[0] for line in result.stdout.split("Commands:\n")[1].splitlines()]
     assert [name for name in listed if name != "it"] == [
         "doctor",
+        "gc",
         "settings",
         "spill",
         "tail",

@@ -1,0 +1,102 @@
+"""The knobs of the `gc` patch, read and checked where a node or a driver starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+from mantaray import settings
+from mantaray.gc.collector import Policy
+from mantaray.settings import SettingError
+
+_LOG = logging.getLogger(__name__)
+VARIABLE = settings.START_PYTHON_GC_MANAGER_THREAD.name
+# Ray 2.48 does not know it, and its GCS dies of a system configuration that holds it.
+SYSTEM_CONFIG_KEY = str(settings.START_PYTHON_GC_MANAGER_THREAD.upstream)
+# What the system configuration said with which this process started a head of Ray 2.48.
+_from_system_config: bool | None = None
+
+
+def read_policy(environ: Mapping[str, str] | None = None) -> Policy:
+    """Return what the settings ask for.
+
+    Args:
+        environ: where to look; the environment of this process by default.
+
+    Raises:
+        SettingError: one of them is not allowed.
+    """
+    return Policy(
+        time_share=settings.GC_TIME_SHARE.read(environ),
+        short_pause_s=settings.GC_SHORT_PAUSE_MS.read(environ) / 1_000,
+        idle_s=settings.GC_IDLE_DELAY_MS.read(environ) / 1_000,
+        rss_limit_bytes=settings.GC_RSS_LIMIT_BYTES.read(environ),
+    )
+
+
+def read_policy_or_default() -> Policy:
+    """Return what the settings ask for; what is not allowed is logged, and the defaults hold."""
+    try:
+        return read_policy()
+    except SettingError as error:
+        _LOG.error("%s; the defaults hold in this process", error)
+        return Policy()
+
+
+def is_wanted() -> bool:
+    """Return whether triggers go to a thread on Ray 2.48; a bad value counts as yes."""
+    try:
+        if not os.environ.get(VARIABLE, "").strip() and _from_system_config is not None:
+            return _from_system_config
+        return settings.START_PYTHON_GC_MANAGER_THREAD.read()
+    except SettingError as error:
+        _LOG.error("%s; the default holds in this process", error)
+        return True
+
+
+def check_for_start() -> None:
+    """Check all knobs where somebody starts a node or a driver.
+
+    Raises:
+        StartError: one of them is not allowed; one sentence.
+    """
+    try:
+        read_policy()
+        settings.START_PYTHON_GC_MANAGER_THREAD.read()
+    except SettingError as error:
+        raise _start_error(error) from None
+
+
+@contextmanager
+def handing_on(config: MutableMapping[str, Any] | None) -> Iterator[None]:
+    """Take Ray 2.48's unknown key out of a system configuration while a head is started with it.
+
+    It goes into this process's environment, which the processes of the node inherit, and is kept for
+    a driver in this process. What the environment says already goes before.
+    """
+    global _from_system_config
+    _from_system_config = None
+    if not config or SYSTEM_CONFIG_KEY not in config:
+        yield
+        return
+    value = str(config.pop(SYSTEM_CONFIG_KEY)).lower()
+    if os.environ.get(VARIABLE, "").strip():
+        yield
+        return
+    os.environ[VARIABLE] = value
+    try:
+        _from_system_config = settings.START_PYTHON_GC_MANAGER_THREAD.read()
+        yield
+    except SettingError as error:
+        raise _start_error(error) from None
+    finally:
+        del os.environ[VARIABLE]
+
+
+def _start_error(error: SettingError) -> Exception:
+    from mantaray.gc.errors import StartError
+
+    return StartError(str(error))

@@ -1,0 +1,149 @@
+"""The collector of this process, tied to Ray: made when it connects, ended when it disconnects."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import logging
+import sysconfig
+import time
+from typing import Any
+
+from mantaray.gc.collector import Collection, Collector
+from mantaray.gc.policy import is_wanted, read_policy_or_default
+from mantaray.gc.process import Activity, Buffers, RayProcess
+from mantaray.gc.telemetry import WRITE_PERIOD_S, Metrics, StateFile
+from mantaray.gc.thread import CollectorThread
+
+_LOG = logging.getLogger(__name__)
+
+
+class Service:
+    """One collector with its thread, figures and file."""
+
+    def __init__(self) -> None:
+        self.buffers = Buffers()
+        self.activity = Activity()
+        self.collector: Collector | None = None
+        self._thread: CollectorThread | None = None
+        self._metrics = Metrics()
+        self._file: StateFile | None = None
+        self._new: list[Collection] = []
+        self._last: Collection | None = None
+        self._has_failed = False
+        self._is_attached = False
+        self._is_wanted = True
+        self._has_thread = False
+
+    def attach(self, *, has_thread: bool) -> None:
+        """Stand in for the collections that Ray asks for.
+
+        Args:
+            has_thread: whether this Ray has a thread for them, and decides itself whether to use it.
+        """
+        self._is_attached = True
+        self._has_thread = has_thread
+
+    def detach(self) -> None:
+        """Leave the collections that Ray asks for to Python."""
+        self._is_attached = False
+        self.disconnect()
+
+    def collect(self, generation: int = 2) -> int:
+        """Ask for a collection, and return at once; this is what Ray calls in stead of `gc.collect`.
+
+        Returns:
+            How many objects were freed: 0, for that is not known yet.
+        """
+        if not self._is_attached or not self._is_wanted:
+            return gc.collect(generation)
+        if self._thread is not None:
+            self._thread.trigger()
+        return 0
+
+    def connect(self, worker: Any) -> None:
+        """Take triggers from now on.
+
+        Args:
+            worker: Ray's global worker, connected.
+        """
+        if self._thread is None:
+            self.collector = Collector(
+                gc,
+                RayProcess(worker, self.buffers, self.activity),
+                read_policy_or_default(),
+                time.monotonic,
+                cpu_clock=time.thread_time,
+                can_freeze=not sysconfig.get_config_var("Py_GIL_DISABLED"),
+                on_collection=self._note,
+            )
+            self._thread = CollectorThread(self.collector, self._tell, WRITE_PERIOD_S)
+            atexit.register(self.disconnect, ends=True)
+        assert self.collector is not None
+        self._is_wanted = self._has_thread or is_wanted()
+        self.collector.policy = read_policy_or_default()
+        self._metrics = Metrics()
+        self._file = _state_file(worker)
+        self._thread.open()
+
+    def disconnect(self, *, ends: bool = False) -> None:
+        """Take no more triggers, end the thread, and leave the heap as it was.
+
+        Args:
+            ends: the process ends, so that nothing has to be put back.
+        """
+        if self._thread is None or self.collector is None:
+            return
+        self._thread.close()
+        if not ends:
+            self.collector.thaw()
+        file, self._file = self._file, None
+        if file is not None:
+            file.remove()
+
+    def _note(self, done: Collection) -> None:
+        self._last = done
+        self._new.append(done)
+        _LOG.debug(
+            "%s collection (%s): %.1f ms, %d objects, %d of the store",
+            done.kind.value,
+            done.why,
+            done.pause_s * 1_000,
+            done.objects,
+            done.released,
+        )
+
+    def _tell(self) -> bool:
+        """Tell what has happened; return whether something is left to be told."""
+        collector, file = self.collector, self._file
+        if collector is None or file is None:
+            return False
+        new, self._new = self._new, []
+        try:
+            self._metrics.tell(new, collector.counts)
+            return file.update(collector.counts, _state(collector), self._last)
+        except Exception:
+            if not self._has_failed:
+                self._has_failed = True
+                _LOG.warning("figures of garbage collection are lost", exc_info=True)
+            return False
+
+
+def _state(collector: Collector) -> str:
+    if not collector.freezes:
+        return "frozen by the user"
+    return "owes a full collection" if collector.owes_full else "up to date"
+
+
+def _state_file(worker: Any) -> StateFile | None:
+    from ray._private.worker import SCRIPT_MODE
+
+    try:
+        session_dir = worker.node.get_session_dir_path()
+        return StateFile(session_dir, worker.mode == SCRIPT_MODE)
+    except Exception:
+        _LOG.debug("no directory for the state of garbage collection", exc_info=True)
+        return None
+
+
+SERVICE = Service()

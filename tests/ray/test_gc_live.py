@@ -1,0 +1,178 @@
+"""Garbage collection on both Rays: what hides in cycles is released, pauses are short, nothing breaks."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.rays import RayEnv, short_directory
+
+PROGRAMS = Path(__file__).with_name("programs")
+VARIABLE = "RAY_start_python_gc_manager_thread"
+
+
+@pytest.fixture(scope="module")
+def seen(ray_env: RayEnv) -> Any:
+    """What one cluster has shown."""
+    with short_directory() as root:
+        variables = {"MANTARAY_GC_IDLE_DELAY_MS": "500"}
+        return ray_env.run_program(PROGRAMS / "gc_live.py", [root], variables, timeout_s=240)
+
+
+def test_driver_releases_references_and_arrays_in_cycles(seen: Any) -> None:
+    for kind in ("ref", "array"):
+        assert seen[f"driver {kind}"] == {"released": True, "held": 0}
+
+
+def test_buffer_counts_as_long_as_a_view_lies_in_it(seen: Any) -> None:
+    assert seen["buffers"] == [1, False, 1, 0]
+
+
+def test_task_releases_references_and_arrays_in_cycles(seen: Any) -> None:
+    assert seen["task"] == [{"released": True, "held": 0}] * 2
+
+
+def test_garbage_hidden_in_an_old_heap_is_released(seen: Any) -> None:
+    for each in seen["task old"]:
+        assert each["before"] >= 10
+        assert each["all_released"], each
+        assert each["full"] >= 1
+
+
+def test_busy_actor_with_a_large_heap_is_never_collected_in_full(seen: Any) -> None:
+    assert seen["busy"]["young"] >= 4
+    assert seen["busy"]["full"] == 0
+    assert seen["busy"]["released"] >= 9
+
+
+def test_full_collection_is_made_up_for_when_nobody_calls(seen: Any) -> None:
+    idle = seen["busy then idle"]
+    assert idle["full"] >= 1
+    # It looked at a million containers more.
+    assert idle["longest_full_s"] > 3 * seen["busy"]["longest_young_s"]
+
+
+def test_process_that_holds_nothing_is_left_alone(seen: Any) -> None:
+    assert seen["holds nothing"]["young"] == seen["holds nothing"]["full"] == 0
+
+
+def test_threaded_and_asynchronous_actors_release_what_is_in_cycles(seen: Any) -> None:
+    for kind in ("threaded", "async"):
+        assert seen[kind]["held"] == 0
+        assert seen[kind]["released"] > 0
+
+
+def test_waiting_coroutine_of_a_call_is_not_taken_for_idle(seen: Any) -> None:
+    assert seen["async idle during a call"] is False
+
+
+def test_disabled_collector_is_respected_until_it_is_enabled(seen: Any) -> None:
+    assert seen["disabled"]["young"] == seen["disabled"]["full"] == 0
+    assert seen["enabled again"]["held"] == 1
+
+
+def test_fork_leaves_parent_and_child_working(seen: Any) -> None:
+    assert seen["fork"] == [0] * 5
+    assert seen["after the fork"]["held"] == 1
+
+
+def test_collector_that_raises_is_logged_and_goes_on(seen: Any) -> None:
+    assert seen["raising"]["failures"] > 0
+    assert seen["raising logged"]
+    assert seen["after raising"]["held"] == 1
+
+
+def test_what_the_user_froze_stays_frozen(seen: Any) -> None:
+    assert seen["frozen by the user"] > 0
+    assert seen["after the user froze"]["freezes"] is False
+    # Some of it has died by count of references; unfreezing would leave none.
+    assert seen["still frozen"] > 0.9 * seen["frozen by the user"]
+
+
+def test_figures_are_in_the_metrics_and_the_command(seen: Any) -> None:
+    assert seen["metrics"] == ["collections", "objects_freed", "pause_ms", "triggers_skipped"]
+    assert any("Base" in title for title in seen["stat"]), seen["stat"]
+    assert not seen["figures lost"]
+
+
+def test_shutdown_joins_the_thread_and_gives_the_heap_back(seen: Any) -> None:
+    assert seen["thread while connected"] == 1
+    assert seen["threads at the end"] == 0
+    assert seen["frozen at the end"] == 0
+
+
+def test_taken_back_collections_are_rays_own_until_it_is_attached_again(seen: Any) -> None:
+    assert seen["thread uninstalled"] == seen["frozen uninstalled"] == 0
+    assert seen["uninstalled"]
+    assert seen["installed again"]
+    assert seen["triggers installed again"] > 0
+
+
+INLINE = """
+import json, sys, threading, time
+import ray
+from ray._private.internal_api import global_gc
+config = json.loads(sys.argv[2]) | {"local_gc_min_interval_s": 1, "global_gc_min_interval_s": 1}
+ray.init(address="local", num_cpus=1, include_dashboard=False, _temp_dir=sys.argv[1],
+         object_store_memory=80_000_000, _system_config=config)
+
+def waste_and_wait():
+    worker = ray._private.worker.global_worker
+    keep = ray.put(0)
+    cycle = [ray.put(1)]
+    cycle.append(cycle)
+    del cycle
+    deadline = time.monotonic() + 30
+    while worker.core_worker.get_memory_store_size() > 1 and time.monotonic() < deadline:
+        global_gc()
+        time.sleep(0.2)
+    left = [t.name for t in threading.enumerate()]
+    return worker.core_worker.get_memory_store_size(), "mantaray-gc" in left
+
+told = [waste_and_wait(), ray.get(ray.remote(waste_and_wait).remote())]
+ray.shutdown()
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "config"),
+    [({VARIABLE: "0"}, "{}"), ({}, '{"start_python_gc_manager_thread": false}')],
+    ids=["variable", "system config"],
+)
+def test_knob_of_upstream_brings_back_stock_in_drivers_and_workers(
+    ray_env: RayEnv, variables: dict[str, str], config: str
+) -> None:
+    with short_directory() as root:
+        told = ray_env.run_program(INLINE, [root, config], variables)
+    assert told == [[1, False]] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MANTARAY_GC_TIME_SHARE", "2"), (VARIABLE, "perhaps")]
+)
+def test_bad_setting_is_one_sentence_where_a_node_or_driver_starts(
+    ray_env: RayEnv, name: str, value: str
+) -> None:
+    words = f"{name} is set to '{value}'; allowed:"
+    program = (
+        "import json, ray\n"
+        "try: ray.init(address='local', include_dashboard=False)\n"
+        "except ValueError as error: print(json.dumps(str(error)))\n"
+    )
+    assert words in ray_env.run_program(program, env={name: value})
+    command = [str(ray_env.bin("ray")), "start", "--head", "--node-ip-address=127.0.0.1"]
+    with short_directory() as root:
+        done = subprocess.run(
+            [*command, "--port=0", f"--temp-dir={root}", "--include-dashboard=false"],
+            env=ray_env.environment(**{name: value}),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode != 0
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

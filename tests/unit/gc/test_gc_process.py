@@ -1,0 +1,201 @@
+"""What a process holds and whether it is idle; its file, and what the command makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from mantaray.cli.main import main
+from mantaray.gc.collector import Collection, Counts, Kind
+from mantaray.gc.errors import StartError
+from mantaray.gc.policy import check_for_start, handing_on, is_wanted, read_policy
+from mantaray.gc.process import Activity, Buffers, runs_task_in_a_thread
+from mantaray.gc.stat import running_sessions
+from mantaray.gc.telemetry import StateFile
+from mantaray.settings import SettingError
+
+
+def test_buffer_without_numpy_counts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "numpy", None)
+    buffers = Buffers()
+    value = buffers.watch([b"abc"])
+    assert value == [b"abc"]
+    del value
+    assert len(buffers) == 1
+
+
+def test_buffer_counts_as_long_as_something_lies_in_it() -> None:
+    numpy = pytest.importorskip("numpy")
+    buffers = Buffers()
+    source = numpy.arange(10, dtype=numpy.uint8)
+    source.flags.writeable = False
+    (watched,) = buffers.watch([source])
+    view = numpy.frombuffer(watched, dtype=numpy.uint16)[1:]
+    assert not view.flags.writeable
+    del watched
+    assert len(buffers) == 1
+    del view
+    assert len(buffers) == 0
+
+
+def test_process_is_not_idle_before_it_was_watched_for_long_enough() -> None:
+    activity = Activity()
+    activity.last_s -= 100
+    assert not activity.is_idle(0.2, is_worker=False)
+    time.sleep(0.3)
+    assert activity.is_idle(0.2, is_worker=False)
+
+
+def test_process_is_not_idle_after_a_touch_or_at_work() -> None:
+    activity = Activity()
+    activity.is_idle(0.2, is_worker=False)
+    time.sleep(0.3)
+    activity.touch()
+    assert not activity.is_idle(0.2, is_worker=False)
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            pass
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    time.sleep(0.4)
+    assert not activity.is_idle(0.2, is_worker=False)
+    stop.set()
+    worker.join()
+
+
+def test_main_thread_outside_the_main_loop_runs_a_task() -> None:
+    seen: list[bool] = []
+    go_on: list[bool] = []
+
+    def look() -> None:
+        while not go_on:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        seen.append(runs_task_in_a_thread())
+
+    def main_loop() -> None:
+        threading.Thread(target=look).start()
+        go_on.append(True)
+        # No call of a function of Python: its frame would be the one on top.
+        while len(seen) < 2:
+            pass
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    go_on.append(True)
+    thread.join()
+    go_on.clear()
+    main_loop()
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MANTARAY_GC_TIME_SHARE", "0"),
+        ("MANTARAY_GC_TIME_SHARE", "1.5"),
+        ("MANTARAY_GC_SHORT_PAUSE_MS", "-1"),
+        ("MANTARAY_GC_IDLE_DELAY_MS", "99"),
+        ("MANTARAY_GC_RSS_LIMIT_BYTES", "0"),
+    ],
+)
+def test_bad_setting_is_named_with_what_is_allowed(name: str, value: str) -> None:
+    with pytest.raises(SettingError, match=f"{name} is set to '{value}'; allowed:"):
+        read_policy({name: value})
+
+
+def test_settings_become_a_policy() -> None:
+    policy = read_policy(
+        {
+            "MANTARAY_GC_TIME_SHARE": "0.1",
+            "MANTARAY_GC_SHORT_PAUSE_MS": "5",
+            "MANTARAY_GC_IDLE_DELAY_MS": "500",
+            "MANTARAY_GC_RSS_LIMIT_BYTES": "1000",
+        }
+    )
+    assert (policy.time_share, policy.short_pause_s) == (0.1, 0.005)
+    assert (policy.idle_s, policy.rss_limit_bytes) == (0.5, 1000)
+
+
+def test_bad_knob_of_upstream_stops_a_start_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_start_python_gc_manager_thread", "perhaps")
+    with pytest.raises(StartError, match="RAY_start_python_gc_manager_thread is set to 'perhaps'"):
+        check_for_start()
+
+
+def test_knob_in_the_system_config_reaches_the_node_and_not_its_gcs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "RAY_start_python_gc_manager_thread"
+    monkeypatch.delenv(name, raising=False)
+    config = {"start_python_gc_manager_thread": False, "other": 1}
+    with handing_on(config):
+        assert config == {"other": 1}
+        assert os.environ[name] == "false"
+    assert name not in os.environ
+    assert not is_wanted()
+    with handing_on({}):
+        assert is_wanted()
+    with pytest.raises(StartError), handing_on({"start_python_gc_manager_thread": "perhaps"}):
+        pass
+
+
+def test_state_of_a_process_is_shown_until_it_ends(tmp_path: Path) -> None:
+    file = StateFile(str(tmp_path), is_driver=True)
+    counts = Counts(triggers=3, coalesced=1)
+    counts.add(Collection(Kind.FULL, "idle", 0.35, 1_200, 40))
+    assert file.update(counts, "up to date", None) is False
+    assert file.update(counts, "up to date", None) is False
+    counts.triggers += 1
+    assert file.update(counts, "up to date", None) is True
+
+    arguments = ["gc", "stat", "--dir", str(tmp_path)]
+    shown = CliRunner().invoke(main, arguments)
+    assert shown.exit_code == 0
+    row = shown.output.splitlines()[1]
+    assert row.split()[:10] == [
+        str(os.getpid()),
+        "3",
+        "1",
+        "0",
+        "0",
+        "1",
+        "0.0",
+        "350.0",
+        "1,200",
+        "40",
+    ]
+    (told,) = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).output)
+    assert told["driver"] is True
+    assert told["longest_full_s"] == 0.35
+
+    stale = json.loads(file.path.read_text())
+    file.path.write_text(json.dumps({**stale, "start_ticks": 1}))
+    shown = CliRunner().invoke(main, arguments)
+    assert "asked no process" in shown.output
+    file.remove()
+    assert not file.path.exists()
+
+
+def test_sessions_are_those_of_the_running_raylets(tmp_path: Path) -> None:
+    for number, line in enumerate(
+        [
+            b"/x/raylet\0--session-name=1\0--session_dir=/tmp/ray/session_1\0",
+            b"/x/raylet\0--version\0",
+            b"/x/other\0--session_dir=/tmp/ray/session_2\0",
+        ],
+        1,
+    ):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "cmdline").write_bytes(line)
+    assert running_sessions(str(tmp_path)) == ["/tmp/ray/session_1"]
