@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.cluster import Cluster
+from tests.support.job_logs import run_job, servers
 from tests.support.rays import RayEnv, short_directory
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -35,14 +36,9 @@ def test_message_of_a_job_that_printed_2_gb_in_one_line_arrives(ray_env: RayEnv)
 def whole_logs(ray_env: RayEnv, part: str, size_bytes: int, **variables: str) -> Any:
     """Run the program about whole logs; return what it has seen."""
     with Cluster(ray_env, num_cpus=1, dashboard=True, variables=variables) as cluster:
-        pids = {"agent": cluster.pids("dashboard_agent")[0]}
-        for process in cluster.processes("dashboard"):
-            line = " ".join(process.cmdline())
-            if "ray-dashboard-" not in line and "dashboard.py" in line:
-                pids["head"] = process.pid
-            elif "ray-dashboard-JobHead" in line:
-                pids["module"] = process.pid
-        arguments = [cluster.dashboard_url, cluster.root, json.dumps(pids), str(size_bytes), part]
+        job, log = run_job(cluster)
+        pids = {name: process.pid for name, process in servers(cluster).items()}
+        arguments = [cluster.dashboard_url, job, log, json.dumps(pids), str(size_bytes), part]
         seen = cluster.run_program(PROGRAMS / "logs_whole.py", arguments, timeout_s=800)
     print(seen)
     return seen

@@ -1,8 +1,8 @@
 """Requests for whole job logs of every kind: what comes, and how much memory the servers take for it.
 
-Arguments: the dashboard's address, the cluster's directory, the process ids of the servers (JSON: agent,
-head, module), the size of the large log in bytes, and which part to run: "answers" (what any Ray
-answers), "bounds" (what holds for Mantaray only) or "huge" (only the large log).
+Arguments: the dashboard's address, a job, its log, the process ids of the servers (JSON: agent, head,
+module), the size of the large log in bytes, and which part to run: "answers" (what any Ray answers),
+"bounds" (what holds for Mantaray only) or "huge" (only the large log).
 """
 
 import glob
@@ -18,28 +18,12 @@ import time
 import ray
 from ray.job_submission import JobSubmissionClient
 
-url, root, pids, large_bytes, part = sys.argv[1:]
+url, job, log, pids, large_bytes, part = sys.argv[1:]
 pids, large_bytes = json.loads(pids), int(large_bytes)
 host, port = url.removeprefix("http://").split(":")
 client = JobSubmissionClient(url)
 PIECE = 'an ordinary line with "quotes" and \\ signs\nä€😀 \x1b[31mred\x1b[0m\r\n 42%\r 43%\n'
 TEXT = PIECE.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def submit(entrypoint):
-    """Submit a job as soon as the node's agent is there to take it; return it when it has ended."""
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            job = client.submit_job(entrypoint=entrypoint)
-            break
-        except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-    while not client.get_job_status(job).is_terminal():
-        time.sleep(0.05)
-    return job
 
 
 def request(job):
@@ -208,7 +192,5 @@ def huge():
     return seen
 
 
-job = submit("echo hello")
-(log,) = glob.glob(f"{root}/t/session_2*/logs/job-driver-{job}.log")
 results = {"answers": answers, "bounds": bounds, "huge": huge}[part]()
 print(json.dumps(results), flush=True)
