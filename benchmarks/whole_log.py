@@ -117,9 +117,8 @@ def row(ray: str, arm: str, figures: dict[str, Any]) -> str:
     times = [figures[name] for name in ("first_byte_s", "total_s")]
     cells = ["-" if value is None else f"{value:.1f}" for value in times]
     cells += [f"{figures['held_mb'][server]:,.0f}" for server in SERVERS]
-    return (
-        f"{ray:<9}{arm:<10}" + "".join(f"{cell:>13}" for cell in cells) + "  " + figures["outcome"]
-    )
+    line = "".join(f"{cell:>13}" for cell in cells)
+    return f"{ray:<9}{arm:<10}{line}  {figures['outcome']}"
 
 
 def main() -> int:

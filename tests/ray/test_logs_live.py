@@ -38,7 +38,8 @@ def whole_logs(ray_env: RayEnv, part: str, size_bytes: int, **variables: str) ->
     with Cluster(ray_env, num_cpus=1, dashboard=True, variables=variables) as cluster:
         job, log = run_job(cluster)
         pids = {name: process.pid for name, process in servers(cluster).items()}
-        arguments = [cluster.dashboard_url, job, log, json.dumps(pids), str(size_bytes), part]
+        texts = [json.dumps(pids), str(size_bytes), part]
+        arguments = [cluster.dashboard_url, job, str(log), *texts]
         seen = cluster.run_program(PROGRAMS / "logs_whole.py", arguments, timeout_s=800)
     print(seen)
     return seen

@@ -47,7 +47,14 @@ def test_cancelled_requests_do_not_take_a_slot_with_them(seen: Any) -> None:
 
 
 def test_second_router_in_another_process_is_served(seen: Any) -> None:
-    assert seen["two_routers"] == [list(range(10)), list(range(3000, 3010))]
+    assert seen["two_routers"] == [list(range(20)), list(range(3000, 3020))]
+
+
+def test_router_does_not_keep_a_shared_replica_to_itself(seen: Any) -> None:
+    first_half = seen["two_routers_order"][:20]
+    elsewhere = sum(number >= 3000 for number in first_half)
+    # Each gets its turn; without that, one of them got everything.
+    assert 5 <= elsewhere <= 15
 
 
 def test_requests_wait_for_the_first_replica(seen: Any) -> None:
