@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from mantaray import settings
 from mantaray.overlay import Installation, Patch, Target, register
+from mantaray.overlay.fingerprints import digest, fingerprint
 
 _ROUTERS = "ray.serve._private.request_router.request_router"
 _COMMON = "ray.serve._private.request_router.common"
@@ -87,7 +89,9 @@ def _install_environment(module: ModuleType, installation: Installation) -> None
             return settings.SERVE_BACKOFF_MULTIPLIER.read()
         return wrapped(*args, **kwargs)
 
-    installation.wrap(importlib.import_module(name), "get_env_int", real)
+    utils = importlib.import_module(name)
+    _expect(utils, "get_env_int", _GET_ENV_INT)
+    installation.wrap(utils, "get_env_int", real)
 
 
 def _install_slots(module: ModuleType, installation: Installation) -> None:
@@ -95,6 +99,8 @@ def _install_slots(module: ModuleType, installation: Installation) -> None:
     from mantaray.serve.listening import WAIT_METHOD
 
     replica = _owner(module.Replica, "_can_accept_request")
+    for name, fingerprints in _REPLICA_METHODS.items():
+        _expect(module, f"{replica.__name__}.{name}", fingerprints)
     manager = module.ReplicaMetricsManager
     stand_ins = {
         (replica, "_can_accept_request"): slots.can_accept,
@@ -106,6 +112,22 @@ def _install_slots(module: ModuleType, installation: Installation) -> None:
         installation.replace(cls, name, function)
     installation.replace(replica, "_mantaray_find_slots", slots.slots_of)
     installation.replace(module.ReplicaActor, WAIT_METHOD, slots.wait_for_slot)
+
+
+def _expect(module: ModuleType, attribute: str, fingerprints: tuple[str, ...]) -> None:
+    """Check what is not on every Ray, or in another place, as targets are checked.
+
+    Raises:
+        RuntimeError: it is not what the patch was written for.
+    """
+    assert module.__file__ is not None
+    source = Path(module.__file__).read_bytes()
+    if digest(source) in _FILES.get(module.__name__, ()):
+        return
+    found = fingerprint(source, attribute)
+    if found not in fingerprints:
+        expected = " or ".join(fingerprints)
+        raise RuntimeError(f"{attribute} is not as expected ({expected}), found {found}")
 
 
 def _owner(cls: Any, name: str) -> Any:
@@ -143,6 +165,9 @@ _FILES = {
         "975c2c30f20dbeb0fe1fc381aea1e6529bf6e950647a5b1ab921570761f1754b",
         "1eac713c6e039444650d2c77ac8ea381b8b5d42798baa339d1e76b45d7c831b2",
     ),
+    "ray.serve._private.constants_utils": (
+        "196ca69623c18678cc962fa16d93b133dd9cd286af4f49e3282ce50d309354d0",
+    ),
     _API: (
         "52894c4263dff522288dae3057d91a0495af762f525de18eb306bf07b7213d58",
         "8ff13bc43b21c1e8605515ec76af5a552c2a0cc01c589807be345d3930b7089f",
@@ -168,6 +193,12 @@ _SLOTS_FINGERPRINTS = {
     (_METADATA, "RequestMetadata"): _FINGERPRINTS[_METADATA, "RequestMetadata"],
     (_DEPLOYMENT, "DeploymentInfo.actor_def"): ("2cb1eb0cd1282ff8",),
 }
+# Not targets: the class has another name on 2.48, and the function is not there.
+_REPLICA_METHODS = {
+    "_can_accept_request": ("ab1ca64297178291", "945e239cf98e2bab"),
+    "get_num_ongoing_requests": ("6e7f0b09f45002f5", "3655e21b98abf83a"),
+}
+_GET_ENV_INT = ("aed0fb148083725c",)
 
 ROUTER_PATCH = Patch(
     name="router",
