@@ -8,11 +8,13 @@ import json
 import os
 import time
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.config import RequestRouterConfig
+from ray.serve.handle import DeploymentHandle
 
 LLM = "ray.llm._internal.serve"
 OTHERS = {
@@ -31,7 +33,7 @@ class Where:
     def __init__(self) -> None:
         self.loads = 0
 
-    async def __call__(self, prompt: str = "", seconds: float = 0.05) -> Any:
+    async def __call__(self, prompt: Any = None, seconds: float = 0.05) -> Any:
         await asyncio.sleep(seconds)
         return [os.getpid(), ray.get_runtime_context().get_node_id()]
 
@@ -46,21 +48,24 @@ class Where:
         return [os.getpid(), model, self.loads]
 
 
-def run(**options: Any) -> Any:
-    handle = serve.run(Where.options(**options).bind(), name="app", route_prefix=None)
+def run(name: str, **options: Any) -> Any:
+    """Deploy under a name of its own: a process keeps one router for each name."""
+    serve.delete("app")
+    deployment = Where.options(name=name, **options)
+    handle = serve.run(deployment.bind(), name="app", route_prefix=None)
     time.sleep(0.5)
     return handle
 
 
 def results(responses: list[Any]) -> list[Any]:
-    return [response.result(timeout_s=60) for response in responses]
+    return [response.result(timeout_s=30) for response in responses]
 
 
 def locality() -> dict[str, Any]:
     """One replica on each node: the near one is taken while it is free, the other one when it is not."""
-    handle = run(num_replicas=2, max_replicas_per_node=1)
+    handle = run("Near", num_replicas=2, max_replicas_per_node=1)
     far_too = results([handle.remote() for _ in range(12)])
-    near = serve.get_app_handle("app")
+    near: Any = DeploymentHandle("Near", "app")
     near._init(_prefer_local_routing=True)
     near.remote().result(timeout_s=30)
     here = ray.get_runtime_context().get_node_id()
@@ -75,7 +80,7 @@ def locality() -> dict[str, Any]:
 
 def models() -> dict[str, Any]:
     """Four models on two replicas that hold two each: none is loaded again and again."""
-    handle = run(num_replicas=2).options(method_name="with_model")
+    handle = run("Models", num_replicas=2).options(method_name="with_model")
     names = [f"m{number}" for number in range(4)]
     for name in names:
         handle.options(multiplexed_model_id=name).remote().result(timeout_s=30)
@@ -116,15 +121,16 @@ def other_routers() -> dict[str, Any]:
             keywords = {"capacity_queue_actor_name": "queue"}
             options = capacity_queue()
         config = RequestRouterConfig(request_router_class=path, request_router_kwargs=keywords)
-        handle = run(num_replicas=3, request_router_config=config, **options)
+        handle = run(name, num_replicas=3, request_router_config=config, **options)
         began = time.monotonic()
-        answers = results([handle.remote(f"prompt {number}") for number in range(30)])
+        answers = results(
+            [handle.remote(SimpleNamespace(prompt=f"prompt {number}")) for number in range(30)]
+        )
         seen[name] = {
             "answers": len(answers),
             "replicas": sorted(Counter(pid for pid, _ in answers).values()),
             "seconds": round(time.monotonic() - began, 2),
         }
-        serve.delete("app")
     return seen
 
 
@@ -141,7 +147,7 @@ def capacity_queue() -> dict[str, Any]:
     return {"deployment_actors": [queue]}
 
 
-def waits(**options: Any) -> list[float]:
+def waits(name: str, **options: Any) -> list[float]:
     """Return thirty delays before the second retry of a live router."""
     from mantaray.serve.routing import Routing
 
@@ -153,7 +159,7 @@ def waits(**options: Any) -> list[float]:
         made.append(self)
 
     Routing.__init__ = remember  # type: ignore[method-assign]
-    handle = run(**options)
+    handle = run(name, **options)
     handle.remote().result(timeout_s=30)
     Routing.__init__ = original  # type: ignore[method-assign]
     return [made[-1].delay_s(1) for _ in range(30)]
@@ -163,10 +169,10 @@ def main() -> None:
     ray.init(log_to_driver=False)
     serve.start(proxy_location="Disabled")
     seen: dict[str, Any] = {"locality": locality(), "models": models()}
-    seen["jittered"] = waits()
+    seen["jittered"] = waits("Jittered")
     if "initial_backoff_s" in RequestRouterConfig(request_router_kwargs={}).__fields__:
         config = RequestRouterConfig(initial_backoff_s=0.2, backoff_multiplier=3, max_backoff_s=0.5)
-        seen["configured"] = waits(name="Configured", request_router_config=config)
+        seen["configured"] = waits("Configured", request_router_config=config)
     seen["others"] = other_routers()
     serve.shutdown()
     ray.shutdown()
