@@ -2,7 +2,8 @@
 
 All requests of a scenario are sent at once; the figure is the time until all are answered over the
 ideal time. "wait" is what passes between the end of one request on a replica and the start of the
-next one there.
+next one there. "fair" is for two routers that send equally much: the smaller part of the first half of what
+was served, over an even share (1 is even, 0 means that one of them waited for all of the other's).
 
 python benchmarks/serve_router.py [--quick] [--rounds N] [--rays 2.48.0,2.60.0] [--json]
 """
@@ -74,6 +75,8 @@ def print_table(ray: str, arms: dict[str, dict[str, dict[str, float]]]) -> None:
             f"{scenario:<26}{stock['over_ideal']:>8.3f}{ours['over_ideal']:>10.3f}{ratio:>7.2f}"
             f"{'' if target is None else f'{target:.2f}':>8}{waits[0]:>18}{waits[1]:>18}"
         )
+        if "fair" in ours:
+            print(f"{'  fair':<26}{stock['fair']:>8.2f}{ours['fair']:>10.2f}")
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster import free_ports
+from tests.support.cluster import Cluster, free_ports
 from tests.support.rays import RayEnv
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -47,7 +47,14 @@ def test_cancelled_requests_do_not_take_a_slot_with_them(seen: Any) -> None:
 
 
 def test_second_router_in_another_process_is_served(seen: Any) -> None:
-    assert seen["two_routers"] == [list(range(10)), list(range(3000, 3010))]
+    assert seen["two_routers"] == [list(range(20)), list(range(3000, 3020))]
+
+
+def test_router_does_not_keep_a_shared_replica_to_itself(seen: Any) -> None:
+    first_half = seen["two_routers_order"][:20]
+    elsewhere = sum(number >= 3000 for number in first_half)
+    # Each gets its turn; without that, one of them got everything.
+    assert 5 <= elsewhere <= 15
 
 
 def test_requests_wait_for_the_first_replica(seen: Any) -> None:
@@ -65,6 +72,54 @@ def test_router_does_not_spin_while_nothing_is_free(seen: Any) -> None:
 def test_killed_replica_takes_only_the_request_it_had(seen: Any) -> None:
     assert seen["killed"]["failed"] <= 2
     assert seen["killed"]["answered"] + seen["killed"]["failed"] == 20
+
+
+@pytest.fixture(scope="module")
+def policies(ray_env: RayEnv) -> Any:
+    """What a cluster of two nodes has shown about the choice between replicas."""
+    variables = {"MANTARAY_SERVE_BACKOFF_JITTER": "0.5"}
+    with Cluster(ray_env, num_cpus=4, variables=variables) as cluster:
+        cluster.add_node()
+        seen = cluster.run_program(PROGRAMS / "serve_router_policies.py")
+    print(seen)
+    return seen
+
+
+def test_near_replica_is_preferred_and_the_other_one_used_when_it_is_full(policies: Any) -> None:
+    assert policies["locality"]["replicas"] == 2
+    assert policies["locality"]["one by one"] == 20
+    assert policies["locality"]["at once"][0] >= 3
+
+
+def test_models_stay_where_they_are_while_requests_queue(policies: Any) -> None:
+    assert policies["models"]["right"]
+    assert policies["models"]["replicas"] == 2
+    # Each load more throws out a model that others are waiting for.
+    assert policies["models"]["loads"] <= 8
+
+
+def test_backoff_is_jittered_within_its_bounds(policies: Any) -> None:
+    jittered = policies["jittered"]
+    assert len(set(jittered)) > 20
+    assert 0.025 <= min(jittered) <= max(jittered) <= 0.05
+
+
+def test_backoff_of_a_deployment_comes_first(policies: Any, ray_env: RayEnv) -> None:
+    if ray_env.version == "2.48.0":
+        assert "configured" not in policies
+        return
+    # 0.2 * 3 is cut to 0.5, of which up to a half is left out.
+    assert 0.25 <= min(policies["configured"]) <= max(policies["configured"]) <= 0.5
+
+
+def test_other_routers_of_ray_answer_everything(policies: Any, ray_env: RayEnv) -> None:
+    others = policies["others"]
+    old = ray_env.version == "2.48.0"
+    new = {"prefix", "round robin", "consistent hash", "capacity queue"}
+    assert set(others) == ({"prefix on 2.48"} if old else new)
+    for seen in others.values():
+        assert seen["answers"] == 30
+        assert len(seen["replicas"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 
 from mantaray.overlay import Installation
 from mantaray.serve.routing import choose_replicas_with_backoff, routing_of
+from mantaray.serve.slots import ROUTER
 
 MODULE = "ray.serve._private.request_router.request_router"
 _ORIGINALS: dict[str, Callable[..., Any]] = {}
@@ -48,6 +49,8 @@ async def _choose_for(router: Any, pending_request: Any, *, is_retry: bool = Fal
     task = asyncio.current_task()
     if is_retry:
         routing.routed_again(task)
+    # The replica keeps slots for routers by this name.
+    vars(pending_request.metadata)[ROUTER] = routing.listener.name
     choose = _original("_choose_replica_for_request")
     try:
         replica = await choose(router, pending_request, is_retry=is_retry)

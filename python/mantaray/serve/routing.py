@@ -2,7 +2,8 @@
 
 Ray's router asks, sleeps, and asks again. Here whatever tells that a slot is free wakes one of the
 sleepers: a request of this router has completed, a replica joined, an answer showed a queue below
-its limit, an assigned request was cancelled before it was sent. For that to wake one request and
+its limit, an assigned request was cancelled before it was sent, a replica that is shared with other
+routers has told of a slot (see `slots` and `listening`). For that to wake one request and
 not a herd, the router's cache of queue lengths counts a slot as taken from the moment in which it
 is given away, and answers that were on their way at that moment do not free it again.
 
@@ -14,12 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 from mantaray.serve.backoff import Backoff
+from mantaray.serve.listening import Listener
 from mantaray.serve.waiters import Waiters, Wake
 from mantaray.settings import SettingError
 
@@ -29,6 +32,8 @@ _POW_2 = "ray.serve._private.request_router.pow_2_router"
 # A replica may still count a request whose result is here already. If it turns the next one away,
 # it is looked at again after these waits, and then left to the backoff.
 _SETTLE_S = (0.001, 0.003, 0.007, 0.015, 0.031, 0.063)
+# Of the replicas that may be shared with other routers; for there may be thousands.
+_MOST_LOOKED_AT = 16
 _LOGGER = logging.getLogger("ray.serve")
 
 
@@ -56,6 +61,9 @@ class Routing:
         self._unanswered: Counter[Any] = Counter()
         self._last: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._just_freed: set[Any] = set()
+        # Requests of this router that a replica has, as far as is known.
+        self._running: Counter[Any] = Counter()
+        self.listener = Listener(self._heard)
         self._limits: dict[Any, int] = {}
 
     def delay_s(self, attempt: int) -> float:
@@ -74,10 +82,13 @@ class Routing:
     async def wait(self, owner: object, order: float, attempt: int) -> Wake | None:
         """Wait for a wake, at most as long as the backoff says; None when nothing came."""
         self._count(1)
+        self._listen()
         try:
             return await self.waiters.wait(owner, order, self.delay_s(attempt))
         finally:
             self._count(-1)
+            if not self.waiters.waiting:
+                self.listener.stop()
 
     def _count(self, change: int) -> None:
         router = self._router
@@ -97,8 +108,9 @@ class Routing:
         if task is None:
             return
         if task not in self._last:
-            task.add_done_callback(self._answered)
+            task.add_done_callback(self._ended)
         self._last[task] = replica_id
+        self._running[replica_id] += 1
         counted = self._unhanded[replica_id] > 0
         self._unhanded[replica_id] -= counted
         self._asked[task] = (replica_id, counted)
@@ -114,10 +126,19 @@ class Routing:
         if asked is not None:
             self._unanswered[asked[0]] -= 1
 
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._answered(task)
+        if task.cancelled():
+            self._stopped(self._last.get(task))
+
+    def _stopped(self, replica_id: Any) -> None:
+        self._running[replica_id] -= self._running[replica_id] > 0
+
     def routed_again(self, task: asyncio.Task[Any] | None) -> None:
         """The task of a request wants another replica: the last one turned it away or died."""
         self._answered(task)
         replica_id = self._last.get(task) if task is not None else None
+        self._stopped(replica_id)
         if replica_id not in self._just_freed:
             return
         self._just_freed.discard(replica_id)
@@ -137,11 +158,39 @@ class Routing:
 
     def completed(self, replica_id: Any) -> None:
         """A request of this router has ended and its slot is free."""
+        self._stopped(replica_id)
         if replica_id in self._router._replicas:
             self._just_freed.add(replica_id)
             self.waiters.wake(replica_id)
 
     # --- What is heard of replicas
+
+    def _listen(self) -> None:
+        """Ask replicas that are full with requests of other routers to tell of their next slot."""
+        replicas = list(self._router._replicas.values())
+        for replica in random.sample(replicas, min(len(replicas), _MOST_LOOKED_AT)):
+            if not self.listener.can_listen:
+                return
+            if self._is_full_of_others(replica):
+                self.listener.listen(replica)
+
+    def _is_full_of_others(self, replica: Any) -> bool:
+        length = self._cached(replica.replica_id)
+        if length is None or length < replica.max_ongoing_requests or replica.is_cross_language:
+            return False
+        return length > self._running[replica.replica_id] + self._unhanded[replica.replica_id]
+
+    def _heard(self, replica_id: Any, ongoing: int) -> None:
+        """A replica has told of a slot, or that there was none for a long time."""
+        replica = self._router._replicas.get(replica_id)
+        if replica is None:
+            return
+        length = ongoing + self._unanswered[replica_id]
+        self._set_cache(replica_id, length)
+        if length < replica.max_ongoing_requests:
+            self.waiters.wake(replica_id)
+        if self.waiters.waiting:
+            self._listen()
 
     def answer(self, replica_id: Any, ongoing: int) -> None:
         """A replica has said how many requests it has, in answer to the current task."""
@@ -199,7 +248,8 @@ class Routing:
             slots = limit - self._limits[replica_id] if replica_id in self._limits else 1
             self.waiters.wake(replica_id, slots)
         self._limits = limits
-        for counter in (self.chosen, self._unhanded, self._unanswered):
+        self.listener.keep_only(limits)
+        for counter in (self.chosen, self._unhanded, self._unanswered, self._running):
             for gone in [each for each in counter if each not in limits and not counter[each] > 0]:
                 del counter[gone]
         self._just_freed &= limits.keys()

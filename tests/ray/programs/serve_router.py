@@ -129,8 +129,10 @@ def from_zero() -> int:
 
 
 @ray.remote(num_cpus=0)
-def elsewhere(count: int) -> list[int]:
+def elsewhere(count: int, start: float) -> list[int]:
     handle = serve.get_app_handle("one")
+    handle.pid.remote().result(timeout_s=30)
+    time.sleep(max(start - time.time(), 0))
     responses = [handle.remote(3000 + number) for number in range(count)]
     return [response.result(timeout_s=60) for response in responses]
 
@@ -189,9 +191,12 @@ def main() -> None:
     with ThreadPoolExecutor(12) as pool:
         seen["http"] = list(pool.map(http, range(12)))
     seen["cancelled"] = cancelled(handle)
-    other = elsewhere.remote(10)
-    here = [handle.remote(number) for number in range(10)]
+    start = time.time() + 4
+    other = elsewhere.remote(20, start)
+    time.sleep(max(start - time.time(), 0))
+    here = [handle.remote(number) for number in range(20)]
     seen["two_routers"] = [[r.result(timeout_s=60) for r in here], ray.get(other, timeout=60)]
+    seen["two_routers_order"] = handle.seen.remote().result(timeout_s=30)[-40:]
     batched = serve.run(Batched.bind(), name="batched", route_prefix=None)
     seen["batched"] = [r.result(timeout_s=30) for r in [batched.remote(n) for n in range(12)]]
     models = serve.run(Models.bind(), name="models", route_prefix=None)

@@ -1,0 +1,112 @@
+"""A whole log file as the text of a JSON object, piece by piece: memory for a block, not for the file.
+
+What comes is what `json.dumps({"logs": open(path).read()})` would be: the encoding of the locale,
+every line end as "\\n", everything beyond ASCII escaped. A file is read twice, first to see that all
+of it can be decoded: an answer that has begun cannot become an error any more.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import locale
+import os
+import threading
+
+from mantaray.logs.reading import open_regular
+
+_BLOCK_BYTES = 256 << 10
+
+
+class UndecodableLogError(UnicodeDecodeError):
+    """A log is not text; says where in the file, which the plain error cannot without all of it."""
+
+    def __init__(self, error: UnicodeDecodeError, position: int) -> None:
+        """Say where.
+
+        Args:
+            error: the error of the block.
+            position: where the block begins, in bytes from the beginning of the file.
+        """
+        super().__init__(error.encoding, error.object, error.start, error.end, error.reason)
+        self._position = position
+
+    def __str__(self) -> str:
+        first, last = self._position + self.start, self._position + self.end - 1
+        what = f"byte {self.object[self.start]:#04x} in position {first}"
+        if first != last:
+            what = f"bytes in position {first}-{last}"
+        return f"'{self.encoding}' codec can't decode {what}: {self.reason}"
+
+
+class WholeLog:
+    """The log as it was when it was opened; what is added later is not part of it.
+
+    Thread-safe: `close` waits for a `read` under way.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open a log and read it once, to see that all of it is text.
+
+        Args:
+            path: the file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            PermissionError: this user may not read it.
+            NotALogFileError: it is not a regular file.
+            UndecodableLogError: it holds something that is no text in the encoding of the locale.
+        """
+        # An object that closes itself if nobody is left to do so.
+        self._file = io.FileIO(open_regular(path))
+        self._size_bytes = os.fstat(self._file.fileno()).st_size
+        self._encoding = locale.getpreferredencoding(False)
+        self._check()
+        # Should the file have been overwritten since the check, the answer goes on all the same.
+        decoder = codecs.getincrementaldecoder(self._encoding)("replace")
+        self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+        self._position = 0
+        self._next = '{"logs": "'
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def _check(self) -> None:
+        decoder = codecs.getincrementaldecoder(self._encoding)("strict")
+        position = 0
+        while block := self._block_at(position):
+            is_last = position + len(block) >= self._size_bytes
+            pending = decoder.getstate()[0]
+            # ASCII is the same in every encoding that a locale can have; looking is cheap.
+            if pending or not block.isascii():
+                try:
+                    decoder.decode(block, is_last)
+                except UnicodeDecodeError as error:
+                    raise UndecodableLogError(error, position - len(pending)) from None
+            position += len(block)
+
+    def _block_at(self, position: int) -> bytes:
+        wanted = min(_BLOCK_BYTES, self._size_bytes - position)
+        return os.pread(self._file.fileno(), wanted, position)
+
+    def read(self) -> bytes:
+        """Return the next piece of the JSON text, nothing at its end.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        with self._lock:
+            while not self._next and not self._ended:
+                block = self._block_at(self._position)
+                self._position += len(block)
+                # It ends early where it has become shorter.
+                self._ended = not block
+                text = self._decoder.decode(block, final=self._ended)
+                self._next = json.dumps(text)[1:-1] + ('"}' if self._ended else "")
+            piece, self._next = self._next, ""
+        return piece.encode("ascii")
+
+    def close(self) -> None:
+        """Let the file go."""
+        with self._lock:
+            self._file.close()

@@ -1,0 +1,153 @@
+"""In a replica: which routers wait for a slot there, and whose turn it is. Pure asyncio, no Ray.
+
+A router hears of slots that its own requests free, not of those that others free. One that shares a
+full replica with others asks the replica to be told. The replica tells one router for each slot, in
+the order in which they asked, and keeps the slot for that router for a moment: without that, a router
+that hears of its own slots sooner than the others do would keep the replica to itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+# How long a slot is kept for the router that was told; a request takes a few milliseconds.
+_KEPT_S = 0.03
+SLOTS = "_mantaray_slots"
+ROUTER = "_mantaray_router"
+
+
+class Slots:
+    """The slots of one replica. Everything runs in the event loop of the replica."""
+
+    def __init__(self, ongoing: Callable[[], int], limit: Callable[[], int]) -> None:
+        """Begin with nobody waiting.
+
+        Args:
+            ongoing: how many requests the replica has now.
+            limit: how many it may have.
+        """
+        self._ongoing = ongoing
+        self._limit = limit
+        self.loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
+        self._kept: list[tuple[str, float]] = []
+
+    def kept(self) -> int:
+        """How many free slots are kept for routers."""
+        now = self.loop.time()
+        self._kept = [each for each in self._kept if each[1] > now]
+        return len(self._kept)
+
+    async def wait(self, router: str, longest_s: float) -> int:
+        """Wait until there is a slot for a router, which is then kept for it for a moment.
+
+        Args:
+            router: who asks.
+            longest_s: in seconds.
+
+        Returns:
+            How many requests the replica has; as many as it may have, or more, when the time is over.
+        """
+        future = self.loop.create_future()
+        entry = (router, future)
+        self._waiting.append(entry)
+        timer = self.loop.call_later(longest_s, _end, future)
+        self.freed()
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                # Told and cancelled in the same moment: somebody else can use the slot.
+                self.take(router)
+                self.freed()
+            raise
+        finally:
+            timer.cancel()
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+        return self._ongoing() + self.kept() - self._is_kept_for(router)
+
+    def freed(self) -> None:
+        """Tell those whose turn it is, as many as there are slots."""
+        free = self._limit() - self._ongoing() - self.kept()
+        while free > 0 and self._waiting:
+            router, future = self._waiting.popleft()
+            if future.done():
+                continue
+            future.set_result(None)
+            self._kept.append((router, self.loop.time() + _KEPT_S))
+            self.loop.call_later(_KEPT_S + 0.001, self.freed)
+            free -= 1
+
+    def take(self, router: str | None) -> bool:
+        """Return whether a request of a router may have a slot, which is no longer kept then."""
+        kept = self.kept()
+        for number, (owner, _) in enumerate(self._kept):
+            if owner == router:
+                del self._kept[number]
+                return True
+        return self._ongoing() + kept < self._limit()
+
+    def _is_kept_for(self, router: str) -> int:
+        return any(owner == router for owner, _ in self._kept)
+
+
+def _end(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+# --- What is put into Ray's classes
+
+_ORIGINALS: dict[str, Callable[..., Any]] = {}
+
+
+def slots_of(replica: Any) -> Slots:
+    """Return the slots of a replica (Ray's object); they are made at the first call."""
+    known = vars(replica).get(SLOTS)
+    if known is None:
+        count = _ORIGINALS["get_num_ongoing_requests"]
+        known = Slots(lambda: count(replica), lambda: replica.max_ongoing_requests)
+        vars(replica)[SLOTS] = vars(replica._metrics_manager)[SLOTS] = known
+    assert isinstance(known, Slots)
+    return known
+
+
+def can_accept(replica: Any, request_metadata: Any) -> bool:
+    """Stand in for Ray's method: what Ray says, unless the slot is kept for somebody else."""
+    accepted: bool = _ORIGINALS["_can_accept_request"](replica, request_metadata)
+    slots = vars(replica).get(SLOTS)
+    if not accepted or slots is None or getattr(request_metadata, "is_direct_ingress", False):
+        return accepted
+    return bool(slots.take(getattr(request_metadata, ROUTER, None)))
+
+
+def count_ongoing(replica: Any) -> int:
+    """Stand in for Ray's method: slots that are kept count as taken."""
+    ongoing: int = _ORIGINALS["get_num_ongoing_requests"](replica)
+    slots = vars(replica).get(SLOTS)
+    return ongoing if slots is None else ongoing + slots.kept()
+
+
+def ended(manager: Any, *args: Any, **kwargs: Any) -> Any:
+    """Stand in for Ray's method that counts a request less: then there may be a slot."""
+    result = _ORIGINALS["dec_num_ongoing_requests"](manager, *args, **kwargs)
+    slots = vars(manager).get(SLOTS)
+    if slots is not None:
+        # Soon: Ray has not released the slot itself yet.
+        slots.loop.call_soon_threadsafe(slots.freed)
+    return result
+
+
+async def wait_for_slot(actor: Any, router: str, longest_s: float) -> int:
+    """What a router calls in the replica's actor; -1 where the replica knows nothing of this."""
+    find = getattr(type(actor._replica_impl), "_mantaray_find_slots", None)
+    return -1 if find is None else await find(actor._replica_impl).wait(router, longest_s)
+
+
+# Ray sends the actor's class by value. So does this function travel then: a replica whose environment
+# has no Mantaray can be started all the same.
+wait_for_slot.__module__ = "__main__"
