@@ -103,6 +103,7 @@ def test_the_defaults_as_the_table_shows_them() -> None:
         "RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER": "2.0",
         "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S": "0.5",
         "MANTARAY_SERVE_BACKOFF_JITTER": "0.0",
+        "MANTARAY_REFS_WATCH_INTERVAL_MS": "100",
     }
 
 

@@ -228,6 +228,7 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER",
         "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S",
         "MANTARAY_SERVE_BACKOFF_JITTER",
+        "MANTARAY_REFS_WATCH_INTERVAL_MS",
     ]
 
 
