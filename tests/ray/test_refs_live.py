@@ -65,7 +65,7 @@ def test_what_is_no_object_is_refused_with_a_hint(seen: Any) -> None:
 
 
 def test_actor_that_ends_calls_what_is_left_at_exit(seen: Any) -> None:
-    assert seen["actor_exit"] == [True]
+    assert seen["actor_exit"] is True
 
 
 @pytest.mark.parametrize("patches", ["all", "-refs"])

@@ -4,9 +4,9 @@ Part of `mantaray.refs`. One daemon thread a process, started by the first final
 functions, one after another. It hears from Ray or, where Ray does not tell, looks at the objects that
 have a finalizer; see `mantaray.refs.session`.
 
-Locking: `_Process._lock` guards which finalizers are alive. It can be taken again by the thread that has it,
-since the garbage collector may run a user's code at any moment. Nothing of the user's or Ray's is
-called under it.
+Locking: `_Process._lock` guards which finalizers are alive. It can be taken again by the thread that
+has it, since the garbage collector may run a user's code at any moment. Nothing of the user's or Ray's
+is called under it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import tempfile
 import time
 
 import ray
-
 from mantaray.refs import finalize
 
 how = sys.argv[1]

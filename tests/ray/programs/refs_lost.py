@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import ray
-
 from mantaray.refs import finalize
 
 ray.init(log_to_driver=False)
