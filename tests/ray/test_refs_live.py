@@ -86,7 +86,13 @@ def test_shutdown_under_a_look_calls_everything_and_kills_nothing(ray_env: RayEn
 
 
 def test_objects_lost_with_their_node_are_told_when_let_go(ray_env: RayEnv) -> None:
-    with Cluster(ray_env) as cluster:
+    # So that the death of a node is noticed soon.
+    health = {
+        "health_check_initial_delay_ms": 1_000,
+        "health_check_period_ms": 500,
+        "health_check_failure_threshold": 4,
+    }
+    with Cluster(ray_env, system_config=health) as cluster:
         cluster.add_node(resources={"first": 1})
         before = set(cluster.pids("raylet"))
         cluster.add_node(resources={"second": 1})

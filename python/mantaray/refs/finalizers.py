@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mantaray import settings
-from mantaray.refs.session import Session, current_node
+from mantaray.refs.session import Session
 
 _LOG = logging.getLogger("mantaray.refs")
 # Looking takes at most this share of one processor: the more there is to look at, the rarer.
@@ -265,7 +265,7 @@ class _Process:
     def _handle(self, session: Session, object_id: bytes | None) -> None:
         """Act on what was heard: an object is gone, or (None) all of them with their session."""
         if object_id is None:
-            _wait_for_end_of_core()
+            _wait_until_over(session)
             self._fire_all(session)
         elif object_id != _NO_ID:
             self._fire(session, object_id)
@@ -338,16 +338,9 @@ def _run(finalizer: finalize) -> None:
         _LOG.exception("the finalizer %r of object %s failed", call.callback, finalizer._id.hex())
 
 
-def _wait_for_end_of_core() -> None:
-    """Wait until Ray has taken down its core worker: until then others may still get at the objects."""
-    from ray._private import worker
-
+def _wait_until_over(session: Session) -> None:
     deadline = time.monotonic() + _CORE_END_TIMEOUT_S
-    while (
-        hasattr(worker.global_worker, "core_worker")
-        and current_node() is None
-        and time.monotonic() < deadline
-    ):
+    while not session.is_over() and time.monotonic() < deadline:
         time.sleep(0.01)
 
 

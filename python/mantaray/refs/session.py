@@ -101,6 +101,15 @@ class Session:
         node = self._node()
         return not self.ended and node is not None and current_node() is node
 
+    def is_over(self) -> bool:
+        """Return whether Ray has taken down its core worker: until then others may get at the objects."""
+        from ray._private import worker
+
+        node = current_node()
+        return not hasattr(worker.global_worker, "core_worker") or (
+            node is not None and node is not self._node()
+        )
+
     def end(self) -> None:
         """Take no further look; return when none is in progress."""
         self.ended = True
