@@ -66,6 +66,7 @@ bench: setup-test ## the benchmarks: stock and Mantaray interleaved
 	@.venvs/ray-2.60.0/bin/python benchmarks/log_tail.py
 	@.venv/bin/python benchmarks/whole_log.py
 	@.venv/bin/python benchmarks/profiling_links.py
+	@.venvs/ray-2.60.0/bin/python benchmarks/refs_finalize.py
 
 wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)
 	@.venv/bin/mantaray wheel --ray $(RAY) -o dist

@@ -253,6 +253,14 @@ SERVE_BACKOFF_JITTER: Setting[float] = Setting(
     doc="Share of each wait of Serve's router of which a random part is left out.",
     parse=_real(-math.ulp(0.0), 1),
 )
+REFS_WATCH_INTERVAL_MS: Setting[int] = Setting(
+    name="MANTARAY_REFS_WATCH_INTERVAL_MS",
+    type="int",
+    default=100,
+    allowed="a number of milliseconds from 1 to 60000",
+    doc="How often mantaray.refs.finalize looks at its objects where Ray does not call back.",
+    parse=_integer(low=1, high=60_000),
+)
 
 START_PYTHON_GC_MANAGER_THREAD: Setting[bool] = Setting(
     name="RAY_start_python_gc_manager_thread",
@@ -316,4 +324,5 @@ SETTINGS: tuple[Setting[Any], ...] = (
     GC_SHORT_PAUSE_MS,
     GC_IDLE_DELAY_MS,
     GC_RSS_LIMIT_BYTES,
+    REFS_WATCH_INTERVAL_MS,
 )

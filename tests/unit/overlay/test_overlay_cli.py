@@ -233,6 +233,7 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "MANTARAY_GC_SHORT_PAUSE_MS",
         "MANTARAY_GC_IDLE_DELAY_MS",
         "MANTARAY_GC_RSS_LIMIT_BYTES",
+        "MANTARAY_REFS_WATCH_INTERVAL_MS",
     ]
 
 

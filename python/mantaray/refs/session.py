@@ -1,0 +1,323 @@
+"""Everything that finalizers ask of Ray: who owns an object, and whether anybody can still reach it.
+
+Part of `mantaray.refs`. A session is what lies between `ray.init` and `ray.shutdown` in this process; in
+a worker it is the life of the process. Newer Rays call back when an owned object goes out of scope;
+with older ones the process's own reference table is looked at, entry by entry. An entry is asked for
+with a *probe*, an `ObjectRef` that was made without its constructor and is therefore counted nowhere:
+looking at an object must not keep it alive.
+
+A core worker that is asked anything after its end takes the whole process with it. So every look is
+taken under a lock and only while the session goes on, and `end` waits for a look in progress. A worker
+that Ray ends is not told before; there the end shows in the core worker's IO thread, which goes a few
+milliseconds ahead of the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# How many objects are asked for between two looks at whether the core worker is still there.
+_CHUNK = 64
+_THREADS = Path("/proc/self/task")
+_IO_THREAD = "worker.io"
+
+
+class NotOwnerError(ValueError):
+    """A finalizer was asked for in a process that does not own the object.
+
+    Attributes:
+        object_id: the object, in hex.
+        worker_id: the worker that owns it, in hex.
+        node_id: the node of that worker, in hex.
+        address: where it listens, "ip:port".
+        pid: its process id on that node; None if the cluster does not tell.
+    """
+
+    def __init__(
+        self, object_id: str, worker_id: str, node_id: str, address: str, pid: int | None
+    ) -> None:
+        """Keep who the owner is, and say it in one sentence."""
+        process = f"process {pid} at {address}" if pid else f"the process at {address}"
+        super().__init__(
+            f"object {object_id} is owned by {process} (worker {worker_id}, node {node_id}), not by "
+            "this process; call finalize there: the owner is who called ray.put or started the task"
+        )
+        self.object_id = object_id
+        self.worker_id = worker_id
+        self.node_id = node_id
+        self.address = address
+        self.pid = pid
+
+
+def current_node() -> Any:
+    """Return Ray's object for this process's node, which is another in each session; None without Ray."""
+    from ray._private import worker
+
+    return worker.global_worker.node if hasattr(worker.global_worker, "core_worker") else None
+
+
+class Session:
+    """Ray in this process, from its start to its end.
+
+    Args:
+        on_gone: called with the session and the id of an object that went out of scope, on a thread of
+            Ray's; only where Ray itself tells.
+
+    Raises:
+        RuntimeError: Ray is not initialized in this process.
+    """
+
+    def __init__(self, on_gone: Callable[[Session, bytes], None]) -> None:
+        from ray._private import worker
+
+        node = current_node()
+        if node is None:
+            raise RuntimeError("Ray is not initialized in this process; call ray.init() first")
+        self.ended = False
+        self.is_driver: bool = worker.global_worker.mode != worker.WORKER_MODE
+        self._core = worker.global_worker.core_worker
+        self._node = weakref.ref(node)
+        self._worker_id: bytes = self._core.get_worker_id().binary()
+        self._own_address = b""
+        self._io_thread = _find_thread(_IO_THREAD)
+        self._look = threading.Lock()
+        self._add_callback = getattr(self._core, "add_object_out_of_scope_callback", None)
+        self._gone = lambda object_id: on_gone(self, object_id)
+        self._lineage = None if self.tells else _Lineage(self._core, _dead_nodes())
+
+    @property
+    def tells(self) -> bool:
+        """Whether Ray itself calls back; otherwise somebody has to look."""
+        return self._add_callback is not None
+
+    def is_current(self) -> bool:
+        """Return whether Ray is still the one that this session began with."""
+        node = self._node()
+        return not self.ended and node is not None and current_node() is node
+
+    def is_over(self) -> bool:
+        """Return whether Ray has taken down its core worker: until then others may get at the objects."""
+        from ray._private import worker
+
+        node = current_node()
+        return not hasattr(worker.global_worker, "core_worker") or (
+            node is not None and node is not self._node()
+        )
+
+    def end(self) -> None:
+        """Take no further look; return when none is in progress."""
+        self.ended = True
+        with self._look:
+            # Python's part of the core worker can go with Ray's own reference to it.
+            self._core = self._lineage = None
+
+    def check_owner(self, ref: Any) -> None:
+        """Raise unless this process owns the object.
+
+        Raises:
+            NotOwnerError: another process does.
+            ValueError: this process has never heard of the object.
+        """
+        address: bytes = self._core.get_owner_address(ref)
+        if address == self._own_address:
+            return
+        from ray.core.generated.common_pb2 import Address
+
+        owner = Address.FromString(address)
+        if owner.worker_id == self._worker_id:
+            self._own_address = address
+            return
+        # The field was called otherwise before 2.50.
+        node_id = getattr(owner, "node_id", b"") or getattr(owner, "raylet_id", b"")
+        raise NotOwnerError(
+            ref.hex(),
+            owner.worker_id.hex(),
+            node_id.hex(),
+            f"{owner.ip_address}:{owner.port}",
+            _pid_of(owner.worker_id),
+        )
+
+    def watch(self, ref: Any) -> bool:
+        """Have Ray call back, if it can; return False when the object is out of scope already."""
+        return self._add_callback is None or bool(self._add_callback(ref, self._gone))
+
+    def can_look(self) -> bool:
+        """Return whether the core worker is there to be asked."""
+        return self.is_current() and (self._io_thread is None or os.path.exists(self._io_thread))
+
+    def absent(self, ids: Sequence[bytes]) -> list[bytes]:
+        """Return the objects that the process's table does not hold any more.
+
+        Other Python threads get their turn between any two of them.
+        """
+        gone: list[bytes] = []
+        with self._look:
+            probe = _probe()
+            for start in range(0, len(ids), _CHUNK):
+                if not self.can_look():
+                    break
+                ask = self._core.get_owner_address
+                for object_id in ids[start : start + _CHUNK]:
+                    probe._set_id(object_id)
+                    try:
+                        ask(probe)
+                    except ValueError:
+                        gone.append(object_id)
+        return gone
+
+    def released(self, ids: Sequence[bytes], budget_s: float) -> tuple[list[bytes], int]:
+        """Find objects that nobody reaches although the table keeps them, to rebuild others.
+
+        Args:
+            ids: of objects that the table holds.
+            budget_s: how long it may take, in seconds.
+
+        Returns:
+            The ids found, and how many of `ids` were looked at.
+        """
+        if self._lineage is None:
+            return [], len(ids)
+        suspects: list[bytes] = []
+        looked = 0
+        deadline = time.perf_counter() + budget_s
+        while looked < len(ids) and time.perf_counter() < deadline:
+            chunk = ids[looked : looked + _CHUNK]
+            with self._look:
+                if not self.can_look():
+                    return [], looked
+                suspects += self._lineage.without_value(chunk)
+            looked += len(chunk)
+        # Ray's control plane is asked outside the lock, for it may not answer for a while.
+        if not suspects or self._lineage.too_early() or self._lineage.nodes_have_died():
+            return [], looked
+        with self._look:
+            return (self._lineage.unreferenced(suspects) if self.can_look() else []), looked
+
+    def holds(self, object_id: bytes) -> bool:
+        """Return whether the process's table holds the object."""
+        return self.can_look() and not self.absent([object_id])
+
+    def make_ref(self, object_id: bytes) -> Any:
+        """Return a new reference to an object that this process owns; None if it is gone."""
+        import ray
+
+        if not self.holds(object_id):
+            return None
+        ref = ray.ObjectRef(object_id, self._own_address)
+        # Now it cannot go any more. Had it gone just before, the entry would be ours and ownerless.
+        return ref if self.holds(object_id) else None
+
+
+class _Lineage:
+    """Finds task results that are out of scope, where Ray does not tell.
+
+    The table keeps such an entry while something made from it may have to be made again. It shows as
+    one without references, of known size, whose value is nowhere: neither in this process, nor on a
+    node, nor spilled. An object lost with its node looks the same, so once a node has died nothing is
+    found any more (such an object is then found when its entry goes).
+
+    Args:
+        core: Ray's core worker.
+        dead: the nodes known as dead at the beginning.
+    """
+
+    _SHARE = 0.05  # of one processor, for reading the whole table
+
+    def __init__(self, core: Any, dead: frozenset[str]) -> None:
+        self._core = core
+        self._dead_before = dead
+        self._before: set[bytes] = set()
+        self._not_before_s = 0.0
+
+    def without_value(self, ids: Sequence[bytes]) -> list[bytes]:
+        """Return those of known size whose value is nowhere."""
+        probes = [_probe(object_id) for object_id in ids]
+        found = self._core.get_local_object_locations(probes)
+        return [
+            object_id
+            for object_id, probe in zip(ids, probes, strict=True)
+            if _is_nowhere(found.get(probe))
+            and not self._core.object_exists(probe, memory_store_only=True)
+        ]
+
+    def too_early(self) -> bool:
+        """Return whether the table was read so recently that reading it again would cost too much."""
+        return time.perf_counter() < self._not_before_s
+
+    def nodes_have_died(self) -> bool:
+        """Return whether a node has died since the beginning."""
+        return not _dead_nodes() <= self._dead_before
+
+    def unreferenced(self, suspects: Sequence[bytes]) -> list[bytes]:
+        """Return those suspects that have no references, and had none at the look before."""
+        start = time.perf_counter()
+        counts = self._core.get_all_reference_counts()
+        now = {
+            object_id
+            for object_id in suspects
+            if counts.get(object_id.hex().encode()) == {"local": 0, "submitted": 0}
+        }
+        end = time.perf_counter()
+        self._not_before_s = end + (end - start) / self._SHARE
+        # Twice: between the size of a result and its value there is a moment.
+        found = now & self._before
+        self._before = now - found
+        return list(found)
+
+
+def _probe(object_id: bytes | None = None) -> Any:
+    """Return a reference that is counted nowhere, neither when it is made nor when it goes."""
+    import ray
+
+    probe = ray.ObjectRef.__new__(ray.ObjectRef)
+    if object_id is not None:
+        probe._set_id(object_id)
+    return probe
+
+
+def _find_thread(name: str) -> str | None:
+    """Return where the kernel shows a thread of this process, by its name; None if there is none."""
+    try:
+        for thread in _THREADS.iterdir():
+            if (thread / "comm").read_text().strip() == name:
+                return str(thread)
+    except OSError:
+        pass
+    return None
+
+
+def _is_nowhere(location: dict[str, Any] | None) -> bool:
+    return (
+        location is not None
+        and not location["node_ids"]
+        and not location["did_spill"]
+        and location["object_size"] is not None
+    )
+
+
+def _dead_nodes() -> frozenset[str]:
+    import ray
+
+    return frozenset(node["NodeID"] for node in ray.nodes() if not node["Alive"])
+
+
+def _pid_of(worker_id: bytes) -> int | None:
+    """Return the process id of a worker anywhere in the cluster, or None."""
+    try:
+        import ray
+        from ray.core.generated.gcs_pb2 import WorkerTableData
+
+        ray.nodes()  # connects to the control plane
+        state = ray._private.state.state
+        accessor = getattr(state, "global_state_accessor", None) or state._global_state_accessor
+        raw = accessor.get_worker_info(ray.WorkerID(worker_id))
+        return WorkerTableData.FromString(raw).pid or None if raw else None
+    except Exception:
+        # It only makes the message better.
+        return None

@@ -1,0 +1,59 @@
+"""Finalizers of objects whose node dies; argument: the process id of that node's raylet."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import ray
+from mantaray.refs import finalize
+
+ray.init(log_to_driver=False)
+calls = []
+
+
+@ray.remote(resources={"second": 0.01}, max_retries=0)
+def make():
+    return np.zeros(1_000_000, np.uint8)
+
+
+@ray.remote(num_cpus=0)
+class Holder:
+    def keep(self, refs):
+        self.refs = refs
+
+    def drop(self):
+        self.refs = None
+
+
+def wait_until(condition, timeout_s=20.0):
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and not condition():
+        time.sleep(0.01)
+    return bool(condition())
+
+
+holder = Holder.options(resources={"first": 0.01}).remote()
+held, borrowed = make.remote(), make.remote()
+# Not fetched: the only copies are on the node that dies.
+ray.wait([held, borrowed], num_returns=2, fetch_local=False)
+finalize(held, calls.append, "held")
+finalize(borrowed, calls.append, "borrowed")
+ray.get(holder.keep.remote([borrowed]))
+del borrowed
+os.kill(int(sys.argv[1]), signal.SIGKILL)
+died = wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == 2, 60)
+time.sleep(2)
+lost = False
+try:
+    ray.get(held, timeout=20)
+except (ray.exceptions.ObjectLostError, ray.exceptions.WorkerCrashedError):
+    lost = True
+quiet = not calls
+del held
+first = wait_until(lambda: calls == ["held"])
+ray.get(holder.drop.remote())
+second = wait_until(lambda: calls == ["held", "borrowed"])
+print(json.dumps({"died": died, "lost": lost, "quiet": quiet, "held": first, "borrowed": second}))

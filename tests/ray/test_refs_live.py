@@ -1,0 +1,117 @@
+"""`mantaray.refs.finalize` on real clusters, with workers and nodes that are really killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.rays import RayEnv
+
+PROGRAMS = Path(__file__).parent / "programs"
+_SEEN: dict[str, Any] = {}
+
+
+@pytest.fixture
+def seen(ray_env: RayEnv) -> Any:
+    """What one program saw on one cluster; it runs once for each Ray."""
+    if ray_env.version not in _SEEN:
+        _SEEN[ray_env.version] = ray_env.run_program(PROGRAMS / "refs_finalize.py")
+    return _SEEN[ray_env.version]
+
+
+def _all_true(value: Any) -> bool:
+    return all(map(_all_true, value.values())) if isinstance(value, dict) else value is True
+
+
+def test_object_dropped_here_is_told_once_with_its_arguments(seen: Any) -> None:
+    assert seen["drop_here"].pop("thread") == "mantaray-finalizers"
+    assert _all_true(seen["drop_here"]), seen["drop_here"]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "borrower_lets_go",
+        "borrower_killed",
+        "owner_killed",
+        "actor_owns",
+        "task_owns",
+        "async_actor",
+        "exceptions",
+        "lineage",
+        "pending",
+        "weakref_manners",
+        "callback_uses_ray",
+        "freed",
+        "not_pinned",
+        "many",
+    ],
+)
+def test_finalizer_is_neither_early_nor_lost_nor_doubled(seen: Any, check: str) -> None:
+    assert _all_true(seen[check]), seen[check]
+
+
+def test_what_is_no_object_is_refused_with_a_hint(seen: Any) -> None:
+    said = seen["refusals"]["said"]
+    assert seen["refusals"]["items"] is True
+    assert "references that the generator yields" in said["generator"]
+    assert "an actor is no object" in said["actor"]
+    assert said["no ref"] == "finalize takes an ObjectRef, not int"
+    assert said["no callback"] == "the callback 5 cannot be called"
+    assert "call_soon_threadsafe" in said["coroutine"]
+
+
+def test_actor_that_ends_calls_what_is_left_at_exit(seen: Any) -> None:
+    assert seen["actor_exit"] is True
+
+
+@pytest.mark.parametrize("patches", ["all", "-refs"])
+def test_program_that_ends_calls_what_is_left_newest_first(ray_env: RayEnv, patches: str) -> None:
+    done = ray_env.run(PROGRAMS / "refs_exit.py", ["exit"], {"MANTARAY_PATCHES": patches})
+    words = [word for word, _ in done.told["seen"]]
+    assert sorted(words) == ["gone", "second", "third"]
+    assert words.index("third") < words.index("second")
+    assert "ValueError: at exit" in done.stderr
+
+
+def test_shutdown_under_a_look_calls_everything_and_kills_nothing(ray_env: RayEnv) -> None:
+    seen = ray_env.run_program(
+        PROGRAMS / "refs_exit.py", ["shutdown"], {"MANTARAY_REFS_WATCH_INTERVAL_MS": "1"}
+    )["seen"]
+    assert seen[0] == ["not at exit", False]
+    assert seen[1] == {"in_order": True, "quiet": True, "again": True, "same_id": True}
+
+
+def test_objects_lost_with_their_node_are_told_when_let_go(ray_env: RayEnv) -> None:
+    # So that the death of a node is noticed soon.
+    health = {
+        "health_check_initial_delay_ms": 1_000,
+        "health_check_period_ms": 500,
+        "health_check_failure_threshold": 4,
+    }
+    with Cluster(ray_env, system_config=health) as cluster:
+        cluster.add_node(resources={"first": 1})
+        before = set(cluster.pids("raylet"))
+        cluster.add_node(resources={"second": 1})
+        (raylet,) = set(cluster.pids("raylet")) - before
+        seen = cluster.run_program(PROGRAMS / "refs_lost.py", [str(raylet)])
+    assert _all_true(seen), seen
+
+
+def test_bad_interval_is_one_sentence_where_the_finalizer_is_made(ray_env: RayEnv) -> None:
+    program = """
+import json, ray
+from mantaray.refs import finalize
+ray.init(address="local", num_cpus=1, include_dashboard=False)
+try:
+    finalize(ray.put(1), print)
+except ValueError as error:
+    said = str(error)
+ray.shutdown()
+print(json.dumps(said))
+"""
+    said = ray_env.run_program(program, env={"MANTARAY_REFS_WATCH_INTERVAL_MS": "soon"})
+    assert said.startswith("MANTARAY_REFS_WATCH_INTERVAL_MS is set to 'soon'; allowed: ")
