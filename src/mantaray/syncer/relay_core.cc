@@ -87,7 +87,7 @@ absl::StatusOr<StreamId> RelayCore::AddDownstream(const StreamMetadata& metadata
   if (!hello->withdrawn_by.empty()) return Withdraw(*hello);
   if (hello->node_id == options_.node_id) return shield_.Refuse(Refusal::kLoop, "this relay's own node id");
   if (absl::Status status = CheckLoop(*hello); !status.ok()) return status;
-  if (RelaysBelow().size() + hello->other_relays.size() >= kMaxRelays && !hello->relay_id.empty()) {
+  if (!hello->relay_id.empty() && RelaysBelow().size() + hello->other_relays.size() >= kMaxRelays) {
     return shield_.Refuse(Refusal::kBadRelayMetadata, "too many relays below this one");
   }
   const auto before = stream_of_node_.find(hello->node_id);
@@ -172,12 +172,16 @@ absl::Status RelayCore::TakeIn(Stream* stream, const Shield::CheckedFrame& frame
     if (verdicts[at] != Verdict::kAccept) continue;
     if (absl::Status status = AcceptFromBelow(stream, message); !status.ok()) return status;
   }
-  return stream->is_relay() ? OnRelayTalk(stream, frame) : absl::OkStatus();
+  const absl::Status status = stream->is_relay() ? OnRelayTalk(stream, frame) : absl::OkStatus();
+  if (status.ok()) Wake(stream);
+  return status;
 }
 
 void RelayCore::LearnUpstreamDialect(Dialect dialect, bool from_upstream) {
   if (from_upstream || upstream_dialect_ == Dialect::kUnknown) upstream_dialect_ = dialect;
-  if (upstream_ != nullptr) upstream_->dialect = upstream_dialect_;
+  if (upstream_ == nullptr || upstream_->dialect == upstream_dialect_) return;
+  upstream_->dialect = upstream_dialect_;
+  Wake(upstream_);
 }
 
 void RelayCore::OnUpstreamBytes(StreamId id, std::string_view bytes) {
@@ -196,7 +200,12 @@ void RelayCore::OnUpstreamBytes(StreamId id, std::string_view bytes) {
   LearnUpstreamDialect(frame->split.dialect, /*from_upstream=*/true);
   for (const SyncMessage& message : frame->messages) AcceptFromAbove(message);
   if (upstream_->is_relay()) {
-    if (const absl::Status status = OnRelayTalk(upstream_, *frame); !status.ok()) CloseStream(upstream_, status);
+    const absl::Status status = OnRelayTalk(upstream_, *frame);
+    if (!status.ok()) {
+      CloseStream(upstream_, status);
+    } else {
+      Wake(upstream_);
+    }
   }
   ReleaseAll();
 }
@@ -219,8 +228,12 @@ void RelayCore::EraseStream(Stream* stream) {
   const auto of_node = stream_of_node_.find(stream->hello.node_id);
   if (of_node != stream_of_node_.end() && of_node->second == stream->id) stream_of_node_.erase(of_node);
   std::vector<NodeState*> carried;
-  for (const auto& [id, node] : view_.nodes()) {
-    if (node->carried_by == stream->id) carried.push_back(node.get());
+  if (stream->is_relay()) {
+    for (const auto& [id, node] : view_.nodes()) {
+      if (node->carried_by == stream->id) carried.push_back(node.get());
+    }
+  } else if (NodeState* node = view_.Find(stream->hello.node_id); node != nullptr && node->carried_by == stream->id) {
+    carried.push_back(node);
   }
   streams_.erase(stream->id);
   for (NodeState* node : carried) Unbind(node);
@@ -257,9 +270,8 @@ absl::StatusOr<StreamId> RelayCore::UpstreamConnected(const StreamMetadata& init
   upstream_->commands_written = commands_up_;
   upstream_since_ms_ = clock_->NowMs();
   ++metrics_.upstream_connects;
-  const StreamId id = upstream_->id;
-  ReleaseAll();
-  return id;
+  Wake(upstream_);
+  return upstream_->id;
 }
 
 bool RelayCore::upstream_ready() const { return upstream_ != nullptr && upstream_->dialect != Dialect::kUnknown; }
@@ -271,6 +283,9 @@ void RelayCore::Tick() {
   ReleaseNoise();
   Refresh();
   ReleaseAll();
+  for (const auto& [id, stream] : streams_) {
+    if (stream->is_relay()) Wake(stream.get());
+  }
 }
 
 int64_t RelayCore::NextDeadlineMs() const {
@@ -303,7 +318,7 @@ std::vector<StreamStatus> RelayCore::Streams() const {
     status.relay_id = stream->hello.relay_id;
     status.is_upstream = stream->is_upstream();
     status.dialect = stream->dialect;
-    status.nodes = stream->is_upstream() ? view_.size() - carried.size() : carried[id];
+    status.nodes = carried[stream->is_upstream() ? kNoStream : id];
     for (size_t type = 0; type < kMessageTypes; ++type) {
       channels_[type][stream->direction].log().VisitAfter(stream->taken[type], [&](const ViewEntry*) {
         ++status.behind;
