@@ -14,7 +14,11 @@ namespace {
 
 Channel MakeChannel(const RelayOptions& options, MessageType type, size_t direction) {
   const bool at_once = type == MessageType::kCommands;
-  return {direction, at_once ? CoalescerOptions{} : options.coalescing, options.frames};
+  return {direction,
+          at_once              ? CoalescerOptions{}
+          : direction == kDown ? options.downward
+                               : options.upward,
+          options.frames};
 }
 
 }  // namespace
@@ -163,7 +167,7 @@ absl::Status RelayCore::TakeIn(Stream* stream, const Shield::CheckedFrame& frame
   }
   if (stream->dialect == Dialect::kUnknown) {
     stream->dialect = frame.split.dialect;
-    LearnUpstreamDialect(stream->dialect, /*from_upstream=*/false);
+    GuessUpstreamDialect();
   }
   for (size_t at = 0; at < frame.messages.size(); ++at) {
     const SyncMessage& message = frame.messages[at];
@@ -177,11 +181,22 @@ absl::Status RelayCore::TakeIn(Stream* stream, const Shield::CheckedFrame& frame
   return status;
 }
 
-void RelayCore::LearnUpstreamDialect(Dialect dialect, bool from_upstream) {
-  if (from_upstream || upstream_dialect_ == Dialect::kUnknown) upstream_dialect_ = dialect;
-  if (upstream_ == nullptr || upstream_->dialect == upstream_dialect_) return;
-  upstream_->dialect = upstream_dialect_;
+void RelayCore::SpeakUpstream(Dialect dialect) {
+  upstream_dialect_ = dialect;
+  upstream_->dialect = dialect;
   Wake(upstream_);
+}
+
+void RelayCore::GuessUpstreamDialect() {
+  if (upstream_ == nullptr || upstream_->dialect != Dialect::kUnknown) return;
+  if (!upstream_->is_relay() && clock_->NowMs() < upstream_since_ms_ + options_.dialect_wait_ms) return;
+  size_t bare = 0;
+  size_t batch = 0;
+  for (const auto& [id, stream] : streams_) {
+    bare += stream->dialect == Dialect::kBare ? 1 : 0;
+    batch += stream->dialect == Dialect::kBatch ? 1 : 0;
+  }
+  if (bare + batch > 0) SpeakUpstream(bare > batch ? Dialect::kBare : Dialect::kBatch);
 }
 
 void RelayCore::OnUpstreamBytes(StreamId id, std::string_view bytes) {
@@ -197,7 +212,9 @@ void RelayCore::OnUpstreamBytes(StreamId id, std::string_view bytes) {
   }
   metrics_.messages_in += frame->messages.size();
   metrics_.upstream_messages_in += frame->messages.size();
-  LearnUpstreamDialect(frame->split.dialect, /*from_upstream=*/true);
+  // Damage is no dialect.
+  const bool tells = options_.upstream_dialect == Dialect::kUnknown && !frame->messages.empty();
+  if (tells && upstream_->dialect != frame->split.dialect) SpeakUpstream(frame->split.dialect);
   for (const SyncMessage& message : frame->messages) AcceptFromAbove(message);
   if (upstream_->is_relay()) {
     const absl::Status status = OnRelayTalk(upstream_, *frame);
@@ -270,6 +287,7 @@ absl::StatusOr<StreamId> RelayCore::UpstreamConnected(const StreamMetadata& init
   upstream_->commands_written = commands_up_;
   upstream_since_ms_ = clock_->NowMs();
   ++metrics_.upstream_connects;
+  GuessUpstreamDialect();
   Wake(upstream_);
   return upstream_->id;
 }
@@ -282,6 +300,7 @@ void RelayCore::Tick() {
   ExpireNodes();
   ReleaseNoise();
   Refresh();
+  GuessUpstreamDialect();
   ReleaseAll();
   for (const auto& [id, stream] : streams_) {
     if (stream->is_relay()) Wake(stream.get());
@@ -290,6 +309,10 @@ void RelayCore::Tick() {
 
 int64_t RelayCore::NextDeadlineMs() const {
   int64_t next_ms = next_refresh_ms_;
+  if (upstream_ != nullptr && upstream_->dialect == Dialect::kUnknown) {
+    const int64_t guess_ms = upstream_since_ms_ + options_.dialect_wait_ms;
+    if (guess_ms > clock_->NowMs()) next_ms = std::min(next_ms, guess_ms);
+  }
   for (const auto& of_type : channels_) {
     for (const Channel& channel : of_type) next_ms = std::min(next_ms, channel.DeadlineMs());
   }

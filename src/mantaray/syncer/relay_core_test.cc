@@ -84,7 +84,7 @@ struct Client {
 struct RelayTest : testing::Test {
   RelayTest() {
     options.node_id = Node(1'000'000);
-    options.coalescing = {};
+    options.downward = {};
     options.refresh_ms = 0;
     options.grace_ms = 1000;
     options.upstream_dialect = Dialect::kBatch;
@@ -189,6 +189,10 @@ TEST_F(RelayTest, NothingIsSentBeforeTheDialectIsKnown) {
   EXPECT_FALSE(core->upstream_ready());
   auto two = Connect(2);
   core->OnDownstreamBytes(two->stream, Bare(2, 1));
+  EXPECT_FALSE(core->upstream_ready());  // it would die of the wrong one, and may yet speak
+  core->OnUpstreamBytes(up.stream, "\xff");
+  EXPECT_FALSE(core->upstream_ready());
+  Advance(options.dialect_wait_ms);
   EXPECT_TRUE(core->upstream_ready());
   EXPECT_EQ(DialectOf(core->Take(up.stream)->Flatten()), Dialect::kBare);
   EXPECT_FALSE(core->Take(silent->stream));
@@ -198,17 +202,31 @@ TEST_F(RelayTest, NothingIsSentBeforeTheDialectIsKnown) {
   EXPECT_EQ(silent->Version(2), 1);
 }
 
+TEST_F(RelayTest, UpstreamThatSpeaksFirstIsAnsweredInItsDialect) {
+  options.upstream_dialect = Dialect::kUnknown;
+  Start();
+  ConnectUpstream();
+  auto liar = Connect(2);
+  core->OnDownstreamBytes(liar->stream, Bare(2, 1));
+  core->OnUpstreamBytes(up.stream, Batch({Bare(7, 1)}));
+  EXPECT_EQ(DialectOf(core->Take(up.stream)->Flatten()), Dialect::kBatch);
+}
+
 TEST_F(RelayTest, WindowGathersAndNewestWins) {
-  options.coalescing = {.window_ms = 50};
+  options.downward = {.window_ms = 50};
+  options.upward = {.window_ms = 50};
   Start();
   ConnectUpstream();
   auto one = Join(1);
   auto two = Join(2);
   Advance(50);
+  Advance(50);
+  core->OnDownstreamBytes(one->stream, Batch({Bare(1, 2)}));  // after a quiet window: at once
+  EXPECT_TRUE(two->peer.ready);
   one->Drain();
   two->Drain();
   up.Drain();
-  for (int64_t version = 2; version < 10; ++version) core->OnDownstreamBytes(one->stream, Batch({Bare(1, version)}));
+  for (int64_t version = 3; version < 10; ++version) core->OnDownstreamBytes(one->stream, Batch({Bare(1, version)}));
   EXPECT_FALSE(two->peer.ready);
   EXPECT_EQ(core->NextDeadlineMs(), clock.NowMs() + 50);
   Advance(49);
@@ -233,7 +251,7 @@ TEST_F(RelayTest, SlowReaderGetsTheNewestInOneFrameAndIsNotStarved) {
 }
 
 TEST_F(RelayTest, SlowReaderIsNotStarvedByANodeThatChangesInEveryWindow) {
-  options.coalescing = {.window_ms = 50};
+  options.downward = {.window_ms = 50};
   Start();
   auto one = Join(1);
   auto slow = Join(2);
@@ -245,7 +263,8 @@ TEST_F(RelayTest, SlowReaderIsNotStarvedByANodeThatChangesInEveryWindow) {
 }
 
 TEST_F(RelayTest, CommandsAreNeverDelayedAndTheirFlagsNeverLost) {
-  options.coalescing = {.window_ms = 1000};
+  options.downward = {.window_ms = 1000};
+  options.upward = {.window_ms = 1000};
   Start();
   ConnectUpstream();
   auto one = Join(1);
@@ -436,7 +455,7 @@ TEST_F(RelayTest, NothingHostileReachesUpstream) {
   ConnectUpstream();
   const std::vector<std::pair<Refusal, std::string>> frames = {
       {Refusal::kEmptyBatch, ""},
-      {Refusal::kMalformed, "\xff\xff"},
+      {Refusal::kMalformed, "\x0a\xff"},
       {Refusal::kMalformed, Batch({Bare(1, 2), "\x08\x01\x22\x05node5"})},
       {Refusal::kMalformed, Batch({Bare(1, 2) + "\x10\x02"})},
       {Refusal::kBadPayload, Batch({Bare(1, 2, "garbage")})},
@@ -497,7 +516,7 @@ TEST_F(RelayTest, BadMessagesOfUpstreamAreSkippedOneByOne) {
   EXPECT_EQ(one->Version(9), 1);
   EXPECT_EQ(one->Count(8), 0u);
   EXPECT_EQ(core->shield().skipped(), 2u);
-  core->OnUpstreamBytes(up.stream, "\xff");
+  core->OnUpstreamBytes(up.stream, "\x0a\xff");
   EXPECT_TRUE(up.peer.closed);
   EXPECT_FALSE(core->upstream_connected());
 }

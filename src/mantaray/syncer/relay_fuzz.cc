@@ -49,7 +49,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.node_id = Node('r');
   options.noise.enabled = true;
   options.max_nodes = 50;
-  options.coalescing = {.window_ms = 5, .max_batch_messages = 3};
+  options.downward = {.window_ms = 5, .max_batch_messages = 3};
   options.grace_ms = 20;
   options.digest_ms = 10;
   options.replay_ms = 10;
