@@ -21,7 +21,7 @@ constexpr int kAccepting = 64;
 // How long a client that reads nothing may keep the end of its stream waiting.
 constexpr int64_t kCloseMs = 1'000;
 
-bool IsOwn(grpc::string_ref key) { return key == "node_id" || key.starts_with("mantaray-"); }
+bool IsOwn(const grpc::string_ref& key) { return key == "node_id" || key.starts_with("mantaray-"); }
 
 bool IsRefusal(const grpc::Status& status) {
   return status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
@@ -42,7 +42,11 @@ OwnedMetadata CredentialsOf(const ReceivedMetadata& received) {
 std::string KeyOf(const OwnedMetadata& credentials) {
   std::string key;
   for (const auto& [name, value] : credentials) {
-    key += std::to_string(name.size()) + ":" + name + std::to_string(value.size()) + ":" + value;
+    for (const std::string* part : {&name, &value}) {
+      key += std::to_string(part->size());
+      key += ':';
+      key += *part;
+    }
   }
   return key;
 }
@@ -230,10 +234,10 @@ class SyncStream final : public syncer::Peer {
     service_->Arm();
   }
 
-  void OnFinish(bool ok) { Ended(); }
+  void OnFinish(bool /*ok*/) { Ended(); }
 
   // The stream is over for the client, in whichever way.
-  void OnDone(bool ok) {
+  void OnDone(bool /*ok*/) {
     gone_ = true;
     if (id_ != syncer::kNoStream) {
       LogInfo("stream lost", {{"node", node_}, {"peer", peer()}});

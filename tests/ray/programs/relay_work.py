@@ -40,7 +40,7 @@ def where() -> str:
 def main() -> None:
     """Do the work."""
     count, mode = int(sys.argv[1]), sys.argv[2]
-    ray.init(log_to_driver=False)
+    ray.init(log_to_driver=False, namespace="keepers")
     deadline = time.monotonic() + 60
     while True:
         nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
