@@ -305,6 +305,24 @@ GC_RSS_LIMIT_BYTES: Setting[int | None] = Setting(
     parse=_integer(low=1),
 )
 
+RELAY_PORT: Setting[int | None] = Setting(
+    name="MANTARAY_RELAY_PORT",
+    type="int",
+    default=None,
+    allowed="a port from 1 to 65535",
+    doc="Port on which `ray start --head` starts a relay and keeps it running.",
+    parse=_integer(low=1, high=65_535),
+)
+RELAY_ADMIN_PORT: Setting[int | None] = Setting(
+    name="MANTARAY_RELAY_ADMIN_PORT",
+    type="int",
+    default=None,
+    default_text="unset: none",
+    allowed="a port from 1 to 65535",
+    doc="Port on this machine for the metrics and the status of the head's relay.",
+    parse=_integer(low=1, high=65_535),
+)
+
 SETTINGS: tuple[Setting[Any], ...] = (
     DISABLE,
     PATCHES,
@@ -325,4 +343,6 @@ SETTINGS: tuple[Setting[Any], ...] = (
     GC_IDLE_DELAY_MS,
     GC_RSS_LIMIT_BYTES,
     REFS_WATCH_INTERVAL_MS,
+    RELAY_PORT,
+    RELAY_ADMIN_PORT,
 )

@@ -18,6 +18,11 @@ from mantaray.settings import SETTINGS
 _COMMANDS = {
     "doctor": ("mantaray.cli.doctor", "doctor", "Show what is attached to the installed Ray."),
     "gc": ("mantaray.cli.gc", "gc_group", "Show the garbage collections that Ray asked for."),
+    "relay": (
+        "mantaray.cli.relay",
+        "relay_command",
+        "Run a relay between raylets and the GCS; show relays.",
+    ),
     "spill": ("mantaray.cli.spill", "spill_group", "Show and clean spilled data."),
     "tail": (
         "mantaray.cli.tail",
