@@ -1,17 +1,45 @@
-"""C++ libraries of the distribution: pybind11, GoogleTest, Google Benchmark.
+"""C++ libraries of the distribution: pybind11, GoogleTest, Google Benchmark, gRPC with all it needs.
 
-Headers lie in the compiler's own search path; only the linking has to be said.
+Headers lie in the compiler's own search path; only the linking has to be said. gRPC goes statically into programs that
+travel in a wheel: the list of its libraries is pkg-config's, each replaced by its archive where there is one. They are
+compiled for executables (PIE), not for extension modules. The gRPC of the distribution is built upon the distribution's Abseil,
+whose headers its own headers include: what includes gRPC must not see another Abseil (see abseil.bzl), and links this one.
 """
 
+# Of the C library and the compiler; these stay as they are.
+_NOT_ARCHIVED = ["atomic", "c", "dl", "m", "pthread", "rt"]
+
+def _grpc_linkopts(repository_ctx):
+    if not repository_ctx.which("pkg-config"):
+        return None
+    asked = repository_ctx.execute(["pkg-config", "--static", "--libs-only-l", "grpc++"])
+    if asked.return_code != 0:
+        return None
+    compiler = repository_ctx.os.environ.get("CC", "cc")
+    archives = {}
+    for word in asked.stdout.strip().split(" "):
+        name = word[len("-l"):]
+        if not word.startswith("-l") or name in archives or name in _NOT_ARCHIVED:
+            continue
+        found = repository_ctx.execute([compiler, "-print-file-name=lib%s.a" % name]).stdout.strip()
+        archives[name] = "-l:lib%s.a" % name if found.startswith("/") else "-l" + name
+    return ["-Wl,--start-group"] + archives.values() + ["-Wl,--end-group", "-ldl", "-lrt", "-lpthread"]
+
 def _system_libraries_impl(repository_ctx):
+    grpc = _grpc_linkopts(repository_ctx)
+    if grpc == None:
+        # Said when something that needs it is built, not before.
+        grpc = ["-l:gRPC-is-missing--install-libgrpc++-dev-and-pkg-config"]
     repository_ctx.file("BUILD.bazel", """
 package(default_visibility = ["//visibility:public"])
 cc_library(name = "gtest", linkopts = ["-l:libgmock_main.a", "-l:libgmock.a", "-l:libgtest.a", "-lpthread"])
 cc_library(name = "benchmark", linkopts = ["-lbenchmark", "-lpthread"])
 cc_library(name = "pybind11")
-""")
+cc_library(name = "grpc", linkopts = %s)
+""" % repr(grpc))
 
 system_libraries = repository_rule(
     implementation = _system_libraries_impl,
+    environ = ["CC", "PATH"],
     local = True,
 )

@@ -4,10 +4,13 @@ Simulated raylets publish their views at a steady rate and then all at once. "St
 from the publication of a view until another node holds it or a newer one, over all pairs of nodes;
 one that never arrives counts until the measurement gives up. "Burst" is the time until everybody
 holds everybody's newest view. CPU is that of the GCS, of all relays together and of the generator,
-while the steady load is measured. What the generator costs is not subtracted from anything.
+while the steady load is measured. What the generator costs is not subtracted from anything; it has
+two ways to carry the nodes' streams: "light" speaks HTTP/2 by hand and leaves the machine to what is
+measured, "grpc" uses the gRPC library, as raylets do, all of them on this one machine.
 
 python benchmarks/sync_storm.py [--nodes 50,100,200,400,800] [--hz 1] [--arms direct,relays-4]
-    [--relay-binary PATH] [--rounds N] [--results FILE [--report-only]] [--plot FILE.png] [--json]
+    [--client light|grpc] [--relay-binary PATH] [--rounds N]
+    [--results FILE [--report-only]] [--plot FILE.png] [--json]
 """
 
 from __future__ import annotations
@@ -19,14 +22,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sync_arms
 from sync_arms import Arm, CpuMeter, Generator, RelayCommand
 
 NODES = "50,100,200,400,800"
+CLIENTS = ("light", "grpc")
 TARGET_RAY = "2.60.0"
 TARGET_RELAYS = "relays-4"
+JOIN_S = 40.0
 RELAY_MEMORY_MB = 150.0
 # With these arms there is something to compare the relays with.
 STOCK = "direct"
@@ -54,6 +59,7 @@ class Load:
         seconds: how long the steady load is measured.
         bursts: how many follow.
         settle_s: how long to wait for everybody to be up to date after the steady load.
+        client: what carries the nodes' streams, "light" or "grpc".
     """
 
     nodes: int
@@ -61,6 +67,7 @@ class Load:
     seconds: float
     bursts: int
     settle_s: float
+    client: str
 
 
 def run_once(
@@ -76,11 +83,13 @@ def run_once(
             ports or [gcs_port],
             directory / "generator.log",
             dialect=sync_arms.DIALECTS[ray],
+            client=load.client,
             nodes=load.nodes,
             hz=load.hz,
             seconds=load.seconds,
             bursts=load.bursts,
             settle_s=load.settle_s,
+            join_s=JOIN_S,
         ) as storm,
     ):
         figures: dict[str, Any] = {}
@@ -94,12 +103,25 @@ def run_once(
                 figures |= told
         figures["gcs_rss_mb"] = round(sync_arms.peak_rss_mb(gcs_pid), 1)
         figures["relay_rss_mb"] = round(max(map(sync_arms.peak_rss_mb, pids), default=0.0), 1)
-    return {"ray": ray, "arm": arm.name, **figures}
+    return {"client": load.client, "ray": ray, "arm": arm.name, **figures}
 
 
-def cell_of(run: dict[str, Any]) -> tuple[float, int, str, str]:
-    """Return what the runs with the same figures have in common."""
-    return run["hz"], run["nodes"], run["ray"], run["arm"]
+class Cell(NamedTuple):
+    """What runs have in common whose figures are the same but for chance."""
+
+    client: str
+    hz: float
+    nodes: int
+    ray: str
+    arm: str
+
+
+Cells = dict[Cell, dict[str, Any]]
+
+
+def cell_of(run: dict[str, Any]) -> Cell:
+    """Return the cell that a run belongs to."""
+    return Cell(*(run[name] for name in Cell._fields))
 
 
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -120,6 +142,7 @@ def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "relay_rss_mb",
         "gcs_rss_mb",
         "missing",
+        "lost_at_join",
     )
     figures = {name: statistics.median(run[name] for run in runs) for name in plain}
     seconds = runs[0]["seconds"] or 1
@@ -135,38 +158,36 @@ def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def summarise(runs: Sequence[dict[str, Any]]) -> dict[tuple[float, int, str, str], dict[str, Any]]:
+def summarise(runs: Sequence[dict[str, Any]]) -> Cells:
     """Return the medians of every cell."""
     cells = sync_arms.grouped(runs, cell_of)
     return {cell: medians(members) for cell, members in cells.items()}
 
 
-def check_targets(cells: dict[tuple[float, int, str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return each target that the runs can decide: what it says, the figure, whether it is met."""
+def check_targets(cells: Cells, client: str) -> list[dict[str, Any]]:
+    """Return each target that the runs with a client can decide: its figure and whether it is met."""
     checks: list[dict[str, Any]] = []
 
-    def check(what: str, figure: float, limit: float, unit: str) -> None:
-        row = {"target": what, "figure": round(figure, 3), "limit": limit, "unit": unit}
-        checks.append(row | {"met": figure <= limit})
+    def cell(nodes: int, arm: str) -> dict[str, Any] | None:
+        return cells.get(Cell(client, 1, nodes, TARGET_RAY, arm))
 
-    for nodes in (400, 800):
-        stock = cells.get((1, nodes, TARGET_RAY, STOCK))
-        ours = cells.get((1, nodes, TARGET_RAY, TARGET_RELAYS))
-        if ours is None:
-            continue
-        if nodes == 400:
-            check("400 nodes, 4 relays: p99 staleness", ours["staleness_p99_ms"], 150, "ms")
-        if stock is not None and nodes == 400:
+    def check(what: str, figure: float, limit: float, unit: str) -> None:
+        row = {"client": client, "target": what, "figure": round(figure, 3), "limit": limit}
+        checks.append(row | {"unit": unit, "met": figure <= limit})
+
+    if ours := cell(400, TARGET_RELAYS):
+        check("400 nodes, 4 relays: p99 staleness", ours["staleness_p99_ms"], 150, "ms")
+        if stock := cell(400, STOCK):
             ratio = ours["gcs_cpu_s"] / stock["gcs_cpu_s"]
             check("400 nodes, 4 relays: GCS CPU over stock", ratio, 0.25, "")
-        if stock is not None and nodes == 800:
-            ratio = ours["staleness_p99_ms"] / stock["staleness_p99_ms"]
-            check("800 nodes, 4 relays: p99 staleness over stock", ratio, 0.1, "")
-            if ours["burst_median_ms"] is not None and stock["burst_median_ms"] is not None:
-                ratio = ours["burst_median_ms"] / stock["burst_median_ms"]
-                check("800 nodes, 4 relays: burst over stock", ratio, 1 / 3, "")
-    one = cells.get((1, 800, TARGET_RAY, "relays-1"))
-    if one is not None:
+    ours, stock = cell(800, TARGET_RELAYS), cell(800, STOCK)
+    if ours and stock:
+        ratio = ours["staleness_p99_ms"] / stock["staleness_p99_ms"]
+        check("800 nodes, 4 relays: p99 staleness over stock", ratio, 0.1, "")
+        if ours["burst_median_ms"] and stock["burst_median_ms"]:
+            ratio = ours["burst_median_ms"] / stock["burst_median_ms"]
+            check("800 nodes, 4 relays: burst over stock", ratio, 1 / 3, "")
+    if one := cell(800, "relays-1"):
         memory = one["worst_relay_rss_mb"]
         check("a relay with 800 nodes: memory", memory, RELAY_MEMORY_MB, "MB")
     return checks
@@ -183,70 +204,73 @@ def show(value: float | None) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def print_report(cells: dict[tuple[float, int, str, str], dict[str, Any]]) -> None:
+def print_report(cells: Cells) -> None:
     """Print the table of medians, and what became of the targets."""
-    for hz in sorted({cell[0] for cell in cells}):
-        print(f"\n{hz:g} views a second from every node")
+    for client, hz in sorted({(cell.client, cell.hz) for cell in cells}):
+        print(f"\n{hz:g} view(s) a second from every node, {client} client")
         heads = "".join(f"{head:>{width}}" for head, _, width in _FIGURES)
         print(f"{'nodes':>5} {'Ray':<7}{'arm':<11}{heads}{'p99 / stock':>12}{'CPU / stock':>12}")
-        for (each, nodes, ray, arm), figures in cells.items():
-            if each != hz:
-                continue
-            row = "".join(f"{show(figures[name]):>{width}}" for _, name, width in _FIGURES)
-            print(f"{nodes:>5} {ray:<7}{arm:<11}{row}{_ratios(cells, (hz, nodes, ray, arm))}")
-    for check in check_targets(cells):
+        for cell, figures in cells.items():
+            if (cell.client, cell.hz) == (client, hz):
+                row = "".join(f"{show(figures[name]):>{width}}" for _, name, width in _FIGURES)
+                stock = cells.get(cell._replace(arm=STOCK)) if cell.arm != STOCK else None
+                print(f"{cell.nodes:>5} {cell.ray:<7}{cell.arm:<11}{row}{_ratios(figures, stock)}")
+    for check in all_targets(cells):
         verdict = "met" if check["met"] else "MISSED"
         limit = f"{check['limit']:.3g} {check['unit']}".strip()
-        print(f"{verdict:<7} {check['target']}: {check['figure']:.3g}, at most {limit}")
+        name = f"{check['target']} ({check['client']} client)"
+        print(f"{verdict:<7} {name}: {check['figure']:.3g}, at most {limit}")
 
 
-def _ratios(
-    cells: dict[tuple[float, int, str, str], dict[str, Any]], cell: tuple[float, int, str, str]
-) -> str:
-    stock = cells.get((*cell[:3], STOCK))
-    if stock is None or cell[3] == STOCK:
+def all_targets(cells: Cells) -> list[dict[str, Any]]:
+    """Return the targets with each client."""
+    return [check for client in CLIENTS for check in check_targets(cells, client)]
+
+
+def _ratios(figures: dict[str, Any], stock: dict[str, Any] | None) -> str:
+    if stock is None:
         return ""
-    ratios = [
-        cells[cell][name] / stock[name] if stock[name] else float("nan")
-        for name in ("staleness_p99_ms", "gcs_cpu_s")
-    ]
+    names = ("staleness_p99_ms", "gcs_cpu_s")
+    ratios = [figures[name] / stock[name] if stock[name] else float("nan") for name in names]
     return "".join(f"{ratio:>12.3f}" for ratio in ratios)
 
 
-def plot(cells: dict[tuple[float, int, str, str], dict[str, Any]], hz: float, path: Path) -> None:
+def plot(cells: Cells, hz: float, client: str, path: Path) -> None:
     """Draw staleness, CPU of the GCS and bursts over the number of nodes (needs matplotlib)."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     panels = (
         ("p99 staleness, ms", "staleness_p99_ms", 1.0, True),
         ("CPU of the GCS, cores", "gcs_cpu_s", None, False),
         ("burst: all up to date after, ms", "burst_median_ms", 1.0, True),
     )
+    shown = {cell: each for cell, each in cells.items() if (cell.client, cell.hz) == (client, hz)}
+    counts = sorted({cell.nodes for cell in shown})
+    colours = {"direct": "tab:red", "batching": "tab:orange", "relays-1": "tab:cyan"}
+    colours |= {"relays-4": "tab:blue", "relays-10": "tab:green"}
     figure, axes = pyplot.subplots(1, len(panels), figsize=(13, 4.2), constrained_layout=True)
     for axis, (title, name, scale, logarithmic) in zip(axes, panels, strict=True):
-        for ray, arm in sorted({cell[2:] for cell in cells if cell[0] == hz}):
+        for ray, arm in sorted({(cell.ray, cell.arm) for cell in shown}):
             points = [
-                (cell[1], figures[name] / (scale or figures["seconds"]))
-                for cell, figures in cells.items()
-                if (cell[0], *cell[2:]) == (hz, ray, arm) and figures[name] is not None
+                (cell.nodes, figures[name] / (scale or figures["seconds"]))
+                for cell, figures in shown.items()
+                if (cell.ray, cell.arm) == (ray, arm) and figures[name] not in (None, float("inf"))
             ]
-            points = [point for point in points if point[1] != float("inf")]
             style = "--" if ray == "2.48.0" else "-"
             marker = "o" if arm == STOCK else "s"
-            colour = {"direct": "tab:red", "batching": "tab:orange"}.get(arm)
-            colour = colour or {"relays-1": "tab:cyan", "relays-4": "tab:blue"}.get(
-                arm, "tab:green"
-            )
-            axis.plot(*zip(*points, strict=True), style, marker=marker, color=colour,
-                      label=f"{ray} {arm}")  # fmt: skip
+            look = {"marker": marker, "color": colours.get(arm, "tab:gray")}
+            axis.plot(*zip(*points, strict=True), style, label=f"{ray} {arm}", **look)
         axis.set(title=title, xlabel=f"nodes, {hz:g} view(s) a second each", xscale="log")
-        axis.set_yscale("log" if logarithmic else "linear")
-        counts = sorted({cell[1] for cell in cells if cell[0] == hz})
         axis.set_xticks(counts, [str(count) for count in counts])
-        axis.minorticks_off()
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+        if logarithmic:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+            axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.4g}"))
+            axis.yaxis.set_minor_formatter(ticker.NullFormatter())
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
@@ -262,6 +286,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--settle-s", type=float, default=15.0)
     parser.add_argument("--bursts", type=int, default=3)
+    parser.add_argument("--client", choices=CLIENTS, default="light")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     sync_arms.add_common_arguments(parser.add_argument, "direct,relays-4")
     return parser.parse_args()
@@ -271,16 +296,27 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run everything that the options ask for, stock and relays in turn."""
     generator = options.generator or sync_arms.build_generator()
     relay = sync_arms.relay_command(options)
-    cells = [
-        (Load(int(nodes), options.hz, options.seconds, options.bursts, options.settle_s), ray, arm)
+    loads = [
+        Load(
+            nodes=int(nodes),
+            hz=options.hz,
+            seconds=options.seconds,
+            bursts=options.bursts,
+            settle_s=options.settle_s,
+            client=options.client,
+        )
         for nodes in options.nodes.split(",")
+    ]
+    cells = [
+        (load, ray, arm)
+        for load in loads
         for ray in options.rays.split(",")
         for arm in sync_arms.chosen_arms(options)
         if sync_arms.runs_on(arm, ray)
     ]
     runs = []
     for number, (load, ray, arm) in sync_arms.interleaved(cells, options.rounds):
-        label = f"round {number}, {load.nodes} nodes, Ray {ray}, {arm.name}"
+        label = f"round {number}, {load.nodes} nodes ({load.client}), Ray {ray}, {arm.name}"
         run = run_once(ray, arm, load, relay, generator)
         said = ", ".join(f"{head} {show(medians([run])[name])}" for head, name, _ in _FIGURES)
         print(f"{label}: {said}", file=sys.stderr)
@@ -296,17 +332,14 @@ def main() -> int:
     if not options.report_only:
         runs += measure(options)
     cells = summarise(runs)
-    checks = check_targets(cells)
+    checks = all_targets(cells)
     if options.json:
-        rows = [
-            {"hz": hz, "nodes": nodes, "ray": ray, "arm": arm, **figures}
-            for (hz, nodes, ray, arm), figures in cells.items()
-        ]
+        rows = [cell._asdict() | figures for cell, figures in cells.items()]
         print(json.dumps({"cells": rows, "targets": checks, "met": all(c["met"] for c in checks)}))
     else:
         print_report(cells)
     if options.plot:
-        plot(cells, options.hz, options.plot)
+        plot(cells, options.hz, options.client, options.plot)
     return 0 if all(check["met"] for check in checks) else 1
 
 

@@ -23,6 +23,7 @@ constexpr char kHelp[] =
     "Simulated raylets on sync streams; JSON on stdout, one line an event, the last is the result.\n\n"
     "  --nodes=50          simulated raylets, spread over the targets in turn\n"
     "  --dialect=batch     or bare: what they speak (Ray 2.53 and later batch, before bare)\n"
+    "  --client=light      or grpc: what carries their streams, see transport.h\n"
     "  --hz=1              views a second that each publishes\n"
     "  --warmup-s=2 --seconds=10   of steady load before, and while, it is measured; --seconds=0: none\n"
     "  --bursts=3          rounds in which all nodes publish at once\n"
@@ -48,6 +49,10 @@ bool Set(absl::string_view name, absl::string_view value, StormOptions* options)
   if (name == "dialect") {
     options->dialect = value == "bare" ? Dialect::kBare : Dialect::kBatch;
     return value == "bare" || value == "batch";
+  }
+  if (name == "client") {
+    options->grpc_library = value == "grpc";
+    return value == "grpc" || value == "light";
   }
   if (name == "token") {
     options->token = std::string(value);

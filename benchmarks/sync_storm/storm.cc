@@ -2,35 +2,21 @@
 
 #include "benchmarks/sync_storm/storm.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <numeric>
 #include <utility>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/escaping.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 
 namespace mantaray::storm {
 namespace {
 
-constexpr size_t kReadBytes = 256 << 10;
-constexpr int kEvents = 256;
 constexpr int64_t kPauseBeforeBurstUs = 300'000;
 // Every so many messages one is compared with what was sent, byte for byte.
 constexpr uint64_t kChecked = 64;
@@ -54,34 +40,11 @@ void Tell(absl::string_view event) {
   std::fflush(stdout);
 }
 
-absl::Status ErrnoStatus(absl::string_view what) {
-  return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
-}
-
-absl::StatusOr<sockaddr_in> Parse(absl::string_view target) {
-  const std::pair<std::string, std::string> parts = absl::StrSplit(target, absl::MaxSplits(':', 1));
-  sockaddr_in address{};
-  uint32_t port = 0;
-  address.sin_family = AF_INET;
-  if (inet_pton(AF_INET, parts.first.c_str(), &address.sin_addr) != 1 || !absl::SimpleAtoi(parts.second, &port)) {
-    return absl::InvalidArgumentError(absl::StrCat("'", target, "' is not ADDRESS:PORT with a numeric IPv4 address"));
-  }
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  return address;
-}
-
 }  // namespace
 
-Storm::Storm(StormOptions options) : options_(std::move(options)), buffer_(kReadBytes), random_(options_.seed) {
+Storm::Storm(StormOptions options) : options_(std::move(options)), random_(options_.seed) {
   const size_t bare_bytes = Encode(options_.dialect, 1, Payload(0, 1, 0), NodeId(0, options_.seed)).size();
   if (options_.message_bytes > bare_bytes + 3) padding_bytes_ = options_.message_bytes - bare_bytes - 3;
-}
-
-Storm::~Storm() {
-  for (Node& node : nodes_) {
-    if (node.fd >= 0) close(node.fd);
-  }
-  if (epoll_ >= 0) close(epoll_);
 }
 
 absl::Status Storm::Run() {
@@ -93,40 +56,17 @@ absl::Status Storm::Run() {
 }
 
 absl::Status Storm::Connect() {
-  epoll_ = epoll_create1(EPOLL_CLOEXEC);
-  if (epoll_ < 0) return ErrnoStatus("epoll_create1");
-  std::vector<sockaddr_in> addresses;
-  for (const std::string& target : options_.targets) {
-    const absl::StatusOr<sockaddr_in> address = Parse(target);
-    if (!address.ok()) return address.status();
-    addresses.push_back(*address);
-  }
+  TransportOptions transport{options_.targets, {}, options_.token, options_.window_bytes};
   nodes_.resize(options_.nodes);
   for (uint32_t index = 0; index < options_.nodes; ++index) {
-    Node& node = nodes_[index];
-    node.index = index;
-    node.id = NodeId(index, options_.seed);
-    node.seen.resize(options_.nodes);
-    GrpcStreamOptions stream;
-    stream.authority = options_.targets[index % addresses.size()];
-    stream.path = "/ray.rpc.syncer.RaySyncer/StartSync";
-    stream.metadata.emplace_back("node_id", absl::BytesToHexString(node.id));
-    if (!options_.token.empty()) stream.metadata.emplace_back("authorization", "Bearer " + options_.token);
-    stream.window_bytes = options_.window_bytes;
-    node.stream = std::make_unique<GrpcStream>(stream);
-    node.fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (node.fd < 0) return ErrnoStatus("socket");
-    const int on = 1;
-    setsockopt(node.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    const auto* address = reinterpret_cast<const sockaddr*>(&addresses[index % addresses.size()]);
-    if (connect(node.fd, address, sizeof(sockaddr_in)) != 0 && errno != EINPROGRESS) return ErrnoStatus("connect");
-    node.waits_for_room = true;  // until it is connected
-    epoll_event event{};
-    event.events = EPOLLIN | EPOLLOUT;
-    event.data.u32 = index;
-    if (epoll_ctl(epoll_, EPOLL_CTL_ADD, node.fd, &event) != 0) return ErrnoStatus("epoll_ctl");
+    nodes_[index].index = index;
+    nodes_[index].id = NodeId(index, options_.seed);
+    nodes_[index].seen.resize(options_.nodes);
+    transport.node_ids.push_back(absl::BytesToHexString(nodes_[index].id));
   }
-  return absl::OkStatus();
+  transport_ = (options_.grpc_library ? MakeGrpcTransport : MakeSocketTransport)(std::move(transport));
+  const std::string error = transport_->Start();
+  return error.empty() ? absl::OkStatus() : absl::UnavailableError(error);
 }
 
 absl::Status Storm::Join() {
@@ -136,6 +76,9 @@ absl::Status Storm::Join() {
   absl::Status status = Pump(start_us + Us(options_.join_s), [this] { return Converged(); });
   if (!status.ok()) return status;
   if (Converged()) join_ms_ = static_cast<double>(NowUs() - start_us) / 1e3;
+  for (const Node& receiver : nodes_) {
+    lost_at_join_ += static_cast<uint64_t>(std::count(receiver.seen.begin(), receiver.seen.end(), 0U)) - 1;
+  }
   Tell("join_end");
   return absl::OkStatus();
 }
@@ -156,6 +99,7 @@ absl::Status Storm::Steady() {
   if (absl::Status status = Pump(period_start_us_ + Us(options_.warmup_s), never); !status.ok()) return status;
   Tell("measure_begin");
   const Counters before = counters_;
+  const uint64_t bytes_before = transport_->received_bytes();
   const uint64_t cpu_before_us = CpuUs();
   measured_from_us_ = NowUs();
   measured_to_us_ = measured_from_us_ + Us(options_.seconds);
@@ -166,7 +110,7 @@ absl::Status Storm::Steady() {
   measured_.not_sent = counters_.not_sent - before.not_sent;
   measured_.messages = counters_.messages - before.messages;
   measured_.batches = counters_.batches - before.batches;
-  measured_.bytes = counters_.bytes - before.bytes;
+  measured_.bytes = transport_->received_bytes() - bytes_before;
   publishing_ = false;
   const int64_t stopped_us = NowUs();
   absl::Status status = Pump(stopped_us + Us(options_.settle_s), [this] { return Converged(); });
@@ -186,7 +130,7 @@ absl::Status Storm::Bursts() {
     const int64_t start_us = NowUs();
     for (Node& node : nodes_) {
       Publish(node, NowUs());
-      if (absl::Status status = TrySend(node); !status.ok()) return status;
+      TrySend(node);
     }
     absl::Status status = Pump(start_us + Us(options_.burst_s), [this] { return Converged(); });
     if (!status.ok()) return status;
@@ -205,72 +149,25 @@ void Storm::Publish(Node& node, int64_t now_us) {
   node.unsent = true;
 }
 
-absl::Status Storm::TrySend(Node& node) {
-  // One view at most is on its way to the kernel; the newest waits.
-  if (node.unsent && !node.waits_for_room) {
-    const uint64_t sequence = node.published_us.size();
-    const std::string message =
-        Encode(options_.dialect, sequence, Payload(node.index, sequence, padding_bytes_), node.id);
-    if (node.stream->CanSend(message.size())) {
-      node.stream->Send(message);
-      node.unsent = false;
-      ++counters_.sent;
-    }
-  }
-  return Flush(node);
+void Storm::TrySend(Node& node) {
+  if (!node.unsent) return;
+  const uint64_t sequence = node.published_us.size();
+  const std::string message =
+      Encode(options_.dialect, sequence, Payload(node.index, sequence, padding_bytes_), node.id);
+  if (!transport_->CanSend(node.index, message.size())) return;
+  node.unsent = false;
+  ++counters_.sent;
+  transport_->Send(node.index, message);
 }
 
-absl::Status Storm::Flush(Node& node) {
-  while (!node.stream->unwritten().empty()) {
-    const absl::string_view data = node.stream->unwritten();
-    const ssize_t written = send(node.fd, data.data(), data.size(), MSG_NOSIGNAL);
-    if (written < 0) {
-      if (errno != EAGAIN && errno != ENOTCONN) return ErrnoStatus(absl::StrCat("send of node ", node.index));
-      break;
-    }
-    node.stream->Written(static_cast<size_t>(written));
-  }
-  const bool waits = !node.stream->unwritten().empty();
-  if (waits == node.waits_for_room) return absl::OkStatus();
-  node.waits_for_room = waits;
-  epoll_event event{};
-  event.events = waits ? EPOLLIN | EPOLLOUT : EPOLLIN;
-  event.data.u32 = node.index;
-  if (epoll_ctl(epoll_, EPOLL_CTL_MOD, node.fd, &event) != 0) return ErrnoStatus("epoll_ctl");
-  return absl::OkStatus();
-}
-
-absl::Status Storm::Read(Node& node) {
-  const ssize_t got = recv(node.fd, buffer_.data(), buffer_.size(), 0);
-  if (got == 0) return absl::UnavailableError(absl::StrCat("node ", node.index, ": the server closed the connection"));
-  if (got < 0) return errno == EAGAIN ? absl::OkStatus() : ErrnoStatus(absl::StrCat("recv of node ", node.index));
+void Storm::OnMessage(uint32_t node, std::string_view data) {
   const int64_t now_us = NowUs();
-  counters_.bytes += static_cast<uint64_t>(got);
-  bool readable = true;
-  const auto on_message = [&](absl::string_view data) {
-    ++counters_.batches;
-    readable &= Decode(data, [&](const SyncMessage& message) { OnMessage(node, message, now_us); });
-  };
-  absl::Status status = node.stream->Receive(absl::string_view(buffer_.data(), static_cast<size_t>(got)), on_message);
-  if (!status.ok()) {
-    return absl::Status(status.code(), absl::StrCat("node ", node.index, ": ", status.message()));
-  }
-  if (!readable) return absl::InternalError(absl::StrCat("node ", node.index, ": neither a message nor a batch"));
-  return absl::OkStatus();
+  ++counters_.batches;
+  Node& receiver = nodes_[node];
+  if (!Decode(data, [&](const SyncMessage& message) { Take(receiver, message, now_us); })) unreadable_ = true;
 }
 
-absl::Status Storm::HandleReady(Node& node, uint32_t events) {
-  if ((events & EPOLLOUT) != 0) {
-    if (absl::Status status = Flush(node); !status.ok()) return status;
-  }
-  if ((events & ~static_cast<uint32_t>(EPOLLOUT)) != 0) {
-    if (absl::Status status = Read(node); !status.ok()) return status;
-  }
-  // Reading may have made room in a window, and there are windows to give back.
-  return TrySend(node);
-}
-
-void Storm::OnMessage(Node& receiver, const SyncMessage& message, int64_t now_us) {
+void Storm::Take(Node& receiver, const SyncMessage& message, int64_t now_us) {
   ++counters_.messages;
   const uint32_t origin = NodeIndex(message.node_id);
   const uint64_t sequence = PayloadSequence(message.payload);
@@ -307,38 +204,28 @@ void Storm::CheckPayload(const SyncMessage& message, uint32_t origin, uint64_t s
   if (!same) ++counters_.damaged;
 }
 
-absl::Status Storm::PublishDue(int64_t now_us) {
-  while (publishing_) {
-    const int64_t due_us = period_start_us_ + phases_us_[next_];
-    if (due_us > now_us) break;
+void Storm::PublishDue(int64_t now_us) {
+  while (publishing_ && period_start_us_ + phases_us_[next_] <= now_us) {
     Node& node = nodes_[order_[next_]];
-    lateness_.Add(now_us - due_us);
+    lateness_.Add(now_us - period_start_us_ - phases_us_[next_]);
     Publish(node, now_us);
-    if (absl::Status status = TrySend(node); !status.ok()) return status;
+    TrySend(node);
     if (++next_ == nodes_.size()) {
       next_ = 0;
       period_start_us_ += period_us_;
     }
   }
-  return absl::OkStatus();
 }
 
 absl::Status Storm::Pump(int64_t until_us, absl::FunctionRef<bool()> done) {
-  epoll_event events[kEvents];
   for (int64_t now_us = NowUs(); now_us < until_us && !done(); now_us = NowUs()) {
-    if (absl::Status status = PublishDue(now_us); !status.ok()) return status;
+    PublishDue(now_us);
     int64_t wake_us = until_us;
     if (publishing_) wake_us = std::min(wake_us, period_start_us_ + phases_us_[next_]);
     // Rounded up: rather a millisecond late than awake in between.
-    const int wait_ms = static_cast<int>(std::clamp<int64_t>((wake_us - now_us + 999) / 1000, 0, 1000));
-    const int ready = epoll_wait(epoll_, events, kEvents, wait_ms);
-    if (ready < 0 && errno != EINTR) return ErrnoStatus("epoll_wait");
-    for (int at = 0; at < ready; ++at) {
-      absl::Status status = HandleReady(nodes_[events[at].data.u32], events[at].events);
-      if (!status.ok()) return status;
-      if (publishing_) status = PublishDue(NowUs());
-      if (!status.ok()) return status;
-    }
+    const auto wait_ms = static_cast<int>(std::clamp<int64_t>((wake_us - now_us + 999) / 1000, 0, 1000));
+    if (std::string error = transport_->Poll(wait_ms, this); !error.empty()) return absl::UnavailableError(error);
+    if (unreadable_) return absl::InternalError("received what is neither a message nor a batch");
   }
   return absl::OkStatus();
 }
@@ -363,8 +250,9 @@ void Storm::Report() const {
   const auto ms = [](uint64_t us) { return absl::StrFormat("%.3f", static_cast<double>(us) / 1e3); };
   const std::string bursts = absl::StrJoin(
       burst_ms_, ", ", [](std::string* out, double each) { absl::StrAppend(out, absl::StrFormat("%.1f", each)); });
-  absl::PrintF("{\"nodes\": %d, \"hz\": %g, \"seconds\": %g, \"join_ms\": %.1f, \"settle_ms\": %.1f, ", options_.nodes,
-               options_.hz, options_.seconds, join_ms_, settle_ms_);
+  absl::PrintF(
+      "{\"nodes\": %d, \"hz\": %g, \"seconds\": %g, \"join_ms\": %.1f, \"lost_at_join\": %d, \"settle_ms\": %.1f, ",
+      options_.nodes, options_.hz, options_.seconds, join_ms_, lost_at_join_, settle_ms_);
   absl::PrintF("\"staleness_p50_ms\": %s, \"staleness_p99_ms\": %s, \"staleness_max_ms\": %s, ",
                ms(staleness_.Quantile(0.5)), ms(staleness_.Quantile(0.99)), ms(staleness_.max_us()));
   absl::PrintF("\"measured\": %d, \"missing\": %d, \"lateness_p99_ms\": %s, ", staleness_.total(), missing_,

@@ -8,7 +8,7 @@
 // newer one of the same node*. So an update that was skipped by coalescing counts with the time after which it no
 // longer mattered, and one that never arrived counts with the time until the measurement gave up.
 //
-// One thread, epoll, the monotonic clock. What happens is told as JSON lines on stdout, so that a driver can sample the
+// One thread, the monotonic clock. What happens is told as JSON lines on stdout, so that a driver can sample the
 // CPU time of other processes at the same moments; the last line is the result.
 
 #ifndef MANTARAY_BENCHMARKS_SYNC_STORM_STORM_H_
@@ -19,19 +19,20 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
-#include "benchmarks/sync_storm/grpc_stream.h"
 #include "benchmarks/sync_storm/histogram.h"
 #include "benchmarks/sync_storm/sync_messages.h"
+#include "benchmarks/sync_storm/transport.h"
 
 namespace mantaray::storm {
 
 struct StormOptions {
-  // host:port, numeric. Node i connects to target i modulo their number.
   std::vector<std::string> targets;
+  bool grpc_library = false;  // which transport
   uint32_t nodes = 50;
   Dialect dialect = Dialect::kBatch;
   double hz = 1.0;
@@ -48,10 +49,10 @@ struct StormOptions {
   uint32_t window_bytes = 1 << 20;
 };
 
-class Storm {
+class Storm : private Transport::Listener {
  public:
   explicit Storm(StormOptions options);
-  ~Storm();
+  ~Storm() override = default;
   Storm(const Storm&) = delete;
   Storm& operator=(const Storm&) = delete;
 
@@ -61,12 +62,9 @@ class Storm {
  private:
   // A raylet: its stream, what it published, what it has seen of the others.
   struct Node {
-    int fd = -1;
-    bool waits_for_room = false;  // epoll is asked for writability
-    bool unsent = false;          // its newest view could not be written yet
+    bool unsent = false;  // its newest view could not be written yet
     uint32_t index = 0;
     std::string id;
-    std::unique_ptr<GrpcStream> stream;
     std::vector<int64_t> published_us;  // when sequence number i + 1 was published
     std::vector<uint32_t> seen;         // newest sequence seen of each node
     uint32_t holders = 0;               // how many others hold this node's newest view
@@ -92,25 +90,24 @@ class Storm {
   void Report() const;
 
   void Publish(Node& node, int64_t now_us);
-  absl::Status TrySend(Node& node);
-  absl::Status Flush(Node& node);
-  absl::Status Read(Node& node);
-  absl::Status HandleReady(Node& node, uint32_t events);
-  void OnMessage(Node& receiver, const SyncMessage& message, int64_t now_us);
+  void TrySend(Node& node);
+  void OnMessage(uint32_t node, std::string_view data) override;
+  void OnRoom(uint32_t node) override { TrySend(nodes_[node]); }
+  void Take(Node& receiver, const SyncMessage& message, int64_t now_us);
   void CheckPayload(const SyncMessage& message, uint32_t origin, uint64_t sequence);
   // Publishes what is due, moves bytes, until the time is over or `done`.
   absl::Status Pump(int64_t until_us, absl::FunctionRef<bool()> done);
-  absl::Status PublishDue(int64_t now_us);
+  void PublishDue(int64_t now_us);
   bool Converged() const { return up_to_date_ == nodes_.size(); }
   // Counts updates that were measured and never seen, with the time until now.
   void CountMissing(int64_t now_us);
 
   const StormOptions options_;
   size_t padding_bytes_ = 0;
-  int epoll_ = -1;
+  std::unique_ptr<Transport> transport_;
   std::vector<Node> nodes_;
-  std::vector<char> buffer_;
-  size_t up_to_date_ = 0;  // nodes whose newest view everybody holds
+  bool unreadable_ = false;  // something arrived that is neither a message nor a batch
+  size_t up_to_date_ = 0;    // nodes whose newest view everybody holds
   std::mt19937_64 random_;
 
   // The steady load: node order_[k] publishes at phases_us_[k] of every period; next_ is whose turn it is.
@@ -130,6 +127,7 @@ class Storm {
   Counters measured_;
   uint64_t missing_ = 0;
   double join_ms_ = -1;
+  uint64_t lost_at_join_ = 0;  // pairs of nodes of which one had not seen the other in time
   double settle_ms_ = -1;
   std::vector<double> burst_ms_;  // -1: not within the limit
 };
