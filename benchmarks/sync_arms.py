@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -42,13 +43,16 @@ class Arm:
     """One way to run the same load.
 
     Attributes:
-        name: "direct", "batching" (direct, with upstream's batching on) or "relays-N".
+        name: "direct", "batching" (direct, with upstream's batching on), "relays-N", or "relays-N-Wms" with
+            another window than the relay's default.
         relays: how many stand before the GCS.
+        window_ms: of the relays, in milliseconds; None is their default.
         config: Ray's internal settings for the GCS.
     """
 
     name: str
     relays: int = 0
+    window_ms: int | None = None
     config: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -62,10 +66,11 @@ def parse_arm(name: str) -> Arm:
         return Arm(name)
     if name == "batching":
         return Arm(name, config=UPSTREAM_BATCHING)
-    kind, _, count = name.partition("-")
-    if kind == "relays" and count.isdecimal() and int(count) > 0:
-        return Arm(name, relays=int(count))
-    raise ValueError(f"no such arm: {name!r}; there are direct, batching and relays-N")
+    match = re.fullmatch(r"relays-([1-9]\d*)(?:-(\d+)ms)?", name)
+    if match:
+        window_ms = int(match[2]) if match[2] else None
+        return Arm(name, relays=int(match[1]), window_ms=window_ms)
+    raise ValueError(f"no such arm: {name!r}; there are direct, batching, relays-N, relays-N-Wms")
 
 
 def runs_on(arm: Arm, ray: str) -> bool:
@@ -79,16 +84,19 @@ class RelayCommand:
 
     Attributes:
         binary: the program.
-        arguments: on top of --upstream and --listen.
+        arguments: on top of those that say where it stands.
     """
 
     binary: Path
     arguments: Sequence[str] = ()
 
-    def line(self, upstream: str, port: int) -> list[str]:
+    def line(self, upstream: str, port: int, window_ms: int | None) -> list[str]:
         """Return the command line of a relay on the port."""
-        own = ["--upstream", upstream, "--listen", f"0.0.0.0:{port}"]
-        return [str(self.binary), *own, *self.arguments]
+        own = [f"--upstream={upstream}", f"--listen=0.0.0.0:{port}", "--admin-listen="]
+        # It ends with us, however we end.
+        own += [f"--parent-pid={os.getpid()}", "--log-level=warning"]
+        window = [] if window_ms is None else [f"--window-ms={window_ms}"]
+        return [str(self.binary), *own, *window, *self.arguments]
 
 
 def free_ports(count: int) -> list[int]:
@@ -186,17 +194,17 @@ def gcs_server(
 
 @contextlib.contextmanager
 def relays(
-    command: RelayCommand | None, count: int, upstream: str, directory: Path
+    command: RelayCommand | None, arm: Arm, upstream: str, directory: Path
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Start so many relays of the GCS; yields their process ids and ports."""
+    """Start the arm's relays of the GCS; yields their process ids and ports."""
     with contextlib.ExitStack() as stack:
-        pids, ports = [], free_ports(count) if count else []
+        pids, ports = [], free_ports(arm.relays) if arm.relays else []
         for number, port in enumerate(ports):
             if command is None:
                 raise RuntimeError("an arm with relays needs --relay-binary")
             name = f"relay-{number}"
-            line = command.line(upstream, port)
-            child = stack.enter_context(process(line, directory, name, os.environ))
+            line = command.line(upstream, port, arm.window_ms)
+            child = stack.enter_context(process(line, directory, name, ray_environment(RAYS[-1])))
             wait_for_port(port, child, directory / f"{name}.log")
             pids.append(child.pid)
         yield pids, ports
@@ -322,7 +330,11 @@ def interleaved(cells: Sequence[Any], rounds: int) -> Iterator[tuple[int, Any]]:
 def add_common_arguments(add: Callable[..., Any], arms: str) -> None:
     """Add the options that both benchmarks have to an argument parser (its `add_argument`)."""
     add("--rays", default=",".join(RAYS))
-    add("--arms", default=arms, help="of direct, batching, relays-N; default %(default)s")
+    add(
+        "--arms",
+        default=arms,
+        help="of direct, batching, relays-N, relays-N-Wms; default %(default)s",
+    )
     add("--rounds", type=int, default=3)
     add("--relay-binary", type=Path, help="the relay; arms with relays are left out without")
     add("--relay-arguments", default="", help="for the relay, separated by blanks")

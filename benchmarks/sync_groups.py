@@ -61,7 +61,7 @@ def run_once(
         cluster = JoinedThrough(find_ray(ray), num_cpus=CPUS, system_config=arm.config)
         stack.enter_context(cluster)
         upstream = f"127.0.0.2:{cluster.port}"
-        pids, ports = stack.enter_context(sync_arms.relays(relay, arm.relays, upstream, directory))
+        pids, ports = stack.enter_context(sync_arms.relays(relay, arm, upstream, directory))
         for number in range(FURTHER_NODES):
             cluster.join_port = ports[number % len(ports)] if ports else None
             cluster.add_node()
@@ -133,11 +133,11 @@ def print_report(cells: Sequence[dict[str, Any]]) -> None:
         print(
             f"\nRay {ray}, {ours[0]['nodes']} simulated nodes, {ours[0]['hz']:g} view(s) a second"
         )
-        print(f"{'arm':<12}{'phase':<8}" + "".join(f"{head:>14}" for head in heads))
+        print(f"{'arm':<14}{'phase':<8}" + "".join(f"{head:>14}" for head in heads))
         for cell in ours:
             for phase in ("quiet", "loaded"):
                 row = "".join(f"{cell[phase][name]:>14,.1f}" for name in names)
-                print(f"{cell['arm']:<12}{phase:<8}{row}")
+                print(f"{cell['arm']:<14}{phase:<8}{row}")
         stock = next((cell["loaded"] for cell in ours if cell["arm"] == "direct"), None)
         for cell in ours:
             if stock is not None and cell["arm"] != "direct":

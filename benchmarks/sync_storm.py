@@ -77,7 +77,7 @@ def run_once(
     with (
         sync_arms.scratch() as directory,
         sync_arms.gcs_server(ray, directory, arm.config) as (gcs_pid, gcs_port),
-        sync_arms.relays(relay, arm.relays, f"127.0.0.1:{gcs_port}", directory) as (pids, ports),
+        sync_arms.relays(relay, arm, f"127.0.0.1:{gcs_port}", directory) as (pids, ports),
         Generator(
             generator,
             ports or [gcs_port],
@@ -209,12 +209,12 @@ def print_report(cells: Cells) -> None:
     for client, hz in sorted({(cell.client, cell.hz) for cell in cells}):
         print(f"\n{hz:g} view(s) a second from every node, {client} client")
         heads = "".join(f"{head:>{width}}" for head, _, width in _FIGURES)
-        print(f"{'nodes':>5} {'Ray':<7}{'arm':<11}{heads}{'p99 / stock':>12}{'CPU / stock':>12}")
+        print(f"{'nodes':>5} {'Ray':<7}{'arm':<14}{heads}{'p99 / stock':>12}{'CPU / stock':>12}")
         for cell, figures in cells.items():
             if (cell.client, cell.hz) == (client, hz):
                 row = "".join(f"{show(figures[name]):>{width}}" for _, name, width in _FIGURES)
                 stock = cells.get(cell._replace(arm=STOCK)) if cell.arm != STOCK else None
-                print(f"{cell.nodes:>5} {cell.ray:<7}{cell.arm:<11}{row}{_ratios(figures, stock)}")
+                print(f"{cell.nodes:>5} {cell.ray:<7}{cell.arm:<14}{row}{_ratios(figures, stock)}")
     for check in all_targets(cells):
         verdict = "met" if check["met"] else "MISSED"
         limit = f"{check['limit']:.3g} {check['unit']}".strip()
