@@ -29,9 +29,12 @@ from tests.support.cluster import Cluster
 from tests.support.rays import find_ray
 
 WORKLOAD = Path(__file__).with_name("sync_groups_workload.py")
-CPUS = 2
 FURTHER_NODES = 3
-THREADS, BUNDLES = 4, 2  # together all CPUs
+# Groups take slots, of which there are more than enough. Were they scarce, the figure would be how
+# often raylets report what is free again (10 times a second), and the timer (up to a second) after
+# which the GCS tries again.
+SLOTS = 10_000
+THREADS, BUNDLES = 4, 2
 QUIET_S = 5.0
 # Longer than any workload takes; the load is ended when that has.
 LOAD_S = 100_000
@@ -58,13 +61,13 @@ def run_once(
     """Start a cluster (and relays), run the workload without and with load, return the figures."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(sync_arms.scratch())
-        cluster = JoinedThrough(find_ray(ray), num_cpus=CPUS, system_config=arm.config)
+        cluster = JoinedThrough(find_ray(ray), num_cpus=1, system_config=arm.config)
         stack.enter_context(cluster)
         upstream = f"127.0.0.2:{cluster.port}"
         pids, ports = stack.enter_context(sync_arms.relays(relay, arm, upstream, directory))
         for number in range(FURTHER_NODES):
             cluster.join_port = ports[number % len(ports)] if ports else None
-            cluster.add_node()
+            cluster.add_node(resources={"slot": SLOTS})
         cluster.join_port = None
         meter = CpuMeter({"gcs": cluster.pids("gcs"), "relay": pids})
         quiet = workload(cluster, QUIET_S, meter)

@@ -1,7 +1,6 @@
 """Placement groups created and removed in a loop, as a driver inside the cluster; see sync_groups.py.
 
-Every thread creates a group, waits until it is ready, removes it, and so on. Together the groups
-take all CPUs of the cluster, so a group is ready only when those of an earlier one are free again.
+Every thread creates a group, waits until it is ready, removes it, and so on.
 
 python sync_groups_workload.py SECONDS THREADS BUNDLES
 """
@@ -23,7 +22,7 @@ READY_TIMEOUT_S = 60.0
 def cycle(bundles: int) -> tuple[float, bool]:
     """Create a group, wait for it, remove it; return how long it took to be ready, and if it was."""
     start = time.perf_counter()
-    group = placement_group([{"CPU": 1}] * bundles, strategy="SPREAD")
+    group = placement_group([{"slot": 1}] * bundles, strategy="SPREAD")
     ready = group.wait(timeout_seconds=READY_TIMEOUT_S)
     took_s = time.perf_counter() - start
     remove_placement_group(group)
