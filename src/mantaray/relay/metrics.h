@@ -1,0 +1,63 @@
+// What the relay counts, and how it tells: Prometheus text. All methods may be called from any thread.
+
+#ifndef MANTARAY_RELAY_METRICS_H_
+#define MANTARAY_RELAY_METRICS_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mantaray::relay {
+
+// A histogram with fixed upper bounds.
+class Histogram {
+ public:
+  // The bounds must live as long, ascending.
+  explicit Histogram(std::span<const double> bounds);
+  void Observe(double value, uint64_t times = 1);
+  // Adds the series to a text: `name_bucket`, `name_sum`, `name_count`.
+  void Render(std::string_view name, std::string* text) const;
+
+ private:
+  std::span<const double> bounds_;
+  std::vector<std::atomic<uint64_t>> counts_;  // one more than bounds
+  std::atomic<uint64_t> sum_micro_{0};
+};
+
+// Starts a metric in a text: its help and type.
+void RenderHeader(std::string_view name, std::string_view type, std::string_view help, std::string* text);
+// Adds one sample; `labels` with its braces, or empty.
+void RenderSample(std::string_view name, std::string_view labels, double value, std::string* text);
+
+class Metrics {
+ public:
+  Metrics();
+
+  void ProxyCallStarted() { in_flight_.fetch_add(1, std::memory_order_relaxed); }
+  // Args: the code it ended with, and how long it was under way.
+  void ProxyCallEnded(int code, int64_t took_ms);
+  void RingRefused() { rings_refused_.fetch_add(1, std::memory_order_relaxed); }
+  // How old a message was when it left for a peer, measured from its arrival here.
+  void ObserveStaleness(double seconds, uint64_t messages) { staleness_.Observe(seconds, messages); }
+
+  int64_t in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
+
+  std::string Render() const;
+
+ private:
+  static constexpr int kCodes = 17;
+
+  std::atomic<int64_t> in_flight_{0};
+  std::array<std::atomic<uint64_t>, kCodes> ended_{};
+  std::atomic<uint64_t> rings_refused_{0};
+  Histogram proxy_seconds_;
+  Histogram staleness_;
+};
+
+}  // namespace mantaray::relay
+
+#endif  // MANTARAY_RELAY_METRICS_H_

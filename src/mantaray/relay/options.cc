@@ -1,0 +1,230 @@
+// See options.h.
+
+#include "mantaray/relay/options.h"
+
+#include <charconv>
+#include <string_view>
+
+namespace mantaray::relay {
+namespace {
+
+constexpr std::string_view kHelp = R"(Usage: mantaray relay --upstream HOST:PORT [options]
+
+A relay between raylets and the GCS (or another relay): it carries the resource-view sync of all its nodes over one stream,
+batched both ways, and proxies every other call unchanged. Nodes join through it with `ray start --address=RELAY:PORT`.
+
+  --upstream HOST:PORT         the GCS, or the relay above this one (required)
+  --listen HOST:PORT           where nodes connect                                      [0.0.0.0:6379]
+  --admin-listen HOST:PORT     /metrics, /status, /healthz, /readyz; empty for none     [127.0.0.1:6380]
+  --admin-advertise HOST:PORT  how the relay above reaches --admin-listen               [the same]
+
+  --window-ms N                updates wait for so long, to leave together; 0: at once
+                               [RAY_gcs_resource_broadcast_max_batch_delay_ms, else 50]
+  --max-batch-size N           messages that leave before the window ends
+                               [RAY_gcs_resource_broadcast_max_batch_size, else 1000]
+  --grace-ms N                 a node whose stream ended leaves the view after          [10000]
+  --suppress-noise             let updates wait in which only object-store bytes or idle time moved
+  --passthrough-sync           proxy the sync streams too, as if this were a plain proxy
+
+  --drain-ms N                 how long calls under way have after SIGTERM              [2000]
+  --max-message-bytes N        larger messages are refused   [RAY_max_grpc_message_size, else 536870912]
+  --upstream-connections N     over which calls are spread, client by client            [2]
+  --parent-pid PID             end when this process has ended
+
+  --log-level LEVEL            debug, info, warning or error                            [info]
+  --log-format FORMAT          text or json                                             [text]
+  --version, --help
+
+TLS is configured as Ray's own, on both sides: RAY_USE_TLS=1 with RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY, RAY_TLS_CA_CERT.
+Tokens (RAY_AUTH_MODE=token) are carried from the nodes to the upstream, which decides; the relay has none.
+
+Exit status: 0 after SIGTERM or SIGINT, 1 when it cannot listen or read its certificates, 2 for a command line that is wrong.
+)";
+
+struct Flag {
+  std::string_view name;
+  bool takes_value;
+  // Returns what is allowed when the value is not, else an empty string.
+  std::string (*set)(Options* options, const std::string& value);
+};
+
+bool ReadInteger(const std::string& text, int64_t low, int64_t high, int64_t* value) {
+  int64_t parsed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), parsed);
+  if (error != std::errc() || end != text.data() + text.size() || parsed < low || parsed > high) {
+    return false;
+  }
+  *value = parsed;
+  return true;
+}
+
+std::string SetInteger(int64_t* target, const std::string& text, int64_t low, int64_t high) {
+  if (ReadInteger(text, low, high, target)) {
+    return "";
+  }
+  return "a whole number from " + std::to_string(low) + " to " + std::to_string(high);
+}
+
+std::string SetAddress(std::string* target, const std::string& text) {
+  const size_t colon = text.rfind(':');
+  int64_t port = 0;
+  if (colon == std::string::npos || colon == 0 || !ReadInteger(text.substr(colon + 1), 0, 65535, &port)) {
+    return "HOST:PORT";
+  }
+  *target = text;
+  return "";
+}
+
+constexpr int64_t kHourMs = 3'600'000;
+constexpr char kWindowVariable[] = "RAY_gcs_resource_broadcast_max_batch_delay_ms";
+constexpr char kBatchVariable[] = "RAY_gcs_resource_broadcast_max_batch_size";
+constexpr char kMessageVariable[] = "RAY_max_grpc_message_size";
+
+std::string SetWindow(Options* o, const std::string& v) { return SetInteger(&o->window_ms, v, 0, 60'000); }
+std::string SetBatch(Options* o, const std::string& v) { return SetInteger(&o->max_batch_size, v, 1, 1'000'000); }
+std::string SetMessage(Options* o, const std::string& v) {
+  return SetInteger(&o->max_message_bytes, v, 1024, 2'147'483'647);
+}
+
+std::string SetLogLevel(Options* options, const std::string& value) {
+  constexpr std::string_view kWords[] = {"debug", "info", "warning", "error"};
+  for (size_t i = 0; i < std::size(kWords); ++i) {
+    if (value == kWords[i]) {
+      options->log_level = static_cast<LogLevel>(i);
+      return "";
+    }
+  }
+  return "debug, info, warning or error";
+}
+
+std::string SetLogFormat(Options* options, const std::string& value) {
+  options->log_json = value == "json";
+  return value == "json" || value == "text" ? "" : "text or json";
+}
+
+const Flag kFlags[] = {
+    {"upstream", true, [](Options* o, const std::string& v) { return SetAddress(&o->upstream, v); }},
+    {"listen", true, [](Options* o, const std::string& v) { return SetAddress(&o->listen, v); }},
+    {"admin-listen", true,
+     [](Options* o, const std::string& v) {
+       o->admin_listen.clear();
+       return v.empty() ? std::string() : SetAddress(&o->admin_listen, v);
+     }},
+    {"admin-advertise", true, [](Options* o, const std::string& v) { return SetAddress(&o->admin_advertise, v); }},
+    {"window-ms", true, SetWindow},
+    {"max-batch-size", true, SetBatch},
+    {"grace-ms", true, [](Options* o, const std::string& v) { return SetInteger(&o->grace_ms, v, 0, kHourMs); }},
+    {"suppress-noise", false,
+     [](Options* o, const std::string&) {
+       o->suppress_noise = true;
+       return std::string();
+     }},
+    {"passthrough-sync", false,
+     [](Options* o, const std::string&) {
+       o->passthrough_sync = true;
+       return std::string();
+     }},
+    {"drain-ms", true, [](Options* o, const std::string& v) { return SetInteger(&o->drain_ms, v, 0, kHourMs); }},
+    {"max-message-bytes", true, SetMessage},
+    {"upstream-connections", true,
+     [](Options* o, const std::string& v) { return SetInteger(&o->upstream_connections, v, 1, 64); }},
+    {"parent-pid", true,
+     [](Options* o, const std::string& v) { return SetInteger(&o->parent_pid, v, 1, 2'147'483'647); }},
+    {"log-level", true, SetLogLevel},
+    {"log-format", true, SetLogFormat},
+};
+
+std::string Value(const Environment& environment, const char* name) {
+  const char* value = environment(name);
+  return value == nullptr ? "" : value;
+}
+
+// Returns an error, or an empty string.
+std::string ReadEnvironment(const Environment& environment, Options* options) {
+  const struct {
+    const char* name;
+    std::string (*set)(Options*, const std::string&);
+  } variables[] = {{kWindowVariable, SetWindow}, {kBatchVariable, SetBatch}, {kMessageVariable, SetMessage}};
+  for (const auto& variable : variables) {
+    const std::string value = Value(environment, variable.name);
+    const std::string allowed = value.empty() ? "" : variable.set(options, value);
+    if (!allowed.empty()) {
+      return std::string(variable.name) + " is set to '" + value + "'; allowed: " + allowed;
+    }
+  }
+  const std::string tls = Value(environment, "RAY_USE_TLS");
+  if (tls == "1" || tls == "true" || tls == "True") {
+    options->tls = TlsFiles{true, Value(environment, "RAY_TLS_SERVER_CERT"), Value(environment, "RAY_TLS_SERVER_KEY"),
+                            Value(environment, "RAY_TLS_CA_CERT")};
+    if (options->tls.certificate.empty() || options->tls.key.empty()) {
+      return "RAY_USE_TLS is set, but RAY_TLS_SERVER_CERT and RAY_TLS_SERVER_KEY are not both";
+    }
+  }
+  return "";
+}
+
+Parsed Wrong(std::string error) {
+  Parsed parsed;
+  parsed.ask = Ask::kError;
+  parsed.error = std::move(error);
+  return parsed;
+}
+
+const Flag* FindFlag(std::string_view name) {
+  for (const Flag& flag : kFlags) {
+    if (flag.name == name) {
+      return &flag;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Parsed ParseOptions(const std::vector<std::string>& arguments, const Environment& environment) {
+  Parsed parsed;
+  for (const std::string& argument : arguments) {
+    if (argument == "--help" || argument == "-h") {
+      parsed.ask = Ask::kHelp;
+      return parsed;
+    }
+    if (argument == "--version") {
+      parsed.ask = Ask::kVersion;
+      return parsed;
+    }
+  }
+  if (std::string error = ReadEnvironment(environment, &parsed.options); !error.empty()) {
+    return Wrong(std::move(error));
+  }
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    const size_t equals = argument.find('=');
+    const bool named = argument.starts_with("--");
+    const Flag* flag =
+        named ? FindFlag(std::string_view(argument).substr(2, equals == std::string::npos ? equals : equals - 2))
+              : nullptr;
+    if (flag == nullptr) {
+      return Wrong("there is no option '" + argument + "'");
+    }
+    std::string value;
+    if (equals != std::string::npos) {
+      value = argument.substr(equals + 1);
+    } else if (flag->takes_value) {
+      if (++i == arguments.size()) {
+        return Wrong(argument + " needs a value");
+      }
+      value = arguments[i];
+    }
+    if (const std::string allowed = flag->set(&parsed.options, value); !allowed.empty()) {
+      return Wrong(std::string("--") + std::string(flag->name) + " is '" + value + "'; allowed: " + allowed);
+    }
+  }
+  if (parsed.options.upstream.empty()) {
+    return Wrong("--upstream is missing: name the GCS, HOST:PORT");
+  }
+  return parsed;
+}
+
+std::string HelpText() { return std::string(kHelp); }
+
+}  // namespace mantaray::relay

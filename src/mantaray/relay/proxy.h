@@ -1,0 +1,66 @@
+// The byte-level proxy: every call that arrives leaves again, unchanged, to the upstream; unary and streaming alike.
+//
+// Carried both ways without a look inside: messages, metadata (credentials among it), trailers, status codes with
+// message and details, deadlines, cancellation, half-closes. A message is neither parsed nor copied. Flow control is
+// end to end: of each direction of a call at most two messages are held here.
+//
+// What the proxy adds: a `mantaray-relay-path` entry, the ids of the relays that a call came through, by which one that
+// comes back to its own relay is refused (a ring of relays would otherwise carry it round for ever). What it answers
+// itself: calls of the health service that ask for the service "mantaray" (see health.h), calls in a ring, and, while
+// it is draining, calls that are still waiting (UNAVAILABLE).
+//
+// The calls of a client reach the upstream in the order in which they came: all are carried by one thread, and those of
+// one client by one connection.
+
+#ifndef MANTARAY_RELAY_PROXY_H_
+#define MANTARAY_RELAY_PROXY_H_
+
+#include <grpcpp/channel.h>
+#include <grpcpp/generic/async_generic_service.h>
+#include <grpcpp/generic/generic_stub.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "mantaray/relay/event_loop.h"
+#include "mantaray/relay/metrics.h"
+
+namespace mantaray::relay {
+
+class ProxyCall;
+
+class Proxy {
+ public:
+  // Args: `loop` runs all calls; `channels` lead to the upstream, each over a connection of its own; `relay_id` is this
+  // relay's in `mantaray-relay-path`.
+  Proxy(EventLoop* loop, std::vector<std::shared_ptr<grpc::Channel>> channels, std::string relay_id, Metrics* metrics);
+  ~Proxy();
+
+  // To be registered with the server before that is started.
+  grpc::AsyncGenericService* service() { return &service_; }
+  // Begins to take calls. The server must be running, the loop not yet.
+  void Start();
+  // Ends the calls that are under way after so many milliseconds, with UNAVAILABLE. Any thread.
+  void Drain(int64_t delay_ms);
+
+ private:
+  friend class ProxyCall;
+
+  void AcceptOne();
+  grpc::GenericStub* StubFor(const std::string& peer);
+
+  grpc::AsyncGenericService service_;
+  EventLoop* loop_;
+  std::vector<std::unique_ptr<grpc::GenericStub>> stubs_;
+  std::string relay_id_;
+  Metrics* metrics_;
+  std::unordered_set<ProxyCall*> calls_;  // under way
+  bool serving_ = true;
+};
+
+}  // namespace mantaray::relay
+
+#endif  // MANTARAY_RELAY_PROXY_H_

@@ -1,0 +1,285 @@
+// Messages of the relay: whom to believe, what goes on, and which nodes are in the view.
+
+#include <algorithm>
+#include <utility>
+
+#include "mantaray/syncer/relay_core.h"
+#include "mantaray/syncer/relay_stream.h"
+
+namespace mantaray::syncer {
+namespace {
+
+constexpr size_t kResourceView = static_cast<size_t>(MessageType::kResourceView);
+// Versions are raised only where there is room to go on upwards.
+constexpr int64_t kHighestVersionToPass = INT64_MAX / 4;
+// In how many portions the whole view is sent again.
+constexpr int64_t kRefreshPortions = 64;
+constexpr size_t kSmallestPortion = 16;
+
+const ViewEntry* EntryOf(const NodeState& node, MessageType type) {
+  return node.entries[static_cast<size_t>(type)].get();
+}
+
+int64_t VersionOf(const NodeState& node, MessageType type) {
+  const ViewEntry* entry = EntryOf(node, type);
+  return entry == nullptr ? -1 : entry->version;
+}
+
+}  // namespace
+
+// --- Whom to believe
+
+RelayCore::Verdict RelayCore::Judge(const Stream& stream, const SyncMessage& message) {
+  if (message.node_id == stream.hello.node_id) return stream.is_relay() ? Verdict::kDrop : Verdict::kAccept;
+  const NodeState* node = view_.Find(message.node_id);
+  const Stream* carrier = node == nullptr ? nullptr : FindStream(node->carried_by);
+  const bool has_own_stream = carrier != nullptr && !carrier->is_relay();
+  const bool ahead = node == nullptr || message.version > VersionOf(*node, message.type);
+  if (!has_own_stream) return stream.is_relay() ? Verdict::kAccept : Verdict::kDrop;
+  // Before a node has spoken itself, others may know more of it: they tell what they heard elsewhere.
+  const bool has_spoken = carrier->own_version[static_cast<size_t>(message.type)] >= 0;
+  if (!ahead) return Verdict::kDrop;
+  if (stream.is_relay()) return Verdict::kWait;
+  return has_spoken ? Verdict::kImpersonation : Verdict::kDrop;
+}
+
+void RelayCore::Contend(const Stream& stream, const SyncMessage& message) {
+  ++metrics_.contended;
+  NodeState* node = view_.Find(message.node_id);
+  if (node == nullptr) return;
+  auto contender = std::make_unique<Contender>();
+  contender->stream = stream.id;
+  contender->message = std::string(message.bytes);
+  node->contenders[static_cast<size_t>(message.type)] = std::move(contender);
+}
+
+absl::Status RelayCore::AcceptFromBelow(Stream* stream, const SyncMessage& given) {
+  const size_t type = static_cast<size_t>(given.type);
+  const bool is_own = !stream->is_relay();
+  SyncMessage message = given;
+  std::string storage;
+  ViewEntry before;
+  if (const NodeState* node = view_.Find(message.node_id); node != nullptr && EntryOf(*node, message.type) != nullptr) {
+    before = *EntryOf(*node, message.type);
+  }
+  if (is_own) {
+    const bool first = stream->own_version[type] < 0;
+    const bool starts_over = first && message.version < before.version && before.version < kHighestVersionToPass;
+    if (starts_over) stream->raised_by[type] = before.version + 1 - message.version;
+    stream->own_version[type] = std::max(stream->own_version[type], message.version);
+    if (stream->raised_by[type] > 0 && message.version < kHighestVersionToPass) {
+      ++metrics_.raised;
+      storage = WithVersion(message.bytes, message.version + stream->raised_by[type]);
+      const absl::StatusOr<SyncMessage> raised = ParseMessage(storage, options_.wire);
+      if (!raised.ok()) return raised.status();
+      message = *raised;
+    }
+  }
+  ViewEntry* entry = nullptr;
+  switch (view_.Apply(message, stream->id, &entry)) {
+    case ViewStore::Outcome::kFull:
+      return shield_.Refuse(Refusal::kTooManyNodes, "more nodes than this relay may carry");
+    case ViewStore::Outcome::kStale:
+      ++metrics_.stale;
+      if (message.version == entry->version) Bind(entry->node, stream);
+      return absl::OkStatus();
+    case ViewStore::Outcome::kNewer:
+      break;
+  }
+  Bind(entry->node, stream);
+  entry->waiting_since_ms = clock_->NowMs();
+  if (is_own && HoldAsNoise(entry, before)) return absl::OkStatus();
+  Publish(entry, /*from_below=*/true);
+  return absl::OkStatus();
+}
+
+bool RelayCore::IsKnownDead(const SyncMessage& message) {
+  const auto found = dead_.find(message.node_id);
+  if (found == dead_.end()) return false;
+  const int64_t version = found->second.versions[static_cast<size_t>(message.type)];
+  const bool replay = clock_->NowMs() < upstream_since_ms_ + options_.replay_ms;
+  if (message.version < version || (message.version == version && replay)) return true;
+  if (version < 0 && replay) return true;
+  dead_.erase(found);
+  return false;
+}
+
+bool RelayCore::RaiseAbove(NodeState* node, const SyncMessage& message) {
+  Stream* carrier = FindStream(node->carried_by);
+  const size_t type = static_cast<size_t>(message.type);
+  const ViewEntry* entry = EntryOf(*node, message.type);
+  const bool replay = clock_->NowMs() < upstream_since_ms_ + options_.replay_ms;
+  if (!replay || carrier == nullptr || carrier->is_relay() || entry == nullptr) return false;
+  if (carrier->own_version[type] < 0 || message.version <= entry->version) return false;
+  if (message.version >= kHighestVersionToPass) return false;
+  carrier->raised_by[type] = message.version + 1 - carrier->own_version[type];
+  const std::string raised = WithVersion(entry->bare(), message.version + 1);
+  const absl::StatusOr<SyncMessage> own = ParseMessage(raised, options_.wire);
+  ViewEntry* changed = nullptr;
+  if (!own.ok() || view_.Apply(*own, carrier->id, &changed) != ViewStore::Outcome::kNewer) return false;
+  ++metrics_.raised;
+  changed->waiting_since_ms = clock_->NowMs();
+  Publish(changed, /*from_below=*/true);
+  return true;
+}
+
+void RelayCore::AcceptFromAbove(const SyncMessage& message) {
+  if (IsKnownDead(message)) {
+    ++metrics_.dead_dropped;
+    return;
+  }
+  NodeState* known = view_.Find(message.node_id);
+  if (known != nullptr && RaiseAbove(known, message)) return;
+  ViewEntry* entry = nullptr;
+  if (view_.Apply(message, upstream_->id, &entry) != ViewStore::Outcome::kNewer) {
+    ++metrics_.stale;
+    return;
+  }
+  // Newer than what its own stream said when that ended: it lives elsewhere now.
+  if (entry->node->carried_by == kNoStream) StayFor(entry->node, kNeverMs);
+  entry->waiting_since_ms = clock_->NowMs();
+  Publish(entry, /*from_below=*/false);
+}
+
+// --- What goes on
+
+bool RelayCore::HoldAsNoise(ViewEntry* entry, const ViewEntry& before) {
+  const bool can_wait =
+      options_.noise.enabled && entry->type == MessageType::kResourceView && entry->position[kDown] != 0;
+  if (!can_wait) return false;
+  const bool waits_already = entry->noise_until_ms != kNeverMs;
+  const std::string_view published = waits_already ? entry->published_payload : before.payload;
+  if (!IsNoise(published, entry->payload, options_.noise)) return false;
+  ++metrics_.noise_held;
+  if (waits_already) return true;
+  entry->published = before.encoded;
+  entry->published_payload = before.payload;
+  entry->published_version = before.version;
+  entry->noise_until_ms = clock_->NowMs() + options_.noise.max_delay_ms;
+  noise_.emplace(entry->noise_until_ms, entry->node->id);
+  return true;
+}
+
+void RelayCore::Publish(ViewEntry* entry, bool from_below) {
+  if (entry->noise_until_ms != kNeverMs) {
+    noise_.erase({entry->noise_until_ms, entry->node->id});
+    entry->noise_until_ms = kNeverMs;
+    entry->published.reset();
+  }
+  const int64_t now_ms = clock_->NowMs();
+  if (ChannelOf(entry->type, kDown).IsWaiting(*entry)) ++metrics_.coalesced;
+  entry->published_ms = now_ms;
+  ChannelOf(entry->type, kDown).Add(entry, now_ms);
+  if (from_below) {
+    ChannelOf(entry->type, kUp).Add(entry, now_ms);
+  } else {
+    ChannelOf(entry->type, kUp).Remove(entry);
+  }
+  if (entry->type != MessageType::kCommands) return;
+  const uint8_t flags = ReadCommandFlags(entry->payload);
+  for (size_t flag = 0; flag < std::size(kCommandFlags); ++flag) {
+    if ((flags & kCommandFlags[flag]) != 0) entry->flag_position[flag] = entry->position;
+  }
+}
+
+void RelayCore::Requeue(ViewEntry* entry) {
+  const int64_t now_ms = clock_->NowMs();
+  entry->waiting_since_ms = now_ms;
+  entry->published_ms = now_ms;
+  ChannelOf(entry->type, kDown).Add(entry, now_ms);
+  if (entry->position[kUp] != 0) ChannelOf(entry->type, kUp).Add(entry, now_ms);
+}
+
+void RelayCore::ReleaseNoise() {
+  const int64_t now_ms = clock_->NowMs();
+  while (!noise_.empty() && noise_.begin()->first <= now_ms) {
+    NodeState* node = view_.Find(noise_.begin()->second);
+    Publish(node->entries[kResourceView].get(), /*from_below=*/true);
+  }
+}
+
+void RelayCore::Refresh() {
+  const int64_t now_ms = clock_->NowMs();
+  if (now_ms < next_refresh_ms_) return;
+  next_refresh_ms_ = now_ms + std::max<int64_t>(options_.refresh_ms / kRefreshPortions, 1);
+  const size_t portion = std::max(view_.size() * kMessageTypes / kRefreshPortions, kSmallestPortion);
+  for (const MessageType type : {MessageType::kResourceView, MessageType::kCommands}) {
+    std::vector<ViewEntry*> old;
+    ChannelOf(type, kDown).log().VisitAfter(0, [&](ViewEntry* entry) {
+      if (entry->published_ms + options_.refresh_ms > now_ms || old.size() >= portion) return false;
+      // Whoever is about to leave is not recommended to anybody.
+      if (entry->node->leaves_ms == kNeverMs && entry->noise_until_ms == kNeverMs) old.push_back(entry);
+      return true;
+    });
+    for (ViewEntry* entry : old) Requeue(entry);
+    metrics_.refreshed += old.size();
+  }
+}
+
+// --- Nodes
+
+void RelayCore::Bind(NodeState* node, Stream* stream) {
+  dead_.erase(node->id);
+  StayFor(node, kNeverMs);
+  if (node->carried_by == stream->id) return;
+  node->carried_by = stream->id;
+  ForgetSegments();
+}
+
+void RelayCore::StayFor(NodeState* node, int64_t leaves_ms) {
+  if (node->leaves_ms != kNeverMs) leaving_.erase({node->leaves_ms, node->id});
+  node->leaves_ms = leaves_ms;
+  if (leaves_ms != kNeverMs) leaving_.emplace(leaves_ms, node->id);
+}
+
+void RelayCore::Unbind(NodeState* node) {
+  node->carried_by = kNoStream;
+  ForgetSegments();
+  StayFor(node, clock_->NowMs() + options_.grace_ms);
+  const std::array<std::unique_ptr<Contender>, kMessageTypes> contenders = std::move(node->contenders);
+  for (const auto& contender : contenders) {
+    Stream* stream = contender == nullptr ? nullptr : FindStream(contender->stream);
+    if (stream == nullptr) continue;
+    const absl::StatusOr<SyncMessage> message = ParseMessage(contender->message, options_.wire);
+    // The node is there, so that nothing can be full.
+    if (message.ok()) AcceptFromBelow(stream, *message).IgnoreError();
+  }
+  const bool never_spoke = node->entries[0] == nullptr && node->entries[1] == nullptr;
+  if (node->carried_by == kNoStream && never_spoke) Forget(node);
+}
+
+void RelayCore::Forget(NodeState* node) {
+  for (const auto& entry : node->entries) {
+    if (entry == nullptr) continue;
+    if (entry->noise_until_ms != kNeverMs) noise_.erase({entry->noise_until_ms, node->id});
+    ChannelOf(entry->type, kDown).Remove(entry.get());
+    ChannelOf(entry->type, kUp).Remove(entry.get());
+  }
+  StayFor(node, kNeverMs);
+  view_.Erase(NodeId(node->id));
+}
+
+void RelayCore::Leave(NodeState* node, bool dead) {
+  const NodeId id = node->id;
+  Tombstone tombstone;
+  for (size_t type = 0; type < kMessageTypes; ++type)
+    tombstone.versions[type] = VersionOf(*node, static_cast<MessageType>(type));
+  Forget(node);
+  if (!dead) return;
+  ++metrics_.nodes_left;
+  if (dead_.insert_or_assign(id, tombstone).second) dead_order_.push_back(id);
+  while (dead_order_.size() > options_.max_nodes) {
+    dead_.erase(dead_order_.front());
+    dead_order_.pop_front();
+  }
+  if (observer_ != nullptr) observer_->NodeLeft(id);
+}
+
+void RelayCore::ExpireNodes() {
+  const int64_t now_ms = clock_->NowMs();
+  while (!leaving_.empty() && leaving_.begin()->first <= now_ms) {
+    Leave(view_.Find(leaving_.begin()->second), /*dead=*/true);
+  }
+}
+
+}  // namespace mantaray::syncer

@@ -1,0 +1,262 @@
+"""A relay between grpcio clients and a grpcio server: what passes through it, and what it costs.
+
+Arguments: the relay's program. Prints what was seen, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+
+BIG = 40_000_000
+OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+cancelled = threading.Event()
+order: list[int] = []
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Backend(grpc.GenericRpcHandler):
+    """Answers whatever is asked, by the last word of the method."""
+
+    def service(self, details: Any) -> Any:
+        name = details.method.rsplit("/", 1)[1]
+        if name in ("Echo", "Fail", "Slow", "Metadata", "Order"):
+            return grpc.unary_unary_rpc_method_handler(getattr(self, name.lower()))
+        if name == "Talk":
+            return grpc.stream_stream_rpc_method_handler(self.talk)
+        if name == "GreetFirst":
+            return grpc.stream_stream_rpc_method_handler(self.greet_first)
+        if name == "Sum":
+            return grpc.stream_unary_rpc_method_handler(self.sum)
+        if name == "Count":
+            return grpc.unary_stream_rpc_method_handler(self.count)
+        return None
+
+    def echo(self, request: bytes, context: Any) -> bytes:
+        return request
+
+    def order(self, request: bytes, context: Any) -> bytes:
+        order.append(int(request))
+        return b""
+
+    def fail(self, request: bytes, context: Any) -> bytes:
+        context.set_trailing_metadata(
+            (("why", "because"), ("why", "twice"), ("raw-bin", b"\0\xff"))
+        )
+        context.set_code(grpc.StatusCode.DATA_LOSS)
+        context.set_details("lost: \u00e4 %\n")
+        return b""
+
+    def slow(self, request: bytes, context: Any) -> bytes:
+        if not context.add_callback(cancelled.set):
+            cancelled.set()
+        left = context.time_remaining()
+        if request == b"left":
+            return str(left).encode()
+        cancelled.wait(30)
+        return b"late"
+
+    def metadata(self, request: bytes, context: Any) -> bytes:
+        context.send_initial_metadata((("first", "yes"), ("bytes-bin", b"\1\2")))
+        seen = [
+            [m.key, m.value if isinstance(m.value, str) else m.value.hex()]
+            for m in context.invocation_metadata()
+        ]
+        return json.dumps(seen).encode()
+
+    def talk(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        for request in requests:
+            yield request + b"!"
+        yield b"end"
+
+    def greet_first(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        context.send_initial_metadata((("node_id", "00"),))
+        yield from requests
+
+    def sum(self, requests: Iterator[bytes], context: Any) -> bytes:
+        return str(sum(map(int, requests))).encode()
+
+    def count(self, request: bytes, context: Any) -> Iterator[bytes]:
+        for number in range(int(request)):
+            yield str(number).encode()
+
+
+def start_relay(
+    program: str, upstream: int, port: int | None = None
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a relay that ends with this program; return it and its port once it listens."""
+    port = port or free_port()
+    options = [f"--upstream=127.0.0.1:{upstream}", f"--listen=127.0.0.1:{port}", "--admin-listen="]
+    process = subprocess.Popen(
+        [program, *options, f"--parent-pid={os.getpid()}"], stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    return process, port
+
+
+def raises(call: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        call()
+    except grpc.RpcError as error:
+        trailing = [
+            [k, v if isinstance(v, str) else v.hex()] for k, v in error.trailing_metadata() or ()
+        ]
+        return {"code": error.code().name, "details": error.details(), "trailing": sorted(trailing)}
+    return {"code": "OK"}
+
+
+def semantics(channel: grpc.Channel) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    echo = channel.unary_unary("/any.Service/Echo")
+    seen["echo"] = echo(b"x") == b"x"
+    seen["empty"] = echo(b"") == b""
+    big = bytes(range(256)) * (BIG // 256)
+    seen["big"] = echo(big) == big
+    seen["failure"] = raises(lambda: channel.unary_unary("/any.Service/Fail")(b""))
+    seen["unknown"] = raises(lambda: channel.unary_unary("/any.Service/NoSuchThing")(b""))["code"]
+    slow = channel.unary_unary("/any.Service/Slow")
+    seen["deadline_left"] = float(slow(b"left", timeout=20))
+    cancelled.clear()
+    seen["deadline"] = raises(lambda: slow(b"", timeout=0.5))["code"]
+    seen["deadline_cancels"] = cancelled.wait(5)
+    cancelled.clear()
+    call = slow.future(b"")
+    time.sleep(0.3)
+    call.cancel()
+    seen["cancels"] = cancelled.wait(5)
+    answer, call = channel.unary_unary("/any.Service/Metadata").with_call(
+        b"",
+        metadata=(
+            ("authorization", "Bearer x"),
+            ("node_id", "ab"),
+            ("twice", "1"),
+            ("twice", "2"),
+            ("raw-bin", b"\0\1"),
+        ),
+    )
+    seen["metadata"] = json.loads(answer)
+    seen["initial"] = sorted(
+        [k, v if isinstance(v, str) else v.hex()] for k, v in call.initial_metadata()
+    )
+    talk = channel.stream_stream("/any.Service/Talk")
+    words = [b"%d" % number for number in range(500)]
+    seen["talk"] = list(talk(iter(words))) == [word + b"!" for word in words] + [b"end"]
+    seen["silent_talk"] = list(talk(iter(()))) == [b"end"]
+    seen["greeted"] = greeting(channel)
+    seen["sum"] = int(channel.stream_unary("/any.Service/Sum")(b"%d" % n for n in range(1000)))
+    seen["count"] = len(list(channel.unary_stream("/any.Service/Count")(b"3000")))
+    seen["ping_pong"] = ping_pong(talk)
+    ordered = channel.unary_unary("/any.Service/Order")
+    for pending in [ordered.future(b"%d" % number) for number in range(300)]:
+        pending.result()
+    seen["in_order"] = order == sorted(order)
+    return seen
+
+
+def greeting(channel: grpc.Channel) -> bool:
+    """Whether the server's metadata arrives before anybody has said a word."""
+    done = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        done.wait(20)
+        yield b"bye"
+
+    call = channel.stream_stream("/any.Service/GreetFirst")(nothing())
+    met = dict(call.initial_metadata()).get("node_id") == "00"
+    done.set()
+    return met and list(call) == [b"bye"]
+
+
+def ping_pong(talk: Any) -> int:
+    """Return how many answers came, each asked for after the one before."""
+    turn = threading.Semaphore(1)
+
+    def words() -> Iterator[bytes]:
+        for number in range(200):
+            turn.acquire()
+            yield b"%d" % number
+
+    count = 0
+    for answer in talk(words()):
+        count += answer.endswith(b"!")
+        turn.release()
+    return count
+
+
+def main() -> None:
+    """Run everything and print what was seen."""
+    program = sys.argv[1]
+    server = grpc.server(futures.ThreadPoolExecutor(16), options=OPTIONS)
+    server.add_generic_rpc_handlers((Backend(),))
+    upstream = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    relay, port = start_relay(program, upstream)
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS)
+    grpc.channel_ready_future(channel).result(timeout=10)
+    seen = {"through": semantics(channel)}
+
+    health = channel.unary_unary("/grpc.health.v1.Health/Check")
+    seen["health"] = health(b"\x0a\x08mantaray").hex()
+    seen["health_of_others"] = raises(lambda: health(b""))["code"]
+    watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\x0a\x08mantaray")
+    states = [next(watch).hex()]
+
+    outer, outer_port = start_relay(program, port)
+    outer_channel = grpc.insecure_channel(f"127.0.0.1:{outer_port}", options=OPTIONS)
+    grpc.channel_ready_future(outer_channel).result(timeout=10)
+    order.clear()
+    seen["through_two"] = semantics(outer_channel)
+
+    one, two = free_port(), free_port()
+    ring = [start_relay(program, up, down)[0] for up, down in ((one, two), (two, one))]
+    ring_channel = grpc.insecure_channel(f"127.0.0.1:{one}")
+    grpc.channel_ready_future(ring_channel).result(timeout=10)
+    time.sleep(1.5)
+    seen["ring"] = raises(lambda: ring_channel.unary_unary("/any.Service/Echo")(b"", timeout=20))[
+        "code"
+    ]
+
+    server.stop(None).wait()
+    seen["no_upstream"] = raises(
+        lambda: channel.unary_unary("/any.Service/Echo")(b"x", timeout=20)
+    )["code"]
+    relay.terminate()
+    states += [message.hex() for message in _until_error(watch)]
+    seen["watched"] = states
+    seen["status"] = relay.wait(timeout=10)
+    for process in (outer, *ring):
+        process.terminate()
+        process.wait(timeout=10)
+    print(json.dumps(seen), flush=True)
+    os._exit(0)
+
+
+def _until_error(watch: Any) -> Iterator[bytes]:
+    try:
+        yield from watch
+    except grpc.RpcError:
+        return
+
+
+if __name__ == "__main__":
+    main()
