@@ -34,7 +34,20 @@ cc_library(
 )
 """
 
-_PARTS = ["base", "crc", "debugging", "numeric", "profiling", "status", "strings", "synchronization", "time"]
+_PARTS = [
+    "base",
+    "container",
+    "crc",
+    "debugging",
+    "hash",
+    "numeric",
+    "profiling",
+    "status",
+    "strings",
+    "synchronization",
+    "time",
+    "types",
+]
 
 def _abseil_impl(repository_ctx):
     python = repository_ctx.os.environ.get("PYTHON_BIN_PATH") or repository_ctx.which("python3")

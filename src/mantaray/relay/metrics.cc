@@ -35,10 +35,10 @@ void RenderSample(std::string_view name, std::string_view labels, double value, 
 
 Histogram::Histogram(std::span<const double> bounds) : bounds_(bounds), counts_(bounds.size() + 1) {}
 
-void Histogram::Observe(double value, uint64_t times) {
+void Histogram::Observe(double value) {
   const auto bucket = std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin();
-  counts_[bucket].fetch_add(times, std::memory_order_relaxed);
-  sum_micro_.fetch_add(static_cast<uint64_t>(value * 1e6) * times, std::memory_order_relaxed);
+  counts_[bucket].fetch_add(1, std::memory_order_relaxed);
+  sum_micro_.fetch_add(static_cast<uint64_t>(value * 1e6), std::memory_order_relaxed);
 }
 
 void Histogram::Render(std::string_view name, std::string* text) const {
@@ -53,7 +53,7 @@ void Histogram::Render(std::string_view name, std::string* text) const {
   RenderSample(full + "_count", "", static_cast<double>(total), text);
 }
 
-Metrics::Metrics() : proxy_seconds_(kSecondsBounds), staleness_(kSecondsBounds) {}
+Metrics::Metrics() : proxy_seconds_(kSecondsBounds) {}
 
 void Metrics::ProxyCallEnded(int code, int64_t took_ms) {
   in_flight_.fetch_sub(1, std::memory_order_relaxed);
@@ -79,9 +79,6 @@ std::string Metrics::Render() const {
   RenderHeader("mantaray_relay_rings_refused_total", "counter", "Calls refused because they had come here before.",
                &text);
   RenderSample("mantaray_relay_rings_refused_total", "", static_cast<double>(rings_refused_.load()), &text);
-  RenderHeader("mantaray_relay_sync_staleness_seconds", "histogram",
-               "Age of sync messages when they left, from their arrival here.", &text);
-  staleness_.Render("mantaray_relay_sync_staleness_seconds", &text);
   return text;
 }
 

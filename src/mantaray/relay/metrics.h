@@ -18,7 +18,7 @@ class Histogram {
  public:
   // The bounds must live as long, ascending.
   explicit Histogram(std::span<const double> bounds);
-  void Observe(double value, uint64_t times = 1);
+  void Observe(double value);
   // Adds the series to a text: `name_bucket`, `name_sum`, `name_count`.
   void Render(std::string_view name, std::string* text) const;
 
@@ -41,8 +41,6 @@ class Metrics {
   // Args: the code it ended with, and how long it was under way.
   void ProxyCallEnded(int code, int64_t took_ms);
   void RingRefused() { rings_refused_.fetch_add(1, std::memory_order_relaxed); }
-  // How old a message was when it left for a peer, measured from its arrival here.
-  void ObserveStaleness(double seconds, uint64_t messages) { staleness_.Observe(seconds, messages); }
 
   int64_t in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
 
@@ -55,7 +53,6 @@ class Metrics {
   std::array<std::atomic<uint64_t>, kCodes> ended_{};
   std::atomic<uint64_t> rings_refused_{0};
   Histogram proxy_seconds_;
-  Histogram staleness_;
 };
 
 }  // namespace mantaray::relay

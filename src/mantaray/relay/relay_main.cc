@@ -4,26 +4,30 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
+#include <future>
 #include <memory>
+#include <optional>
 #include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
+#include "mantaray/relay/admin_server.h"
 #include "mantaray/relay/credentials.h"
 #include "mantaray/relay/event_loop.h"
 #include "mantaray/relay/log.h"
 #include "mantaray/relay/metrics.h"
 #include "mantaray/relay/options.h"
 #include "mantaray/relay/proxy.h"
+#include "mantaray/relay/sync_service.h"
 
 #ifndef MANTARAY_VERSION
 #define MANTARAY_VERSION "development"
@@ -35,18 +39,38 @@ namespace {
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 
-std::string RandomId() {
-  unsigned char bytes[8] = {};
-  if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes)) {
+syncer::NodeId RandomNodeId() {
+  syncer::NodeId id;
+  if (getrandom(id.bytes.data(), id.bytes.size(), 0) != static_cast<ssize_t>(id.bytes.size())) {
     std::abort();
   }
-  std::string text;
-  for (const unsigned char byte : bytes) {
-    char digits[3];
-    std::snprintf(digits, sizeof(digits), "%02x", byte);
-    text += digits;
+  return id;
+}
+
+syncer::RelayOptions CoreOptions(const Options& options) {
+  syncer::RelayOptions core;
+  core.node_id = RandomNodeId();
+  core.coalescing.window_ms = options.window_ms;
+  core.coalescing.max_batch_messages = static_cast<size_t>(options.max_batch_size);
+  core.grace_ms = options.grace_ms;
+  core.noise.enabled = options.suppress_noise;
+  return core;
+}
+
+SyncService::Options SyncOptions(const Options& options) {
+  const std::string& told = options.admin_advertise.empty() ? options.admin_listen : options.admin_advertise;
+  return {CoreOptions(options), options.upstream, told};
+}
+
+// Runs a function on a loop and waits for what it returns, or gives up: a loop that does not answer is stuck.
+std::optional<std::string> AskLoop(EventLoop* loop, const std::function<std::string()>& function) {
+  auto promise = std::make_shared<std::promise<std::string>>();
+  std::future<std::string> answer = promise->get_future();
+  loop->Post([promise, function] { promise->set_value(function()); });
+  if (answer.wait_for(std::chrono::seconds(2)) != std::future_status::ready) {
+    return std::nullopt;
   }
-  return text;
+  return answer.get();
 }
 
 // Every node is a connection, some are several.
@@ -70,7 +94,7 @@ grpc::ChannelArguments ChannelArguments(const Options& options) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
   // A restarted upstream is found soon, and not all relays knock at the same moment (gRPC adds jitter).
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1'000);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 3'000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // A call's status is the upstream's word; it is not for the relay to try again.
@@ -107,6 +131,123 @@ void WaitForTheEnd(const sigset_t& signals, int64_t parent_pid) {
   }
 }
 
+// All parts together.
+class Relay {
+ public:
+  Relay(const Options& options, const Credentials& credentials) : options_(options), credentials_(credentials) {}
+
+  // Returns an error, or an empty string.
+  std::string Start() {
+    grpc::ServerBuilder builder;
+    ConfigureServer(options_, &builder);
+    int port = 0;
+    builder.AddListeningPort(options_.listen, credentials_.server, &port);
+    proxy_loop_ = std::make_unique<EventLoop>(builder.AddCompletionQueue(), "proxy");
+    sync_loop_ = std::make_unique<EventLoop>(builder.AddCompletionQueue(), "sync");
+    sync_ = std::make_unique<SyncService>(sync_loop_.get(), NewChannel(), SyncOptions(options_));
+    std::vector<std::shared_ptr<grpc::Channel>> channels;
+    for (int64_t i = 0; i < options_.upstream_connections; ++i) {
+      channels.push_back(NewChannel());
+    }
+    probed_channel_ = channels.front();
+    proxy_ = std::make_unique<Proxy>(proxy_loop_.get(), std::move(channels), sync_->relay_id(), &metrics_);
+    if (!options_.passthrough_sync) {
+      builder.RegisterService(sync_->method());
+    }
+    builder.RegisterAsyncGenericService(proxy_->service());
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port == 0) {
+      StopLoops();
+      return "cannot listen on " + options_.listen;
+    }
+    proxy_->Start();
+    if (!options_.passthrough_sync) {
+      sync_->Start();
+    }
+    proxy_loop_->Start();
+    sync_loop_->Start();
+    std::string error;
+    if (!options_.admin_listen.empty()) {
+      error = admin_.Start(options_.admin_listen, [this](const std::string& path) { return Answer(path); });
+    }
+    if (!error.empty()) {
+      Stop();
+      return error;
+    }
+    LogInfo("relaying", {{"listen", options_.listen},
+                         {"port", std::to_string(port)},
+                         {"upstream", options_.upstream},
+                         {"id", sync_->relay_id()},
+                         {"tls", options_.tls.used ? "yes" : "no"},
+                         {"admin_port", std::to_string(admin_.port())}});
+    return "";
+  }
+
+  // Gives what is under way its time, then ends everything.
+  void Stop() {
+    draining_ = true;
+    if (!options_.passthrough_sync) {
+      sync_->Drain();
+    }
+    proxy_->Drain(options_.drain_ms);
+    const auto margin = std::chrono::milliseconds(500);
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(options_.drain_ms) + margin);
+    StopLoops();
+  }
+
+ private:
+  std::shared_ptr<grpc::Channel> NewChannel() const {
+    return grpc::CreateCustomChannel(options_.upstream, credentials_.channel, ChannelArguments(options_));
+  }
+
+  void StopLoops() {
+    proxy_loop_->Stop();
+    sync_loop_->Stop();
+  }
+
+  AdminServer::Response Answer(const std::string& path) {
+    if (path == "/healthz") {
+      const bool alive = AskLoop(proxy_loop_.get(), [] { return std::string(); }).has_value() &&
+                         AskLoop(sync_loop_.get(), [] { return std::string(); }).has_value();
+      return {alive ? 200 : 503, "text/plain", alive ? "alive\n" : "a thread does not answer\n"};
+    }
+    if (path == "/readyz") {
+      return Readiness();
+    }
+    if (path == "/metrics") {
+      const auto sync = AskLoop(sync_loop_.get(), [this] { return sync_->RenderMetrics(); });
+      return {sync.has_value() ? 200 : 503, "text/plain; version=0.0.4", metrics_.Render() + sync.value_or("")};
+    }
+    if (path == "/status") {
+      const auto status = AskLoop(sync_loop_.get(), [this] { return sync_->RenderStatus(); });
+      return {status.has_value() ? 200 : 503, "application/json", status.value_or("{}") + "\n"};
+    }
+    return {404, "text/plain", "there are /metrics, /status, /healthz and /readyz\n"};
+  }
+
+  // Whether new nodes would get anywhere.
+  AdminServer::Response Readiness() {
+    if (draining_) {
+      return {503, "text/plain", "shutting down\n"};
+    }
+    const bool ready = probed_channel_->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY;
+    return {ready ? 200 : 503, "text/plain", ready ? "ready\n" : "not connected to " + options_.upstream + "\n"};
+  }
+
+  const Options& options_;
+  const Credentials& credentials_;
+  Metrics metrics_;
+  std::unique_ptr<EventLoop> proxy_loop_;
+  std::unique_ptr<EventLoop> sync_loop_;
+  std::unique_ptr<SyncService> sync_;
+  std::unique_ptr<Proxy> proxy_;
+  std::shared_ptr<grpc::Channel> probed_channel_;
+  std::unique_ptr<grpc::Server> server_;
+  std::atomic<bool> draining_{false};
+  // The last one: its thread uses the others.
+  AdminServer admin_;
+};
+
 int Run(const Options& options) {
   sigset_t signals;
   sigemptyset(&signals);
@@ -121,40 +262,14 @@ int Run(const Options& options) {
     LogError("cannot start", {{"reason", credentials.error}});
     return kExitFailure;
   }
-  const std::string relay_id = RandomId();
-  Metrics metrics;
-  std::vector<std::shared_ptr<grpc::Channel>> channels;
-  for (int64_t i = 0; i < options.upstream_connections; ++i) {
-    channels.push_back(grpc::CreateCustomChannel(options.upstream, credentials.channel, ChannelArguments(options)));
-  }
-
-  grpc::ServerBuilder builder;
-  ConfigureServer(options, &builder);
-  int port = 0;
-  builder.AddListeningPort(options.listen, credentials.server, &port);
-  EventLoop loop(builder.AddCompletionQueue(), "proxy");
-  Proxy proxy(&loop, channels, relay_id, &metrics);
-  builder.RegisterAsyncGenericService(proxy.service());
-  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr || port == 0) {
-    LogError("cannot listen", {{"address", options.listen}});
-    loop.Stop();
+  Relay relay(options, credentials);
+  const std::string error = relay.Start();
+  if (!error.empty()) {
+    LogError("cannot start", {{"reason", error}});
     return kExitFailure;
   }
-  proxy.Start();
-  loop.Start();
-  LogInfo("relaying", {{"listen", options.listen},
-                       {"port", std::to_string(port)},
-                       {"upstream", options.upstream},
-                       {"id", relay_id},
-                       {"tls", options.tls.used ? "yes" : "no"}});
-
   WaitForTheEnd(signals, options.parent_pid);
-
-  proxy.Drain(options.drain_ms);
-  const auto margin = std::chrono::milliseconds(500);
-  server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(options.drain_ms) + margin);
-  loop.Stop();
+  relay.Stop();
   LogInfo("ended");
   return 0;
 }

@@ -1,14 +1,15 @@
 // When gathered changes are let go.
 //
-// A change waits for others for at most `window_ms`, counted from the first that is waiting, or until
-// `max_batch_messages` different ones wait (0: no such bound). No change ever waits longer than the window, also not
-// after a flush that the size set off: the next window begins with the next change. A window of 0 lets everything go at
-// once. What "newest wins" means is the change log's matter (view_store.h): a waiting change that is replaced counts
+// They go at most once in `window_ms`: the first after a quiet window goes at once, what follows waits for the window
+// to end, or until `max_batch_messages` different ones wait (0: no such bound). So nothing ever waits longer than the
+// window, counted from its own arrival, also not after a flush that the size set off. A window of 0 lets everything go
+// at once. What "newest wins" means is the change log's matter (view_store.h): a waiting change that is replaced counts
 // once. Pure.
 
 #ifndef MANTARAY_SYNCER_COALESCER_H_
 #define MANTARAY_SYNCER_COALESCER_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -37,15 +38,22 @@ class Coalescer {
     return full || now_ms >= DeadlineMs();
   }
   // When it has to go at the latest; kNeverMs while nothing waits.
-  int64_t DeadlineMs() const { return waiting_ == 0 ? kNeverMs : first_ms_ + options_.window_ms; }
+  int64_t DeadlineMs() const {
+    if (waiting_ == 0) return kNeverMs;
+    return std::max(first_ms_, window_ends_ms_);
+  }
   // Everything went.
-  void Flushed() { waiting_ = 0; }
+  void Flushed(int64_t now_ms) {
+    waiting_ = 0;
+    window_ends_ms_ = now_ms + options_.window_ms;
+  }
   size_t waiting() const { return waiting_; }
 
  private:
   CoalescerOptions options_;
   size_t waiting_ = 0;
   int64_t first_ms_ = 0;
+  int64_t window_ends_ms_ = std::numeric_limits<int64_t>::min();
 };
 
 }  // namespace mantaray::syncer

@@ -14,7 +14,11 @@ namespace {
 
 Channel MakeChannel(const RelayOptions& options, MessageType type, size_t direction) {
   const bool at_once = type == MessageType::kCommands;
-  return {direction, at_once ? CoalescerOptions{} : options.coalescing, options.frames};
+  return {direction,
+          at_once              ? CoalescerOptions{}
+          : direction == kDown ? options.downward
+                               : options.upward,
+          options.frames};
 }
 
 }  // namespace
@@ -87,7 +91,7 @@ absl::StatusOr<StreamId> RelayCore::AddDownstream(const StreamMetadata& metadata
   if (!hello->withdrawn_by.empty()) return Withdraw(*hello);
   if (hello->node_id == options_.node_id) return shield_.Refuse(Refusal::kLoop, "this relay's own node id");
   if (absl::Status status = CheckLoop(*hello); !status.ok()) return status;
-  if (RelaysBelow().size() + hello->other_relays.size() >= kMaxRelays && !hello->relay_id.empty()) {
+  if (!hello->relay_id.empty() && RelaysBelow().size() + hello->other_relays.size() >= kMaxRelays) {
     return shield_.Refuse(Refusal::kBadRelayMetadata, "too many relays below this one");
   }
   const auto before = stream_of_node_.find(hello->node_id);
@@ -163,7 +167,7 @@ absl::Status RelayCore::TakeIn(Stream* stream, const Shield::CheckedFrame& frame
   }
   if (stream->dialect == Dialect::kUnknown) {
     stream->dialect = frame.split.dialect;
-    LearnUpstreamDialect(stream->dialect, /*from_upstream=*/false);
+    GuessUpstreamDialect();
   }
   for (size_t at = 0; at < frame.messages.size(); ++at) {
     const SyncMessage& message = frame.messages[at];
@@ -172,12 +176,27 @@ absl::Status RelayCore::TakeIn(Stream* stream, const Shield::CheckedFrame& frame
     if (verdicts[at] != Verdict::kAccept) continue;
     if (absl::Status status = AcceptFromBelow(stream, message); !status.ok()) return status;
   }
-  return stream->is_relay() ? OnRelayTalk(stream, frame) : absl::OkStatus();
+  const absl::Status status = stream->is_relay() ? OnRelayTalk(stream, frame) : absl::OkStatus();
+  if (status.ok()) Wake(stream);
+  return status;
 }
 
-void RelayCore::LearnUpstreamDialect(Dialect dialect, bool from_upstream) {
-  if (from_upstream || upstream_dialect_ == Dialect::kUnknown) upstream_dialect_ = dialect;
-  if (upstream_ != nullptr) upstream_->dialect = upstream_dialect_;
+void RelayCore::SpeakUpstream(Dialect dialect) {
+  upstream_dialect_ = dialect;
+  upstream_->dialect = dialect;
+  Wake(upstream_);
+}
+
+void RelayCore::GuessUpstreamDialect() {
+  if (upstream_ == nullptr || upstream_->dialect != Dialect::kUnknown) return;
+  if (!upstream_->is_relay() && clock_->NowMs() < upstream_since_ms_ + options_.dialect_wait_ms) return;
+  size_t bare = 0;
+  size_t batch = 0;
+  for (const auto& [id, stream] : streams_) {
+    bare += stream->dialect == Dialect::kBare ? 1 : 0;
+    batch += stream->dialect == Dialect::kBatch ? 1 : 0;
+  }
+  if (bare + batch > 0) SpeakUpstream(bare > batch ? Dialect::kBare : Dialect::kBatch);
 }
 
 void RelayCore::OnUpstreamBytes(StreamId id, std::string_view bytes) {
@@ -193,10 +212,17 @@ void RelayCore::OnUpstreamBytes(StreamId id, std::string_view bytes) {
   }
   metrics_.messages_in += frame->messages.size();
   metrics_.upstream_messages_in += frame->messages.size();
-  LearnUpstreamDialect(frame->split.dialect, /*from_upstream=*/true);
+  // Damage is no dialect.
+  const bool tells = options_.upstream_dialect == Dialect::kUnknown && !frame->messages.empty();
+  if (tells && upstream_->dialect != frame->split.dialect) SpeakUpstream(frame->split.dialect);
   for (const SyncMessage& message : frame->messages) AcceptFromAbove(message);
   if (upstream_->is_relay()) {
-    if (const absl::Status status = OnRelayTalk(upstream_, *frame); !status.ok()) CloseStream(upstream_, status);
+    const absl::Status status = OnRelayTalk(upstream_, *frame);
+    if (!status.ok()) {
+      CloseStream(upstream_, status);
+    } else {
+      Wake(upstream_);
+    }
   }
   ReleaseAll();
 }
@@ -219,8 +245,12 @@ void RelayCore::EraseStream(Stream* stream) {
   const auto of_node = stream_of_node_.find(stream->hello.node_id);
   if (of_node != stream_of_node_.end() && of_node->second == stream->id) stream_of_node_.erase(of_node);
   std::vector<NodeState*> carried;
-  for (const auto& [id, node] : view_.nodes()) {
-    if (node->carried_by == stream->id) carried.push_back(node.get());
+  if (stream->is_relay()) {
+    for (const auto& [id, node] : view_.nodes()) {
+      if (node->carried_by == stream->id) carried.push_back(node.get());
+    }
+  } else if (NodeState* node = view_.Find(stream->hello.node_id); node != nullptr && node->carried_by == stream->id) {
+    carried.push_back(node);
   }
   streams_.erase(stream->id);
   for (NodeState* node : carried) Unbind(node);
@@ -257,9 +287,9 @@ absl::StatusOr<StreamId> RelayCore::UpstreamConnected(const StreamMetadata& init
   upstream_->commands_written = commands_up_;
   upstream_since_ms_ = clock_->NowMs();
   ++metrics_.upstream_connects;
-  const StreamId id = upstream_->id;
-  ReleaseAll();
-  return id;
+  GuessUpstreamDialect();
+  Wake(upstream_);
+  return upstream_->id;
 }
 
 bool RelayCore::upstream_ready() const { return upstream_ != nullptr && upstream_->dialect != Dialect::kUnknown; }
@@ -270,11 +300,19 @@ void RelayCore::Tick() {
   ExpireNodes();
   ReleaseNoise();
   Refresh();
+  GuessUpstreamDialect();
   ReleaseAll();
+  for (const auto& [id, stream] : streams_) {
+    if (stream->is_relay()) Wake(stream.get());
+  }
 }
 
 int64_t RelayCore::NextDeadlineMs() const {
   int64_t next_ms = next_refresh_ms_;
+  if (upstream_ != nullptr && upstream_->dialect == Dialect::kUnknown) {
+    const int64_t guess_ms = upstream_since_ms_ + options_.dialect_wait_ms;
+    if (guess_ms > clock_->NowMs()) next_ms = std::min(next_ms, guess_ms);
+  }
   for (const auto& of_type : channels_) {
     for (const Channel& channel : of_type) next_ms = std::min(next_ms, channel.DeadlineMs());
   }
@@ -303,7 +341,7 @@ std::vector<StreamStatus> RelayCore::Streams() const {
     status.relay_id = stream->hello.relay_id;
     status.is_upstream = stream->is_upstream();
     status.dialect = stream->dialect;
-    status.nodes = stream->is_upstream() ? view_.size() - carried.size() : carried[id];
+    status.nodes = carried[stream->is_upstream() ? kNoStream : id];
     for (size_t type = 0; type < kMessageTypes; ++type) {
       channels_[type][stream->direction].log().VisitAfter(stream->taken[type], [&](const ViewEntry*) {
         ++status.behind;

@@ -60,7 +60,10 @@ namespace mantaray::syncer {
 
 struct RelayOptions {
   NodeId node_id;  // under which it connects upstream; random, registered nowhere
-  CoalescerOptions coalescing{.window_ms = 50, .max_batch_messages = 0};  // of resource views, in both directions
+  // How resource views are gathered on their way to nodes, where each message costs a write for every one of them, and
+  // upstream, where it is one: what arrives while a write is under way is gathered there anyhow.
+  CoalescerOptions downward{.window_ms = 25, .max_batch_messages = 0};
+  CoalescerOptions upward{.window_ms = 0, .max_batch_messages = 0};
   int64_t grace_ms = 30'000;
   // What did not change for this long is sent again, so that an update that was lost does not stay lost. 0: never.
   int64_t refresh_ms = 30'000;
@@ -73,9 +76,11 @@ struct RelayOptions {
   FrameLimits frames;
   size_t max_nodes = 20'000;
   size_t max_streams = 10'000;
-  // kUnknown: what upstream speaks first, else what the first downstream stream speaks (one cluster has one Ray
-  // version).
+  // What to speak upstream. Set it when it is known, for a GCS dies of the wrong one. kUnknown: what upstream speaks
+  // first; if it keeps silent for `dialect_wait_ms`, or is a relay, what most downstream streams speak (one cluster has
+  // one Ray version).
   Dialect upstream_dialect = Dialect::kUnknown;
+  int64_t dialect_wait_ms = 2'000;
 };
 
 class Peer {
@@ -215,7 +220,8 @@ class RelayCore {
   void CloseStream(Stream* stream, const absl::Status& status);
   void EraseStream(Stream* stream);
   void DropUpstream();
-  void LearnUpstreamDialect(Dialect dialect, bool from_upstream);
+  void SpeakUpstream(Dialect dialect);
+  void GuessUpstreamDialect();
   absl::Status TakeIn(Stream* stream, const Shield::CheckedFrame& frame);
 
   // Messages (relay_messages.cc).

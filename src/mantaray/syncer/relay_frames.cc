@@ -58,12 +58,16 @@ void RelayCore::ForgetSegments() {
 
 void RelayCore::ReleaseAll() {
   const int64_t now_ms = clock_->NowMs();
+  bool released_down = false;
   for (auto& of_type : channels_) {
-    of_type[kUp].Release(now_ms, [](const ViewEntry*) {});
-    of_type[kDown].Release(now_ms,
-                           [&](const ViewEntry* entry) { metrics_.delay.Add(now_ms - entry->waiting_since_ms); });
+    if (of_type[kUp].Release(now_ms, [](const ViewEntry*) {}) && upstream_ != nullptr) Wake(upstream_);
+    released_down |= of_type[kDown].Release(
+        now_ms, [&](const ViewEntry* entry) { metrics_.delay.Add(now_ms - entry->waiting_since_ms); });
   }
-  for (const auto& [id, stream] : streams_) Wake(stream.get());
+  if (!released_down) return;
+  for (const auto& [id, stream] : streams_) {
+    if (!stream->is_upstream()) Wake(stream.get());
+  }
 }
 
 bool RelayCore::IsBehind(const Stream& stream) const {

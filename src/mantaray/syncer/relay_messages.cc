@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kResourceView = static_cast<size_t>(MessageType::kResourceView);
 // Versions are raised only where there is room to go on upwards.
-constexpr int64_t kHighestVersionToPass = INT64_MAX / 4;
+constexpr int64_t kHighestVersionToPass = INT64_MAX / 2;
 // In how many portions the whole view is sent again.
 constexpr int64_t kRefreshPortions = 64;
 constexpr size_t kSmallestPortion = 16;

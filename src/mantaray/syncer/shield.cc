@@ -59,9 +59,9 @@ absl::StatusCode CodeOf(Refusal refusal) {
 
 std::string_view RefusalName(Refusal refusal) { return kNames[static_cast<size_t>(refusal)]; }
 
-absl::Status Shield::Refuse(Refusal refusal, std::string_view why) {
+absl::Status Shield::Refuse(Refusal refusal, absl::string_view why) {
   ++refused_[static_cast<size_t>(refusal)];
-  return {CodeOf(refusal), absl::StrCat("sync stream refused: ", absl::string_view(why.data(), why.size()))};
+  return {CodeOf(refusal), absl::StrCat("sync stream refused: ", why)};
 }
 
 uint64_t Shield::refused_total() const { return std::accumulate(refused_.begin(), refused_.end(), uint64_t{0}); }

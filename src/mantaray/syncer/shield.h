@@ -23,6 +23,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "mantaray/syncer/wire.h"
 
 namespace mantaray::syncer {
@@ -69,7 +70,7 @@ class Shield {
   explicit Shield(WireLimits limits) : limits_(limits) {}
 
   // Counts a refusal and returns its status.
-  absl::Status Refuse(Refusal refusal, std::string_view why);
+  absl::Status Refuse(Refusal refusal, absl::string_view why);
 
   // The metadata with which a client opened a stream. InvalidArgument: refused.
   absl::StatusOr<Hello> CheckClient(const StreamMetadata& metadata);

@@ -110,6 +110,7 @@ void Channel::Add(ViewEntry* entry, int64_t now_ms) {
 }
 
 void Channel::Remove(ViewEntry* entry) {
+  if (entry->position[direction_] == 0) return;
   log_.Remove(entry);
   ForgetSegments();
 }

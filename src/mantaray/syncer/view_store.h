@@ -186,7 +186,7 @@ class Channel {
       return true;
     });
     released_ = log_.latest();
-    coalescer_.Flushed();
+    coalescer_.Flushed(now_ms);
     return true;
   }
   int64_t DeadlineMs() const { return coalescer_.DeadlineMs(); }

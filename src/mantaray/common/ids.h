@@ -1,0 +1,70 @@
+// Ids of objects, workers and nodes as Ray writes them: 28 bytes, nil is all ones.
+
+#ifndef MANTARAY_COMMON_IDS_H_
+#define MANTARAY_COMMON_IDS_H_
+
+#include <array>
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+
+namespace mantaray {
+
+// `Tag` only keeps kinds of ids apart.
+template <typename Tag>
+class Id {
+ public:
+  static constexpr size_t kBytes = 28;
+
+  // Nil.
+  Id() { bytes_.fill(0xff); }
+
+  // InvalidArgument unless there are exactly kBytes bytes.
+  static absl::StatusOr<Id> FromBinary(absl::string_view binary) {
+    if (binary.size() != kBytes) {
+      return absl::InvalidArgumentError(absl::StrCat("an id has ", kBytes, " bytes, not ", binary.size()));
+    }
+    Id id;
+    std::memcpy(id.bytes_.data(), binary.data(), kBytes);
+    return id;
+  }
+
+  // The id number `number` of a test or a simulation; the number is its last eight bytes, most significant first.
+  static Id FromNumber(uint64_t number) {
+    Id id;
+    id.bytes_.fill(0);
+    for (size_t i = 0; i < 8; ++i) id.bytes_[kBytes - 1 - i] = static_cast<uint8_t>(number >> (8 * i));
+    return id;
+  }
+
+  bool IsNil() const { return *this == Id(); }
+  absl::string_view Binary() const { return {reinterpret_cast<const char*>(bytes_.data()), kBytes}; }
+  std::string Hex() const { return absl::BytesToHexString(Binary()); }
+
+  auto operator<=>(const Id&) const = default;
+
+  template <typename H>
+  friend H AbslHashValue(H h, const Id& id) {
+    return H::combine_contiguous(std::move(h), id.bytes_.data(), kBytes);
+  }
+
+ private:
+  std::array<uint8_t, kBytes> bytes_;
+};
+
+using ObjectId = Id<struct ObjectIdTag>;
+using WorkerId = Id<struct WorkerIdTag>;
+using NodeId = Id<struct NodeIdTag>;
+
+}  // namespace mantaray
+
+#endif  // MANTARAY_COMMON_IDS_H_

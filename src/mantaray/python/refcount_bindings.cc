@@ -1,0 +1,653 @@
+// Bindings of src/mantaray/refcount: the ReferenceCounter for tools and tests, with callables for transport and clock.
+//
+// The GIL is held throughout. Operations are short, and callbacks, which may switch threads, run without the reference
+// counter's lock, so neither lock is ever waited for while the other is held. An exception in a callback is reported as
+// unraisable and goes no further: the operation that caused the callback was done.
+//
+// Status becomes exception as follows: NotFound -> UnknownObjectError, InvalidArgument -> ValueError, everything else
+// -> ReferenceCountError.
+
+#include "mantaray/python/refcount_bindings.h"
+
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "mantaray/common/clock.h"
+#include "mantaray/common/ids.h"
+#include "mantaray/refcount/messages.h"
+#include "mantaray/refcount/reference_counter.h"
+#include "mantaray/refcount/transport.h"
+
+namespace py = pybind11;
+
+namespace mantaray::python {
+namespace {
+
+using refcount::Address;
+using refcount::LineageReconstructionEligibility;
+using refcount::ObjectLocations;
+using refcount::ObjectReferenceCount;
+using refcount::ReferenceTable;
+using refcount::RefRemovedMessage;
+using refcount::RefRemovedSubscription;
+
+struct Exceptions {
+  py::object error;
+  py::object unknown;
+};
+
+// Lives as long as the interpreter; the module holds the same objects.
+Exceptions* exceptions = nullptr;
+
+void RaiseUnlessOk(const absl::Status& status) {
+  if (status.ok()) return;
+  PyObject* type = exceptions->error.ptr();
+  if (status.code() == absl::StatusCode::kNotFound) type = exceptions->unknown.ptr();
+  if (status.code() == absl::StatusCode::kInvalidArgument) type = PyExc_ValueError;
+  PyErr_SetString(type, std::string(status.message()).c_str());
+  throw py::error_already_set();
+}
+
+template <typename T>
+T IdOf(const py::bytes& bytes) {
+  absl::StatusOr<T> id = T::FromBinary(std::string(bytes));
+  if (!id.ok()) throw py::value_error(std::string(id.status().message()));
+  return *id;
+}
+
+template <typename T>
+py::bytes BytesOf(const T& id) {
+  return {id.Binary().data(), id.Binary().size()};
+}
+
+using Ids = std::vector<py::bytes>;
+
+template <typename T>
+std::vector<T> IdsOf(const Ids& bytes) {
+  std::vector<T> ids;
+  ids.reserve(bytes.size());
+  for (const py::bytes& one : bytes) ids.push_back(IdOf<T>(one));
+  return ids;
+}
+
+template <typename Range>
+Ids BytesOfAll(const Range& ids) {
+  Ids bytes;
+  for (const auto& id : ids) bytes.push_back(BytesOf(id));
+  return bytes;
+}
+
+ObjectId IdOrNil(const std::optional<py::bytes>& bytes) { return bytes ? IdOf<ObjectId>(*bytes) : ObjectId(); }
+
+template <typename T>
+std::optional<py::bytes> BytesOrNone(const T& id) {
+  if (id.IsNil()) return std::nullopt;
+  return BytesOf(id);
+}
+
+class SteadyClock : public Clock {
+ public:
+  int64_t NowMs() const override {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+  }
+};
+
+// Calls something optional; what it raises is reported and dropped.
+template <typename... Arguments>
+void CallIfGiven(const py::object& callable, const Arguments&... arguments) {
+  if (callable.is_none()) return;
+  const py::gil_scoped_acquire locked;
+  try {
+    callable(arguments...);
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("a callback of mantaray.native.ReferenceCounter");
+  }
+}
+
+class PyTransport : public refcount::Publisher, public refcount::Subscriber {
+ public:
+  py::object publish_ref_removed;
+  py::object publish_object_locations;
+  py::object publish_failure;
+  py::object subscribe_ref_removed;
+  py::object unsubscribe_ref_removed;
+
+  void PublishRefRemoved(const Address& owner, const RefRemovedMessage& message) override {
+    CallIfGiven(publish_ref_removed, owner, message);
+  }
+  void PublishObjectLocations(const ObjectLocations& locations) override {
+    CallIfGiven(publish_object_locations, locations);
+  }
+  void PublishFailure(const ObjectId& object_id) override { CallIfGiven(publish_failure, BytesOf(object_id)); }
+  void SubscribeRefRemoved(const Address& borrower, const RefRemovedSubscription& subscription) override {
+    CallIfGiven(subscribe_ref_removed, borrower, subscription);
+  }
+  void UnsubscribeRefRemoved(const Address& borrower, const ObjectId& object_id) override {
+    CallIfGiven(unsubscribe_ref_removed, borrower, BytesOf(object_id));
+  }
+};
+
+// Everything that the outside provides, and the reference counter itself.
+class PyReferenceCounter {
+ public:
+  PyReferenceCounter(Address address, bool lineage_pinning, py::object publish_ref_removed,
+                     py::object subscribe_ref_removed, py::object unsubscribe_ref_removed,
+                     py::object publish_object_locations, py::object publish_failure, py::object is_node_dead,
+                     py::object log) {
+    transport_.publish_ref_removed = std::move(publish_ref_removed);
+    transport_.subscribe_ref_removed = std::move(subscribe_ref_removed);
+    transport_.unsubscribe_ref_removed = std::move(unsubscribe_ref_removed);
+    transport_.publish_object_locations = std::move(publish_object_locations);
+    transport_.publish_failure = std::move(publish_failure);
+    refcount::Dependencies dependencies = {&transport_, &transport_, &clock_, nullptr, nullptr};
+    if (!is_node_dead.is_none()) {
+      dependencies.is_node_dead = [is_node_dead](const NodeId& node_id) {
+        return is_node_dead(BytesOf(node_id)).cast<bool>();
+      };
+    }
+    if (!log.is_none()) dependencies.log = [log](const std::string& line) { CallIfGiven(log, line); };
+    counter_ = std::make_unique<refcount::ReferenceCounter>(std::move(dependencies),
+                                                            refcount::Options{std::move(address), lineage_pinning});
+  }
+
+  refcount::ReferenceCounter* operator->() const { return counter_.get(); }
+
+ private:
+  PyTransport transport_;
+  SteadyClock clock_;
+  std::unique_ptr<refcount::ReferenceCounter> counter_;
+};
+
+refcount::ObjectCallback ObjectCallbackOf(py::function callback) {
+  return [callback = std::move(callback)](const ObjectId& object_id) { CallIfGiven(callback, BytesOf(object_id)); };
+}
+
+void AddOwnedObject(PyReferenceCounter& self, const py::bytes& object_id, const Ids& contained_ids,
+                    const std::string& call_site, int64_t object_size_bytes,
+                    LineageReconstructionEligibility eligibility, bool add_local_ref,
+                    const std::optional<py::bytes>& pinned_at_node_id) {
+  refcount::OwnedObject object;
+  object.object_id = IdOf<ObjectId>(object_id);
+  object.contained_ids = IdsOf<ObjectId>(contained_ids);
+  object.call_site = call_site;
+  object.object_size_bytes = object_size_bytes;
+  object.lineage_eligibility = eligibility;
+  object.add_local_ref = add_local_ref;
+  if (pinned_at_node_id) object.pinned_at_node_id = IdOf<NodeId>(*pinned_at_node_id);
+  RaiseUnlessOk(self->AddOwnedObject(object));
+}
+
+void SetReleaseLineageCallback(PyReferenceCounter& self, py::function callback) {
+  self->SetReleaseLineageCallback([callback = std::move(callback)](const ObjectId& object_id) {
+    refcount::ReleasedLineage released;
+    try {
+      const auto result = callback(BytesOf(object_id)).cast<std::pair<Ids, int64_t>>();
+      released.argument_ids = IdsOf<ObjectId>(result.first);
+      released.bytes = result.second;
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("the lineage callback of mantaray.native.ReferenceCounter");
+    }
+    return released;
+  });
+}
+
+py::dict StatsOf(const PyReferenceCounter& self) {
+  const refcount::Stats stats = self->GetStats();
+  py::dict result;
+  result["repeated_ref_removed"] = stats.repeated_ref_removed;
+  result["repeated_publisher_failed"] = stats.repeated_publisher_failed;
+  result["repeated_subscriptions"] = stats.repeated_subscriptions;
+  result["reports_too_late"] = stats.reports_too_late;
+  result["broken_invariants"] = stats.broken_invariants;
+  return result;
+}
+
+py::dict CountsOf(const PyReferenceCounter& self) {
+  py::dict result;
+  for (const auto& [object_id, counts] : self->GetAllReferenceCounts()) {
+    result[BytesOf(object_id)] = py::make_tuple(counts.local, counts.submitted);
+  }
+  return result;
+}
+
+void BindMessages(py::module_& module) {
+  py::class_<Address>(module, "Address", "Where a worker process is. Equal worker ids are the same process.")
+      .def(py::init([](const py::bytes& worker_id, const std::optional<py::bytes>& node_id, std::string ip_address,
+                       int32_t port) {
+             return Address{IdOf<WorkerId>(worker_id), node_id ? IdOf<NodeId>(*node_id) : NodeId(),
+                            std::move(ip_address), port};
+           }),
+           py::arg("worker_id"), py::arg("node_id") = py::none(), py::arg("ip_address") = "", py::arg("port") = 0)
+      .def_property_readonly("worker_id", [](const Address& self) { return BytesOf(self.worker_id); })
+      .def_property_readonly("node_id", [](const Address& self) { return BytesOrNone(self.node_id); })
+      .def_readonly("ip_address", &Address::ip_address)
+      .def_readonly("port", &Address::port)
+      .def("__eq__", [](const Address& self, const Address& other) { return self == other; })
+      .def("__hash__", [](const Address& self) { return py::hash(BytesOf(self.worker_id)); })
+      .def("__repr__", [](const Address& self) { return "Address(" + self.worker_id.Hex() + ")"; });
+
+  py::class_<ObjectReferenceCount>(module, "ObjectReferenceCount",
+                                   "What a process knows about an object that it does not own.")
+      .def(py::init([](const py::bytes& object_id, const std::optional<Address>& owner_address, bool has_local_ref,
+                       const std::vector<Address>& borrowers,
+                       const std::vector<std::pair<py::bytes, Address>>& stored_in_objects,
+                       const Ids& contained_in_borrowed_ids, const Ids& contains) {
+             ObjectReferenceCount result;
+             result.object_id = IdOf<ObjectId>(object_id);
+             if (owner_address) result.owner_address = *owner_address;
+             result.has_local_ref = has_local_ref;
+             result.borrowers = borrowers;
+             for (const auto& [id, owner] : stored_in_objects) {
+               result.stored_in_objects.emplace_back(IdOf<ObjectId>(id), owner);
+             }
+             result.contained_in_borrowed_ids = IdsOf<ObjectId>(contained_in_borrowed_ids);
+             result.contains = IdsOf<ObjectId>(contains);
+             return result;
+           }),
+           py::arg("object_id"), py::arg("owner_address") = py::none(), py::arg("has_local_ref") = false,
+           py::arg("borrowers") = std::vector<Address>(),
+           py::arg("stored_in_objects") = std::vector<std::pair<py::bytes, Address>>(),
+           py::arg("contained_in_borrowed_ids") = Ids(), py::arg("contains") = Ids())
+      .def_property_readonly("object_id", [](const ObjectReferenceCount& self) { return BytesOf(self.object_id); })
+      .def_property_readonly("owner_address",
+                             [](const ObjectReferenceCount& self) -> std::optional<Address> {
+                               if (self.owner_address.worker_id.IsNil()) return std::nullopt;
+                               return self.owner_address;
+                             })
+      .def_readonly("has_local_ref", &ObjectReferenceCount::has_local_ref)
+      .def_readonly("borrowers", &ObjectReferenceCount::borrowers)
+      .def_property_readonly("stored_in_objects",
+                             [](const ObjectReferenceCount& self) {
+                               std::vector<std::pair<py::bytes, Address>> result;
+                               for (const auto& [id, owner] : self.stored_in_objects) {
+                                 result.emplace_back(BytesOf(id), owner);
+                               }
+                               return result;
+                             })
+      .def_property_readonly(
+          "contained_in_borrowed_ids",
+          [](const ObjectReferenceCount& self) { return BytesOfAll(self.contained_in_borrowed_ids); })
+      .def_property_readonly("contains", [](const ObjectReferenceCount& self) { return BytesOfAll(self.contains); });
+
+  py::class_<RefRemovedSubscription>(module, "RefRemovedSubscription",
+                                     "An owner asks a borrower to say when it no longer uses an object.")
+      .def(py::init([](const py::bytes& object_id, const Address& owner_address, uint64_t number,
+                       const std::optional<py::bytes>& contained_in_id) {
+             return RefRemovedSubscription{IdOf<ObjectId>(object_id), IdOrNil(contained_in_id), owner_address, number};
+           }),
+           py::arg("object_id"), py::arg("owner_address"), py::arg("number"), py::arg("contained_in_id") = py::none())
+      .def_property_readonly("object_id", [](const RefRemovedSubscription& self) { return BytesOf(self.object_id); })
+      .def_property_readonly("contained_in_id",
+                             [](const RefRemovedSubscription& self) { return BytesOrNone(self.contained_in_id); })
+      .def_readonly("owner_address", &RefRemovedSubscription::owner_address)
+      .def_readonly("number", &RefRemovedSubscription::number);
+
+  py::class_<RefRemovedMessage>(module, "RefRemovedMessage",
+                                "A borrower no longer uses an object; what it knew about it.")
+      .def(py::init([](const py::bytes& object_id, const std::vector<uint64_t>& numbers,
+                       const ReferenceTable& borrowed_refs) {
+             return RefRemovedMessage{IdOf<ObjectId>(object_id), numbers, borrowed_refs};
+           }),
+           py::arg("object_id"), py::arg("numbers"), py::arg("borrowed_refs") = ReferenceTable())
+      .def_property_readonly("object_id", [](const RefRemovedMessage& self) { return BytesOf(self.object_id); })
+      .def_readonly("numbers", &RefRemovedMessage::numbers)
+      .def_readonly("borrowed_refs", &RefRemovedMessage::borrowed_refs);
+
+  py::class_<ObjectLocations>(module, "ObjectLocations", "Where an object is, as its owner knows it.")
+      .def_property_readonly("object_id", [](const ObjectLocations& self) { return BytesOf(self.object_id); })
+      .def_property_readonly("node_ids", [](const ObjectLocations& self) { return BytesOfAll(self.node_ids); })
+      .def_readonly("object_size_bytes", &ObjectLocations::object_size_bytes)
+      .def_readonly("spilled_url", &ObjectLocations::spilled_url)
+      .def_property_readonly("spilled_node_id",
+                             [](const ObjectLocations& self) { return BytesOrNone(self.spilled_node_id); })
+      .def_property_readonly(
+          "primary_node_id",
+          [](const ObjectLocations& self) { return BytesOrNone(self.primary_node_id.value_or(NodeId())); })
+      .def_readonly("pending_creation", &ObjectLocations::pending_creation)
+      .def_readonly("did_spill", &ObjectLocations::did_spill)
+      .def_readonly("ref_removed", &ObjectLocations::ref_removed);
+
+  py::enum_<LineageReconstructionEligibility>(module, "LineageReconstructionEligibility")
+      .value("ELIGIBLE", LineageReconstructionEligibility::kEligible)
+      .value("INELIGIBLE_PUT", LineageReconstructionEligibility::kIneligiblePut)
+      .value("INELIGIBLE_NO_RETRIES", LineageReconstructionEligibility::kIneligibleNoRetries)
+      .value("INELIGIBLE_LINEAGE_EVICTED", LineageReconstructionEligibility::kIneligibleLineageEvicted)
+      .value("INELIGIBLE_LINEAGE_DISABLED", LineageReconstructionEligibility::kIneligibleLineageDisabled)
+      .value("INELIGIBLE_REF_NOT_FOUND", LineageReconstructionEligibility::kIneligibleRefNotFound);
+}
+
+using Self = PyReferenceCounter;
+using Deleted = std::vector<ObjectId>;
+
+void BindReferences(py::class_<Self>& counter) {
+  counter
+      .def(
+          "add_local_reference",
+          [](Self& self, const py::bytes& object_id, const std::string& call_site) {
+            RaiseUnlessOk(self->AddLocalReference(IdOf<ObjectId>(object_id), call_site));
+          },
+          py::arg("object_id"), py::arg("call_site") = "", "One more use of the object by this process.")
+      .def(
+          "remove_local_reference",
+          [](Self& self, const py::bytes& object_id) {
+            Deleted deleted;
+            RaiseUnlessOk(self->RemoveLocalReference(IdOf<ObjectId>(object_id), &deleted));
+            return BytesOfAll(deleted);
+          },
+          py::arg("object_id"), "One use less. Returns the ids of objects that nobody needs any more.")
+      .def(
+          "try_release_local_refs",
+          [](Self& self, const Ids& object_ids) {
+            Deleted deleted;
+            self->TryReleaseLocalRefs(IdsOf<ObjectId>(object_ids), &deleted);
+            return BytesOfAll(deleted);
+          },
+          py::arg("object_ids"), "One use less for each object that has one.")
+      .def(
+          "release_all_local_references", [](Self& self) { self->ReleaseAllLocalReferences(); },
+          "Gives back all local references.")
+      .def("add_owned_object", &AddOwnedObject, py::arg("object_id"), py::kw_only(), py::arg("contained_ids") = Ids(),
+           py::arg("call_site") = "", py::arg("object_size_bytes") = -1,
+           py::arg("lineage_eligibility") = LineageReconstructionEligibility::kEligible,
+           py::arg("add_local_ref") = false, py::arg("pinned_at_node_id") = py::none(), "A new object of this process.")
+      .def(
+          "add_dynamic_return",
+          [](Self& self, const py::bytes& object_id, const py::bytes& generator_id) {
+            RaiseUnlessOk(self->AddDynamicReturn(IdOf<ObjectId>(object_id), IdOf<ObjectId>(generator_id)));
+          },
+          py::arg("object_id"), py::arg("generator_id"), "A return value that became known when the task ran.")
+      .def(
+          "own_dynamic_streaming_task_return_ref",
+          [](Self& self, const py::bytes& object_id, const py::bytes& generator_id) {
+            RaiseUnlessOk(
+                self->OwnDynamicStreamingTaskReturnRef(IdOf<ObjectId>(object_id), IdOf<ObjectId>(generator_id)));
+          },
+          py::arg("object_id"), py::arg("generator_id"), "The same for a streaming generator: with a local reference.")
+      .def(
+          "add_borrowed_object",
+          [](Self& self, const py::bytes& object_id, const std::optional<py::bytes>& outer_id,
+             const Address& owner_address, bool foreign_owner_already_monitoring) {
+            RaiseUnlessOk(self->AddBorrowedObject(IdOf<ObjectId>(object_id), IdOrNil(outer_id), owner_address,
+                                                  foreign_owner_already_monitoring));
+          },
+          py::arg("object_id"), py::arg("outer_id"), py::arg("owner_address"),
+          py::arg("foreign_owner_already_monitoring") = false,
+          "An object of somebody else, found in the value of `outer_id` or of none.")
+      .def(
+          "add_nested_object_ids",
+          [](Self& self, const py::bytes& object_id, const Ids& inner_ids, const Address& owner_address) {
+            RaiseUnlessOk(
+                self->AddNestedObjectIds(IdOf<ObjectId>(object_id), IdsOf<ObjectId>(inner_ids), owner_address));
+          },
+          py::arg("object_id"), py::arg("inner_ids"), py::arg("owner_address"),
+          "The value of `object_id`, which belongs to `owner_address`, contains `inner_ids`.")
+      .def(
+          "add_borrower_address",
+          [](Self& self, const py::bytes& object_id, const Address& borrower) {
+            RaiseUnlessOk(self->AddBorrowerAddress(IdOf<ObjectId>(object_id), borrower));
+          },
+          py::arg("object_id"), py::arg("borrower"), "A process that is known to borrow an object of ours.");
+}
+
+void BindTasks(py::class_<Self>& counter) {
+  counter
+      .def(
+          "update_submitted_task_references",
+          [](Self& self, const Ids& return_ids, const Ids& to_add, const Ids& to_remove) {
+            Deleted deleted;
+            RaiseUnlessOk(self->UpdateSubmittedTaskReferences(IdsOf<ObjectId>(return_ids), IdsOf<ObjectId>(to_add),
+                                                              IdsOf<ObjectId>(to_remove), &deleted));
+            return BytesOfAll(deleted);
+          },
+          py::arg("return_ids"), py::arg("argument_ids_to_add"), py::arg("argument_ids_to_remove") = Ids(),
+          "A task with these arguments was submitted.")
+      .def(
+          "update_resubmitted_task_references",
+          [](Self& self, const Ids& argument_ids) {
+            RaiseUnlessOk(self->UpdateResubmittedTaskReferences(IdsOf<ObjectId>(argument_ids)));
+          },
+          py::arg("argument_ids"), "A task with these arguments runs again.")
+      .def(
+          "update_finished_task_references",
+          [](Self& self, const Ids& return_ids, const Ids& argument_ids, bool release_lineage, const Address& worker,
+             const ReferenceTable& borrowed_refs) {
+            Deleted deleted;
+            RaiseUnlessOk(self->UpdateFinishedTaskReferences(IdsOf<ObjectId>(return_ids), IdsOf<ObjectId>(argument_ids),
+                                                             release_lineage, worker, borrowed_refs, &deleted));
+            return BytesOfAll(deleted);
+          },
+          py::arg("return_ids"), py::arg("argument_ids"), py::arg("release_lineage"), py::arg("worker"),
+          py::arg("borrowed_refs") = ReferenceTable(),
+          "A task has finished at `worker`, which reported `borrowed_refs`.")
+      .def(
+          "pop_and_clear_local_borrowers",
+          [](Self& self, const Ids& borrowed_ids) {
+            Deleted deleted;
+            absl::StatusOr<ReferenceTable> table =
+                self->PopAndClearLocalBorrowers(IdsOf<ObjectId>(borrowed_ids), &deleted);
+            RaiseUnlessOk(table.status());
+            return std::make_pair(*std::move(table), BytesOfAll(deleted));
+          },
+          py::arg("borrowed_ids"),
+          "The task that these arguments were held for has finished. Returns what its caller has to know, and the ids "
+          "of objects that nobody here needs any more.")
+      .def("set_release_lineage_callback", &SetReleaseLineageCallback, py::arg("callback"),
+           "Calls `callback(return id) -> (argument ids, bytes)` when the lineage of a return value is not needed.")
+      .def(
+          "evict_lineage", [](Self& self, int64_t min_bytes) { return self->EvictLineage(min_bytes); },
+          py::arg("min_bytes_to_evict"), "Gives up the lineage of the oldest objects; returns how many bytes it freed.")
+      .def(
+          "get_lineage_reconstruction_eligibility",
+          [](const Self& self, const py::bytes& object_id) {
+            return self->GetLineageReconstructionEligibility(IdOf<ObjectId>(object_id));
+          },
+          py::arg("object_id"));
+}
+
+void BindProtocol(py::class_<Self>& counter) {
+  counter
+      .def(
+          "subscribe_ref_removed",
+          [](Self& self, const RefRemovedSubscription& subscription) {
+            RaiseUnlessOk(self->SubscribeRefRemoved(subscription));
+          },
+          py::arg("subscription"), "At a borrower: an owner asks.")
+      .def(
+          "handle_ref_removed",
+          [](Self& self, const Address& borrower, const RefRemovedMessage& message) {
+            RaiseUnlessOk(self->HandleRefRemoved(borrower, message));
+          },
+          py::arg("borrower"), py::arg("message"), "At an owner: a borrower answers. May come any number of times.")
+      .def(
+          "handle_publisher_failed",
+          [](Self& self, const Address& borrower, const py::bytes& object_id) {
+            RaiseUnlessOk(self->HandlePublisherFailed(borrower, IdOf<ObjectId>(object_id)));
+          },
+          py::arg("borrower"), py::arg("object_id"),
+          "At an owner: a borrower cannot answer any more. May come any number of times.");
+}
+
+void BindEnd(py::class_<Self>& counter) {
+  counter
+      .def(
+          "add_object_out_of_scope_or_freed_callback",
+          [](Self& self, const py::bytes& object_id, py::function callback) {
+            return self->AddObjectOutOfScopeOrFreedCallback(IdOf<ObjectId>(object_id),
+                                                            ObjectCallbackOf(std::move(callback)));
+          },
+          py::arg("object_id"), py::arg("callback"), "Calls back once, with the id. False: that is so already.")
+      .def(
+          "add_object_ref_deleted_callback",
+          [](Self& self, const py::bytes& object_id, py::function callback) {
+            return self->AddObjectRefDeletedCallback(IdOf<ObjectId>(object_id), ObjectCallbackOf(std::move(callback)));
+          },
+          py::arg("object_id"), py::arg("callback"), "Calls back once, with the id, when the entry is deleted.")
+      .def(
+          "free_plasma_objects",
+          [](Self& self, const Ids& object_ids) { self->FreePlasmaObjects(IdsOf<ObjectId>(object_ids)); },
+          py::arg("object_ids"), "Frees values although they are in use.")
+      .def(
+          "is_plasma_object_freed",
+          [](const Self& self, const py::bytes& id) { return self->IsPlasmaObjectFreed(IdOf<ObjectId>(id)); },
+          py::arg("object_id"))
+      .def(
+          "try_mark_freed_object_in_use_again",
+          [](Self& self, const py::bytes& id) { return self->TryMarkFreedObjectInUseAgain(IdOf<ObjectId>(id)); },
+          py::arg("object_id"))
+      .def(
+          "drain_and_shutdown",
+          [](Self& self, py::function shutdown) {
+            self->DrainAndShutdown([shutdown = std::move(shutdown)] { CallIfGiven(shutdown); });
+          },
+          py::arg("shutdown"), "Calls back once, when the table is empty.");
+}
+
+void BindLocations(py::class_<Self>& counter) {
+  counter
+      .def(
+          "add_object_location",
+          [](Self& self, const py::bytes& object_id, const py::bytes& node_id) {
+            return self->AddObjectLocation(IdOf<ObjectId>(object_id), IdOf<NodeId>(node_id));
+          },
+          py::arg("object_id"), py::arg("node_id"))
+      .def(
+          "remove_object_location",
+          [](Self& self, const py::bytes& object_id, const py::bytes& node_id) {
+            return self->RemoveObjectLocation(IdOf<ObjectId>(object_id), IdOf<NodeId>(node_id));
+          },
+          py::arg("object_id"), py::arg("node_id"))
+      .def(
+          "get_object_locations",
+          [](const Self& self, const py::bytes& object_id) -> std::optional<Ids> {
+            const auto nodes = self->GetObjectLocations(IdOf<ObjectId>(object_id));
+            if (!nodes) return std::nullopt;
+            return BytesOfAll(*nodes);
+          },
+          py::arg("object_id"))
+      .def(
+          "update_object_size",
+          [](Self& self, const py::bytes& id, int64_t bytes) { self->UpdateObjectSize(IdOf<ObjectId>(id), bytes); },
+          py::arg("object_id"), py::arg("object_size_bytes"))
+      .def(
+          "update_object_pinned_at_raylet",
+          [](Self& self, const py::bytes& object_id, const py::bytes& node_id) {
+            RaiseUnlessOk(self->UpdateObjectPinnedAtRaylet(IdOf<ObjectId>(object_id), IdOf<NodeId>(node_id)));
+          },
+          py::arg("object_id"), py::arg("node_id"))
+      .def(
+          "is_plasma_object_pinned_or_spilled",
+          [](const Self& self, const py::bytes& id) -> std::optional<std::tuple<bool, std::optional<py::bytes>, bool>> {
+            const auto found = self->IsPlasmaObjectPinnedOrSpilled(IdOf<ObjectId>(id));
+            if (!found) return std::nullopt;
+            return std::make_tuple(found->owned_by_us, BytesOrNone(found->pinned_at.value_or(NodeId())),
+                                   found->spilled);
+          },
+          py::arg("object_id"), "(owned by us, node of the primary copy or None, spilled), or None when unknown.")
+      .def(
+          "handle_object_spilled",
+          [](Self& self, const py::bytes& id, const std::string& url, const std::optional<py::bytes>& node_id) {
+            return self->HandleObjectSpilled(IdOf<ObjectId>(id), url, node_id ? IdOf<NodeId>(*node_id) : NodeId());
+          },
+          py::arg("object_id"), py::arg("spilled_url"), py::arg("spilled_node_id") = py::none())
+      .def(
+          "reset_objects_on_removed_node",
+          [](Self& self, const py::bytes& node_id) { self->ResetObjectsOnRemovedNode(IdOf<NodeId>(node_id)); },
+          py::arg("node_id"))
+      .def("flush_objects_to_recover", [](Self& self) { return BytesOfAll(self->FlushObjectsToRecover()); })
+      .def(
+          "get_locality_data",
+          [](const Self& self, const py::bytes& id) -> std::optional<std::pair<int64_t, Ids>> {
+            const auto data = self->GetLocalityData(IdOf<ObjectId>(id));
+            if (!data) return std::nullopt;
+            return std::make_pair(data->object_size_bytes, BytesOfAll(data->nodes));
+          },
+          py::arg("object_id"), "(size in bytes, nodes), or None when not known.")
+      .def(
+          "report_locality_data",
+          [](Self& self, const py::bytes& id, const Ids& locations, int64_t bytes) {
+            const absl::StatusOr<bool> known =
+                self->ReportLocalityData(IdOf<ObjectId>(id), IdsOf<NodeId>(locations), bytes);
+            RaiseUnlessOk(known.status());
+            return *known;
+          },
+          py::arg("object_id"), py::arg("locations"), py::arg("object_size_bytes"))
+      .def(
+          "update_object_pending_creation",
+          [](Self& self, const py::bytes& id, bool pending) {
+            self->UpdateObjectPendingCreation(IdOf<ObjectId>(id), pending);
+          },
+          py::arg("object_id"), py::arg("pending_creation"))
+      .def(
+          "is_object_pending_creation",
+          [](const Self& self, const py::bytes& id) { return self->IsObjectPendingCreation(IdOf<ObjectId>(id)); },
+          py::arg("object_id"))
+      .def(
+          "publish_object_location_snapshot",
+          [](Self& self, const py::bytes& id) { self->PublishObjectLocationSnapshot(IdOf<ObjectId>(id)); },
+          py::arg("object_id"))
+      .def(
+          "fill_object_information",
+          [](const Self& self, const py::bytes& id) { return self->FillObjectInformation(IdOf<ObjectId>(id)); },
+          py::arg("object_id"));
+}
+
+void BindQuestions(py::class_<Self>& counter) {
+  counter.def("__len__", [](const Self& self) { return self->Size(); })
+      .def("num_objects_owned_by_us", [](const Self& self) { return self->NumObjectsOwnedByUs(); })
+      .def(
+          "has_reference", [](const Self& self, const py::bytes& id) { return self->HasReference(IdOf<ObjectId>(id)); },
+          py::arg("object_id"))
+      .def(
+          "owned_by_us", [](const Self& self, const py::bytes& id) { return self->OwnedByUs(IdOf<ObjectId>(id)); },
+          py::arg("object_id"))
+      .def(
+          "get_owner", [](const Self& self, const py::bytes& id) { return self->GetOwner(IdOf<ObjectId>(id)); },
+          py::arg("object_id"), "The owner's address, or None when it is not known.")
+      .def("get_all_in_scope_object_ids",
+           [](const Self& self) { return py::set(py::cast(BytesOfAll(self->GetAllInScopeObjectIDs()))); })
+      .def("get_all_reference_counts", &CountsOf,
+           "(local references, submitted task references) of every object in the table.")
+      .def("get_stats", &StatsOf, "Counters; see Stats in src/mantaray/refcount/reference_counter.h.")
+      .def(
+          "debug_string", [](const Self& self, const py::bytes& id) { return self->DebugString(IdOf<ObjectId>(id)); },
+          py::arg("object_id"), "One object in words.")
+      .def(
+          "check_invariants", [](const Self& self) { RaiseUnlessOk(self->CheckInvariants()); },
+          "Raises ReferenceCountError when the table does not agree with itself.");
+}
+
+}  // namespace
+
+void BindRefcount(py::module_& module) {
+  py::module_ refcount_module = module.def_submodule("refcount", "Reference counting: see docs/reference-counting.md.");
+  const py::exception<void> error(refcount_module, "ReferenceCountError", PyExc_RuntimeError);
+  exceptions = new Exceptions{error, py::exception<void>(refcount_module, "UnknownObjectError", error.ptr())};
+  BindMessages(refcount_module);
+  py::class_<PyReferenceCounter> counter(
+      refcount_module, "ReferenceCounter",
+      "Which objects a process uses, which it owns and who else uses those. Ids are 28 bytes. Thread-safe.");
+  counter.def(
+      py::init<Address, bool, py::object, py::object, py::object, py::object, py::object, py::object, py::object>(),
+      py::arg("address"), py::kw_only(), py::arg("lineage_pinning") = false,
+      py::arg("publish_ref_removed") = py::none(), py::arg("subscribe_ref_removed") = py::none(),
+      py::arg("unsubscribe_ref_removed") = py::none(), py::arg("publish_object_locations") = py::none(),
+      py::arg("publish_failure") = py::none(), py::arg("is_node_dead") = py::none(), py::arg("log") = py::none());
+  BindReferences(counter);
+  BindTasks(counter);
+  BindProtocol(counter);
+  BindEnd(counter);
+  BindLocations(counter);
+  BindQuestions(counter);
+}
+
+}  // namespace mantaray::python

@@ -1,0 +1,170 @@
+// See upstream_stream.h.
+
+#include "mantaray/relay/upstream_stream.h"
+
+#include <string>
+#include <utility>
+
+#include "mantaray/relay/wire_bytes.h"
+#include "mantaray/syncer/wire.h"
+
+namespace mantaray::relay {
+
+UpstreamStream::UpstreamStream(EventLoop* loop, syncer::RelayCore* core, Callbacks callbacks)
+    : loop_(loop),
+      core_(core),
+      callbacks_(std::move(callbacks)),
+      started_(this, &UpstreamStream::OnStart),
+      metadata_(this, &UpstreamStream::OnMetadata),
+      read_(this, &UpstreamStream::OnRead),
+      written_(this, &UpstreamStream::OnWrite),
+      finished_(this, &UpstreamStream::OnFinish) {}
+
+UpstreamStream* UpstreamStream::Open(grpc::GenericStub* stub, EventLoop* loop, syncer::RelayCore* core,
+                                     const OwnedMetadata& metadata, Callbacks callbacks) {
+  auto* stream = new UpstreamStream(loop, core, std::move(callbacks));
+  for (const auto& [key, value] : metadata) {
+    stream->context_.AddMetadata(key, value);
+  }
+  stream->stream_ = stub->PrepareCall(&stream->context_, std::string(syncer::kStartSyncMethod), loop->queue());
+  stream->pending_ = 2;
+  stream->writing_ = true;
+  stream->stream_->StartCall(&stream->started_);
+  stream->stream_->ReadInitialMetadata(&stream->metadata_);
+  return stream;
+}
+
+void UpstreamStream::Cancel() { context_.TryCancel(); }
+
+void UpstreamStream::WriteReady() { DeferPump(); }
+
+void UpstreamStream::Close(const absl::Status& status) {
+  id_ = syncer::kNoStream;
+  refused_ = ToGrpc(status);
+  context_.TryCancel();
+}
+
+void UpstreamStream::OnStart(bool ok) {
+  writing_ = false;
+  if (!Ended() && ok) {
+    Pump();
+  }
+}
+
+void UpstreamStream::OnMetadata(bool ok) {
+  if (Ended()) {
+    return;
+  }
+  OwnedMetadata answer;
+  bool accepted = false;
+  if (ok) {
+    for (const auto& [key, value] : context_.GetServerInitialMetadata()) {
+      accepted = accepted || key == "node_id";
+      answer.emplace_back(ToString(key), ToString(value));
+    }
+  }
+  if (!accepted) {
+    FinishOnce();
+    return;
+  }
+  const absl::StatusOr<syncer::StreamId> id = core_->UpstreamConnected(answer, this);
+  if (!id.ok()) {
+    refused_ = ToGrpc(id.status());
+    context_.TryCancel();
+    FinishOnce();
+    return;
+  }
+  id_ = *id;
+  callbacks_.connected(answer);
+  Read();
+  Pump();
+  callbacks_.acted();
+}
+
+void UpstreamStream::Read() {
+  ++pending_;
+  stream_->Read(&message_, &read_);
+}
+
+void UpstreamStream::OnRead(bool ok) {
+  if (Ended()) {
+    return;
+  }
+  if (!ok) {
+    FinishOnce();
+    return;
+  }
+  if (id_ != syncer::kNoStream) {
+    const FlatBytes bytes(message_);
+    core_->OnUpstreamBytes(id_, bytes.view());
+  }
+  message_.Clear();
+  Read();
+  callbacks_.acted();
+}
+
+void UpstreamStream::Pump() {
+  if (writing_ || finishing_ || id_ == syncer::kNoStream) {
+    return;
+  }
+  const std::optional<syncer::Frame> frame = core_->Take(id_);
+  if (!frame.has_value()) {
+    return;
+  }
+  writing_ = true;
+  ++pending_;
+  stream_->Write(ToByteBuffer(*frame), &written_);
+}
+
+void UpstreamStream::OnWrite(bool ok) {
+  writing_ = false;
+  if (!Ended() && ok) {
+    Pump();
+    callbacks_.acted();
+  }
+}
+
+void UpstreamStream::DeferPump() {
+  if (pump_deferred_) {
+    return;
+  }
+  pump_deferred_ = true;
+  ++pending_;
+  loop_->Defer([this] {
+    pump_deferred_ = false;
+    if (!Ended()) {
+      Pump();
+    }
+  });
+}
+
+void UpstreamStream::FinishOnce() {
+  if (!finishing_) {
+    finishing_ = true;
+    ++pending_;
+    stream_->Finish(&status_, &finished_);
+  }
+}
+
+void UpstreamStream::OnFinish(bool ok) {
+  if (id_ != syncer::kNoStream) {
+    core_->UpstreamLost(std::exchange(id_, syncer::kNoStream));
+    callbacks_.acted();
+  }
+  if (!refused_.ok()) {
+    status_ = refused_;
+  }
+  Ended();
+}
+
+// Every event calls it once, first thing: true when nothing more is under way, and `this` is gone.
+bool UpstreamStream::Ended() {
+  if (--pending_ > 0) {
+    return false;
+  }
+  callbacks_.ended(status_);
+  delete this;
+  return true;
+}
+
+}  // namespace mantaray::relay

@@ -1,0 +1,1 @@
+"""Reference counting without Ray: the library through its binding, and the explorer."""
