@@ -16,7 +16,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,8 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = REPOSITORY / ".venvs"
+GENERATOR = "//benchmarks/sync_storm:sync_storm"
+RELAY = "//src/mantaray/relay:mantaray-relay"
 RAYS = ("2.48.0", "2.60.0")
 # From 2.53 on raylets and the GCS exchange batches.
 DIALECTS = {"2.48.0": "bare", "2.60.0": "batch"}
@@ -194,14 +195,12 @@ def gcs_server(
 
 @contextlib.contextmanager
 def relays(
-    command: RelayCommand | None, arm: Arm, upstream: str, directory: Path
+    command: RelayCommand, arm: Arm, upstream: str, directory: Path
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Start the arm's relays of the GCS; yields their process ids and ports."""
     with contextlib.ExitStack() as stack:
         pids, ports = [], free_ports(arm.relays) if arm.relays else []
         for number, port in enumerate(ports):
-            if command is None:
-                raise RuntimeError("an arm with relays needs --relay-binary")
             name = f"relay-{number}"
             line = command.line(upstream, port, arm.window_ms)
             child = stack.enter_context(process(line, directory, name, ray_environment(RAYS[-1])))
@@ -210,24 +209,23 @@ def relays(
         yield pids, ports
 
 
-def build_generator() -> Path:
-    """Build the load generator with Bazel and return its path."""
+def build(target: str) -> Path:
+    """Build a program with Bazel (GENERATOR or RELAY) and return its path."""
     env = {"PYTHON_BIN_PATH": str(REPOSITORY / ".venv/bin/python")} | dict(os.environ)
-    target = "//benchmarks/sync_storm"
     for command in (["bazel", "build", target], ["bazel", "info", "bazel-bin"]):
         done = subprocess.run(
             command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             raise RuntimeError(f"`{' '.join(command)}` failed:\n{done.stderr}")
-    return Path(done.stdout.strip()) / "benchmarks/sync_storm/sync_storm"
+    return Path(done.stdout.strip()) / target.lstrip("/").replace(":", "/")
 
 
 class Generator:
     """The running load generator.
 
     Args:
-        binary: from `build_generator`.
+        binary: from `build`.
         ports: of the GCS or of relays; nodes are spread over them in turn.
         options: of the program, see its --help ("_" for "-").
         errors: file for what it says on stderr.
@@ -336,7 +334,7 @@ def add_common_arguments(add: Callable[..., Any], arms: str) -> None:
         help="of direct, batching, relays-N, relays-N-Wms; default %(default)s",
     )
     add("--rounds", type=int, default=3)
-    add("--relay-binary", type=Path, help="the relay; arms with relays are left out without")
+    add("--relay-binary", type=Path, help="the relay; default: build it")
     add("--relay-arguments", default="", help="for the relay, separated by blanks")
     add("--generator", type=Path, help="the built load generator; default: build it")
     add("--results", type=Path, help="add the runs to this file (JSON lines) and report on all")
@@ -344,20 +342,15 @@ def add_common_arguments(add: Callable[..., Any], arms: str) -> None:
     add("--json", action="store_true")
 
 
-def relay_command(options: Any) -> RelayCommand | None:
-    """Return the relay that the options name, if any."""
-    if options.relay_binary is None:
-        return None
-    return RelayCommand(options.relay_binary.resolve(), options.relay_arguments.split())
+def relay_command(options: Any) -> RelayCommand:
+    """Return the relay that the options name."""
+    binary = options.relay_binary or build(RELAY)
+    return RelayCommand(binary.resolve(), options.relay_arguments.split())
 
 
 def chosen_arms(options: Any) -> list[Arm]:
-    """Return the arms that the options name; those with relays only if there is a relay."""
-    arms = [parse_arm(name) for name in options.arms.split(",")]
-    if options.relay_binary is None and any(arm.relays for arm in arms):
-        print("no --relay-binary: the arms with relays are left out", file=sys.stderr)
-        arms = [arm for arm in arms if not arm.relays]
-    return arms
+    """Return the arms that the options name."""
+    return [parse_arm(name) for name in options.arms.split(",")]
 
 
 def load_runs(path: Path | None) -> list[dict[str, Any]]:

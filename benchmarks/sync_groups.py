@@ -55,7 +55,7 @@ def run_once(
     ray: str,
     arm: Arm,
     options: argparse.Namespace,
-    relay: RelayCommand | None,
+    relay: RelayCommand,
     generator: Path,
 ) -> dict[str, Any]:
     """Start a cluster (and relays), run the workload without and with load, return the figures."""
@@ -170,7 +170,7 @@ def main() -> None:
     options = parse_options()
     runs = sync_arms.load_runs(options.results)
     if not options.report_only:
-        generator = options.generator or sync_arms.build_generator()
+        generator = options.generator or sync_arms.build(sync_arms.GENERATOR)
         relay = sync_arms.relay_command(options)
         cells = [
             (ray, arm)

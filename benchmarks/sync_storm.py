@@ -71,7 +71,7 @@ class Load:
 
 
 def run_once(
-    ray: str, arm: Arm, load: Load, relay: RelayCommand | None, generator: Path
+    ray: str, arm: Arm, load: Load, relay: RelayCommand, generator: Path
 ) -> dict[str, Any]:
     """Start a fresh GCS (and relays), put the load on, return the figures."""
     with (
@@ -294,7 +294,7 @@ def parse_options() -> argparse.Namespace:
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run everything that the options ask for, stock and relays in turn."""
-    generator = options.generator or sync_arms.build_generator()
+    generator = options.generator or sync_arms.build(sync_arms.GENERATOR)
     relay = sync_arms.relay_command(options)
     loads = [
         Load(

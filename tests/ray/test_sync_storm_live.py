@@ -27,16 +27,32 @@ SECONDS = 2.0
 @pytest.fixture(scope="module")
 def generator() -> Path:
     """The load generator, built."""
-    return sync_arms.build_generator()
+    return sync_arms.build(sync_arms.GENERATOR)
 
 
-@pytest.fixture(scope="module", params=sync_storm.CLIENTS)
-def run(request: pytest.FixtureRequest, ray_env: RayEnv, generator: Path) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def relay() -> sync_arms.RelayCommand:
+    """The relay, built."""
+    return sync_arms.RelayCommand(sync_arms.build(sync_arms.RELAY))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("direct", "light"), ("direct", "grpc"), ("relays-2", "light")],
+    ids="-".join,
+)
+def run(
+    request: pytest.FixtureRequest,
+    ray_env: RayEnv,
+    generator: Path,
+    relay: sync_arms.RelayCommand,
+) -> Iterator[Any]:
     """One run against a fresh GCS."""
+    arm, client = request.param
     load = sync_storm.Load(
-        nodes=NODES, hz=HZ, seconds=SECONDS, bursts=2, settle_s=20, client=request.param
+        nodes=NODES, hz=HZ, seconds=SECONDS, bursts=2, settle_s=20, client=client
     )
-    yield sync_storm.run_once(ray_env.version, sync_arms.Arm("direct"), load, None, generator)
+    yield sync_storm.run_once(ray_env.version, sync_arms.parse_arm(arm), load, relay, generator)
 
 
 def test_every_view_reaches_every_other_node_unchanged(run: dict[str, Any]) -> None:
