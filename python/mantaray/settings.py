@@ -254,6 +254,24 @@ SERVE_BACKOFF_JITTER: Setting[float] = Setting(
     parse=_real(-math.ulp(0.0), 1),
 )
 
+RELAY_PORT: Setting[int | None] = Setting(
+    name="MANTARAY_RELAY_PORT",
+    type="int",
+    default=None,
+    allowed="a port from 1 to 65535",
+    doc="Port on which `ray start --head` starts a relay and keeps it running.",
+    parse=_integer(low=1, high=65_535),
+)
+RELAY_ADMIN_PORT: Setting[int | None] = Setting(
+    name="MANTARAY_RELAY_ADMIN_PORT",
+    type="int",
+    default=None,
+    default_text="unset: none",
+    allowed="a port from 1 to 65535",
+    doc="Port on this machine for the metrics and the status of the head's relay.",
+    parse=_integer(low=1, high=65_535),
+)
+
 SETTINGS: tuple[Setting[Any], ...] = (
     DISABLE,
     PATCHES,
@@ -268,4 +286,6 @@ SETTINGS: tuple[Setting[Any], ...] = (
     SERVE_BACKOFF_MULTIPLIER,
     SERVE_MAX_BACKOFF_S,
     SERVE_BACKOFF_JITTER,
+    RELAY_PORT,
+    RELAY_ADMIN_PORT,
 )

@@ -17,6 +17,11 @@ from mantaray.settings import SETTINGS
 # name: (module, attribute, one line of help)
 _COMMANDS = {
     "doctor": ("mantaray.cli.doctor", "doctor", "Show what is attached to the installed Ray."),
+    "relay": (
+        "mantaray.cli.relay",
+        "relay_command",
+        "Run a relay between raylets and the GCS; show relays.",
+    ),
     "spill": ("mantaray.cli.spill", "spill_group", "Show and clean spilled data."),
     "tail": (
         "mantaray.cli.tail",

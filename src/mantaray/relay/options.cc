@@ -18,11 +18,13 @@ batched both ways, and proxies every other call unchanged. Nodes join through it
   --admin-listen HOST:PORT     /metrics, /status, /healthz, /readyz; empty for none     [127.0.0.1:6380]
   --admin-advertise HOST:PORT  how the relay above reaches --admin-listen               [the same]
 
-  --window-ms N                updates wait for so long, to leave together; 0: at once
-                               [RAY_gcs_resource_broadcast_max_batch_delay_ms, else 50]
-  --max-batch-size N           messages that leave before the window ends
-                               [RAY_gcs_resource_broadcast_max_batch_size, else 1000]
-  --grace-ms N                 a node whose stream ended leaves the view after          [10000]
+  --window-ms N                updates on their way to nodes wait for so long, to leave together; 0: not at all
+                               [RAY_gcs_resource_broadcast_max_batch_delay_ms, else 25]
+  --max-batch-size N           waiting updates that leave before the window ends; 0: no bound
+                               [RAY_gcs_resource_broadcast_max_batch_size, else 0]
+  --upward-window-ms N         updates on their way to the upstream wait for so long    [0]
+  --dialect DIALECT            what the upstream speaks: bare (Ray before 2.53), batch, or auto  [auto]
+  --grace-ms N                 a node whose stream ended leaves the view after          [30000]
   --suppress-noise             let updates wait in which only object-store bytes or idle time moved
   --passthrough-sync           proxy the sync streams too, as if this were a plain proxy
 
@@ -81,7 +83,7 @@ constexpr char kBatchVariable[] = "RAY_gcs_resource_broadcast_max_batch_size";
 constexpr char kMessageVariable[] = "RAY_max_grpc_message_size";
 
 std::string SetWindow(Options* o, const std::string& v) { return SetInteger(&o->window_ms, v, 0, 60'000); }
-std::string SetBatch(Options* o, const std::string& v) { return SetInteger(&o->max_batch_size, v, 1, 1'000'000); }
+std::string SetBatch(Options* o, const std::string& v) { return SetInteger(&o->max_batch_size, v, 0, 1'000'000); }
 std::string SetMessage(Options* o, const std::string& v) {
   return SetInteger(&o->max_message_bytes, v, 1024, 2'147'483'647);
 }
@@ -102,6 +104,17 @@ std::string SetLogFormat(Options* options, const std::string& value) {
   return value == "json" || value == "text" ? "" : "text or json";
 }
 
+std::string SetDialect(Options* options, const std::string& value) {
+  constexpr std::string_view kWords[] = {"auto", "bare", "batch"};
+  for (size_t i = 0; i < std::size(kWords); ++i) {
+    if (value == kWords[i]) {
+      options->upstream_speech = static_cast<Speech>(i);
+      return "";
+    }
+  }
+  return "auto, bare or batch";
+}
+
 const Flag kFlags[] = {
     {"upstream", true, [](Options* o, const std::string& v) { return SetAddress(&o->upstream, v); }},
     {"listen", true, [](Options* o, const std::string& v) { return SetAddress(&o->listen, v); }},
@@ -113,6 +126,9 @@ const Flag kFlags[] = {
     {"admin-advertise", true, [](Options* o, const std::string& v) { return SetAddress(&o->admin_advertise, v); }},
     {"window-ms", true, SetWindow},
     {"max-batch-size", true, SetBatch},
+    {"upward-window-ms", true,
+     [](Options* o, const std::string& v) { return SetInteger(&o->upward_window_ms, v, 0, 60'000); }},
+    {"dialect", true, SetDialect},
     {"grace-ms", true, [](Options* o, const std::string& v) { return SetInteger(&o->grace_ms, v, 0, kHourMs); }},
     {"suppress-noise", false,
      [](Options* o, const std::string&) {

@@ -20,18 +20,23 @@ struct TlsFiles {
   std::string authority;
 };
 
+// What is spoken on the sync stream to the upstream: what is heard from it, or a dialect known beforehand.
+enum class Speech { kHeard, kBare, kBatch };
+
 struct Options {
   std::string upstream;                         // HOST:PORT
   std::string listen = "0.0.0.0:6379";          // HOST:PORT
   std::string admin_listen = "127.0.0.1:6380";  // HOST:PORT; empty: none
   std::string admin_advertise;                  // what is told to a relay upstream; empty: admin_listen
-  int64_t window_ms = 50;
-  int64_t max_batch_size = 1000;
-  int64_t grace_ms = 10'000;
+  int64_t window_ms = 25;
+  int64_t upward_window_ms = 0;
+  int64_t max_batch_size = 0;  // 0: no bound
+  int64_t grace_ms = 30'000;
   int64_t drain_ms = 2'000;
   int64_t max_message_bytes = 512 << 20;
   int64_t upstream_connections = 2;
   int64_t parent_pid = 0;
+  Speech upstream_speech = Speech::kHeard;
   bool passthrough_sync = false;
   bool suppress_noise = false;
   LogLevel log_level = LogLevel::kInfo;

@@ -45,6 +45,8 @@ class Proxy {
   void Start();
   // Ends the calls that are under way after so many milliseconds, with UNAVAILABLE. Any thread.
   void Drain(int64_t delay_ms);
+  // Whether no call is under way. The loop's thread only.
+  bool idle() const { return calls_.empty(); }
 
  private:
   friend class ProxyCall;

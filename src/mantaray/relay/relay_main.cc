@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -50,8 +51,11 @@ syncer::NodeId RandomNodeId() {
 syncer::RelayOptions CoreOptions(const Options& options) {
   syncer::RelayOptions core;
   core.node_id = RandomNodeId();
-  core.coalescing.window_ms = options.window_ms;
-  core.coalescing.max_batch_messages = static_cast<size_t>(options.max_batch_size);
+  core.downward = {.window_ms = options.window_ms, .max_batch_messages = static_cast<size_t>(options.max_batch_size)};
+  core.upward.window_ms = options.upward_window_ms;
+  if (options.upstream_speech != Speech::kHeard) {
+    core.upstream_dialect = options.upstream_speech == Speech::kBare ? syncer::Dialect::kBare : syncer::Dialect::kBatch;
+  }
   core.grace_ms = options.grace_ms;
   core.noise.enabled = options.suppress_noise;
   return core;
@@ -192,12 +196,28 @@ class Relay {
     proxy_->Drain(options_.drain_ms);
     const auto margin = std::chrono::milliseconds(500);
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(options_.drain_ms) + margin);
+    WaitUntilIdle();
     StopLoops();
   }
 
  private:
   std::shared_ptr<grpc::Channel> NewChannel() const {
     return grpc::CreateCustomChannel(options_.upstream, credentials_.channel, ChannelArguments(options_));
+  }
+
+  // A queue may be shut down only when no event of it begins another operation.
+  void WaitUntilIdle() {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(3);
+    while (std::chrono::steady_clock::now() < deadline) {
+      const auto proxy = AskLoop(proxy_loop_.get(), [this] { return std::string(proxy_->idle() ? "idle" : ""); });
+      const auto sync = AskLoop(sync_loop_.get(), [this] { return std::string(sync_->idle() ? "idle" : ""); });
+      if (proxy == "idle" && sync == "idle") {
+        return;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    LogWarning("ended with calls that do not end");
+    _exit(0);
   }
 
   void StopLoops() {

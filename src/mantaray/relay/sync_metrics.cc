@@ -164,7 +164,7 @@ std::string SyncService::RenderStatus() const {
       .Text("upstream", options_.upstream)
       .Flag("upstream_connected", core_.upstream_connected())
       .Text("upstream_problem", upstream_problem_)
-      .Number("window_ms", options_.core.coalescing.window_ms)
+      .Number("window_ms", options_.core.downward.window_ms)
       .Number("nodes", static_cast<int64_t>(core_.view().nodes().size()))
       .Number("refused", static_cast<int64_t>(core_.shield().refused_total()))
       .Raw("streams", "[" + streams + "]")

@@ -374,11 +374,20 @@ void SyncService::Verify(const CredentialsKey& key, const OwnedMetadata& metadat
   credentials.asking = true;
   syncer::NodeId nobody;
   std::generate(nobody.bytes.begin(), nobody.bytes.end(), [this] { return static_cast<char>(random_()); });
-  OwnedMetadata all = metadata;
-  const syncer::StreamMetadata own = core_.WithdrawMetadata(nobody);
-  all.insert(all.end(), own.begin(), own.end());
-  Probe::Open(&stub_, loop_, all,
-              [this, key](const grpc::Status& status, const OwnedMetadata& answer) { OnProbed(key, status, answer); });
+  OpenProbe(metadata, nobody,
+            [this, key](const grpc::Status& status, const OwnedMetadata& answer) { OnProbed(key, status, answer); });
+}
+
+void SyncService::OpenProbe(const OwnedMetadata& credentials, const syncer::NodeId& node, Verified done) {
+  OwnedMetadata metadata = credentials;
+  const syncer::StreamMetadata own = core_.WithdrawMetadata(node);
+  metadata.insert(metadata.end(), own.begin(), own.end());
+  ++probes_;
+  Probe::Open(&stub_, loop_, metadata,
+              [this, done = std::move(done)](const grpc::Status& status, const OwnedMetadata& answer) {
+                --probes_;
+                done(status, answer);
+              });
 }
 
 void SyncService::OnProbed(const CredentialsKey& key, const grpc::Status& status, const OwnedMetadata& answer) {
@@ -488,10 +497,7 @@ void SyncService::Withdraw() {
     return;
   }
   for (const syncer::NodeId& node : nodes) {
-    OwnedMetadata metadata = credentials->second.metadata;
-    const syncer::StreamMetadata own = core_.WithdrawMetadata(node);
-    metadata.insert(metadata.end(), own.begin(), own.end());
-    Probe::Open(&stub_, loop_, metadata, [](const grpc::Status&, const OwnedMetadata&) {});
+    OpenProbe(credentials->second.metadata, node, [](const grpc::Status&, const OwnedMetadata&) {});
   }
 }
 

@@ -70,6 +70,8 @@ class SyncService final : public syncer::RelayObserver {
   void Start();
   // Ends all streams, and the one to the upstream, so that the loop can stop. Any thread.
   void Drain();
+  // Whether nothing is under way any more. The loop's thread only.
+  bool idle() const { return streams_.empty() && upstream_ == nullptr && probes_ == 0; }
 
   // What it has seen and how it stands, as Prometheus text and as JSON. On the loop's thread.
   std::string RenderMetrics() const;
@@ -115,6 +117,7 @@ class SyncService final : public syncer::RelayObserver {
   // Some credentials that streams were taken with; null without streams.
   const std::pair<const CredentialsKey, Credentials>* AnyCredentials() const;
   void Withdraw();
+  void OpenProbe(const OwnedMetadata& credentials, const syncer::NodeId& node, Verified done);
   // Sets the timer for what the core has to do next; after each call into it.
   void Arm();
 
@@ -127,6 +130,7 @@ class SyncService final : public syncer::RelayObserver {
   std::unordered_set<SyncStream*> streams_;
   std::map<CredentialsKey, Credentials> credentials_;
   UpstreamStream* upstream_ = nullptr;
+  int probes_ = 0;  // under way
   std::string upstream_problem_;
   EventLoop::TimerId reconnect_timer_ = 0;
   syncer::Backoff backoff_{{.first_ms = 100, .max_ms = 5'000}};

@@ -27,7 +27,7 @@ UpstreamStream* UpstreamStream::Open(grpc::GenericStub* stub, EventLoop* loop, s
     stream->context_.AddMetadata(key, value);
   }
   stream->stream_ = stub->PrepareCall(&stream->context_, std::string(syncer::kStartSyncMethod), loop->queue());
-  stream->pending_ = 2;
+  stream->pending_ = 3;  // the two below, and the stream itself, until OnFinish
   stream->writing_ = true;
   stream->stream_->StartCall(&stream->started_);
   stream->stream_->ReadInitialMetadata(&stream->metadata_);
@@ -154,6 +154,7 @@ void UpstreamStream::OnFinish(bool ok) {
   if (!refused_.ok()) {
     status_ = refused_;
   }
+  --pending_;
   Ended();
 }
 

@@ -1,0 +1,79 @@
+"""The patch `relay`: where MANTARAY_RELAY_PORT is set, the head starts a relay and keeps it running.
+
+Once the head's own processes are up, a supervisor is started (`mantaray.syncer.supervise_main`), which
+goes when they are gone. Without the setting nothing is different.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mantaray.overlay import Installation, Patch, Target, register
+from mantaray.settings import RELAY_ADMIN_PORT, RELAY_PORT
+
+_NODE = "ray._private.node"
+# The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
+_NODE_FILES = (
+    "b2316c06aabb7f34ced456806414398195ebeccbf6f55618ab3925c1937c1e7b",
+    "4e6cb679c0bd57069bc829c9f6223296113d7c79ab12b0c08d90759ba8f9f2ca",
+)
+
+
+def _install_node(module: ModuleType, installation: Installation) -> None:
+    def start_ray_processes(wrapped: Any, node: Any, args: Any, kwargs: Any) -> Any:
+        # Read before anything is started, so that a bad value starts nothing.
+        port, admin_port = RELAY_PORT.read(), RELAY_ADMIN_PORT.read()
+        result = wrapped(*args, **kwargs)
+        if port is not None and node.head:
+            _start_relay(node, port, admin_port)
+        return result
+
+    installation.wrap(module.Node, "start_ray_processes", start_ray_processes)
+
+
+def _start_relay(node: Any, port: int, admin_port: int | None) -> None:
+    from mantaray.syncer.relay import relay_program
+
+    relay_program()
+    pids = [
+        info.process.pid
+        for name, infos in node.all_processes.items()
+        if name in ("gcs_server", "raylet")
+        for info in infos
+    ]
+    log = Path(node.get_logs_dir_path()) / "mantaray-relay.log"
+    options = [f"--upstream={node.gcs_address}", f"--listen=0.0.0.0:{port}"]
+    options.append(f"--admin-listen={f'127.0.0.1:{admin_port}' if admin_port else ''}")
+    command = [sys.executable, "-m", "mantaray.syncer.supervise_main"]
+    command += [",".join(map(str, pids)), str(log), *options]
+    with open(log, "ab") as output:
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+RELAY_PATCH = Patch(
+    name="relay",
+    summary="MANTARAY_RELAY_PORT starts a relay for resource-view sync on the head",
+    ray_versions=">=2.48,<2.61",
+    plain_since=None,
+    enough_since=None,
+    targets=(
+        Target(
+            _NODE, "Node.start_ray_processes", ("d9f406a6438a2844", "c44ecef5ec3c2c89"), _NODE_FILES
+        ),
+        Target(_NODE, "Node.get_logs_dir_path", ("9345b6c5d97e6d95",), _NODE_FILES),
+        Target(_NODE, "Node.gcs_address", ("561c1a0d6c63e336",), _NODE_FILES),
+    ),
+    installers={_NODE: _install_node},
+)
+
+register(RELAY_PATCH)
