@@ -67,6 +67,8 @@ bench: setup-test ## the benchmarks: stock and Mantaray interleaved
 	@.venv/bin/python benchmarks/whole_log.py
 	@.venv/bin/python benchmarks/profiling_links.py
 	@.venvs/ray-2.60.0/bin/python benchmarks/refs_finalize.py
+	@.venv/bin/python benchmarks/sync_storm.py
+	@.venv/bin/python benchmarks/sync_groups.py
 
 wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)
 	@.venv/bin/mantaray wheel --ray $(RAY) -o dist

@@ -1,0 +1,194 @@
+"""Placement groups on real raylets while simulated nodes publish: direct and behind relays, both Rays.
+
+A real cluster (a head and three more raylets) and 400 simulated nodes that publish a view a second
+each. In the arms with relays all nodes but the head come through relays, real and simulated ones.
+Ready latency is from the creation of a group until its creator knows it is ready. "quiet" is the
+same cluster before the simulated nodes come.
+
+python benchmarks/sync_groups.py [--nodes 400] [--hz 1] [--arms direct,relays-4]
+    [--relay-binary PATH] [--rounds N] [--results FILE [--report-only]] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sync_arms
+from sync_arms import Arm, CpuMeter, Generator, RelayCommand
+
+sys.path.insert(0, str(sync_arms.REPOSITORY))
+
+from tests.support.cluster import Cluster
+from tests.support.rays import find_ray
+
+WORKLOAD = Path(__file__).with_name("sync_groups_workload.py")
+FURTHER_NODES = 3
+# Groups take slots, of which there are more than enough. Were they scarce, the figure would be how
+# often raylets report what is free again (10 times a second), and the timer (up to a second) after
+# which the GCS tries again.
+SLOTS = 10_000
+THREADS, BUNDLES = 4, 2
+QUIET_S = 5.0
+# Longer than any workload takes; the load is ended when that has.
+LOAD_S = 100_000
+
+
+class JoinedThrough(Cluster):
+    """A cluster whose further nodes join through one of several ports: of the GCS or of relays."""
+
+    join_port: int | None = None
+
+    @property
+    def address(self) -> str:
+        """Where nodes join; drivers too, until `join_port` is None again."""
+        return f"127.0.0.2:{self.join_port or self.port}"
+
+
+def run_once(
+    ray: str,
+    arm: Arm,
+    options: argparse.Namespace,
+    relay: RelayCommand,
+    generator: Path,
+) -> dict[str, Any]:
+    """Start a cluster (and relays), run the workload without and with load, return the figures."""
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(sync_arms.scratch())
+        cluster = JoinedThrough(find_ray(ray), num_cpus=1, system_config=arm.config)
+        stack.enter_context(cluster)
+        upstream = f"127.0.0.2:{cluster.port}"
+        pids, ports = stack.enter_context(sync_arms.relays(relay, arm, upstream, directory))
+        for number in range(FURTHER_NODES):
+            cluster.join_port = ports[number % len(ports)] if ports else None
+            cluster.add_node(resources={"slot": SLOTS})
+        cluster.join_port = None
+        meter = CpuMeter({"gcs": cluster.pids("gcs"), "relay": pids})
+        quiet = workload(cluster, QUIET_S, meter)
+        storm = stack.enter_context(
+            Generator(
+                generator,
+                ports or [cluster.port],
+                directory / "generator.log",
+                dialect=sync_arms.DIALECTS[ray],
+                nodes=options.nodes,
+                hz=options.hz,
+                seconds=LOAD_S,
+            )
+        )
+        storm.wait_for("measure_begin")
+        loaded = workload(cluster, options.seconds, meter)
+    return {
+        "ray": ray,
+        "arm": arm.name,
+        "nodes": options.nodes,
+        "hz": options.hz,
+        "quiet": quiet,
+        "loaded": loaded,
+    }
+
+
+def workload(cluster: Cluster, seconds: float, meter: CpuMeter) -> dict[str, Any]:
+    """Run the workload as a driver of the cluster; return its figures and CPU by process."""
+    meter.read()
+    arguments = [str(seconds), str(THREADS), str(BUNDLES)]
+    said = cluster.run_program(WORKLOAD, arguments)
+    latencies_ms = sorted(said["latencies_ms"])
+    if not latencies_ms:
+        latencies_ms = [float("inf")]
+    return {
+        "p50_ms": round(statistics.median(latencies_ms), 2),
+        "p99_ms": round(latencies_ms[max(0, -(-len(latencies_ms) * 99 // 100) - 1)], 2),
+        "groups_s": round(len(said["latencies_ms"]) / said["seconds"], 1),
+        "failed": said["failed"],
+        **meter.read(),
+    }
+
+
+def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the medians of every cell, without and with load."""
+    cells = sync_arms.grouped(runs, lambda run: (run["nodes"], run["hz"], run["ray"], run["arm"]))
+    return [
+        {"nodes": nodes, "hz": hz, "ray": ray, "arm": arm, "runs": len(members)}
+        | {
+            phase: {
+                name: statistics.median(run[phase][name] for run in members)
+                for name in members[0][phase]
+            }
+            for phase in ("quiet", "loaded")
+        }
+        for (nodes, hz, ray, arm), members in cells.items()
+    ]
+
+
+def print_report(cells: Sequence[dict[str, Any]]) -> None:
+    """Print the table of medians, each arm beside its own quiet cluster and the direct arm."""
+    heads = ("ready p50 ms", "p99 ms", "groups/s", "GCS CPU s", "relay CPU s", "failed")
+    names = ("p50_ms", "p99_ms", "groups_s", "gcs_cpu_s", "relay_cpu_s", "failed")
+    for ray in sorted({cell["ray"] for cell in cells}):
+        ours = [cell for cell in cells if cell["ray"] == ray]
+        print(
+            f"\nRay {ray}, {ours[0]['nodes']} simulated nodes, {ours[0]['hz']:g} view(s) a second"
+        )
+        print(f"{'arm':<14}{'phase':<8}" + "".join(f"{head:>14}" for head in heads))
+        for cell in ours:
+            for phase in ("quiet", "loaded"):
+                row = "".join(f"{cell[phase][name]:>14,.1f}" for name in names)
+                print(f"{cell['arm']:<14}{phase:<8}{row}")
+        stock = next((cell["loaded"] for cell in ours if cell["arm"] == "direct"), None)
+        for cell in ours:
+            if stock is not None and cell["arm"] != "direct":
+                ratios = [f"{head} x {_ratio(cell['loaded'][name], stock[name])}"
+                          for head, name in zip(heads[:3], names[:3], strict=True)]  # fmt: skip
+                print(f"{cell['arm']} under load over direct: {', '.join(ratios)}")
+
+
+def _ratio(figure: float, stock: float) -> str:
+    return f"{figure / stock:.2f}" if stock else "-"
+
+
+def parse_options() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--nodes", type=int, default=400)
+    parser.add_argument("--hz", type=float, default=1.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    sync_arms.add_common_arguments(parser.add_argument, "direct,relays-4")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parse_options()
+    runs = sync_arms.load_runs(options.results)
+    if not options.report_only:
+        generator = options.generator or sync_arms.build(sync_arms.GENERATOR)
+        relay = sync_arms.relay_command(options)
+        cells = [
+            (ray, arm)
+            for ray in options.rays.split(",")
+            for arm in sync_arms.chosen_arms(options)
+            if sync_arms.runs_on(arm, ray)
+        ]
+        for number, (ray, arm) in sync_arms.interleaved(cells, options.rounds):
+            run = run_once(ray, arm, options, relay, generator)
+            print(f"round {number}, Ray {ray}, {arm.name}: {json.dumps(run)}", file=sys.stderr)
+            sync_arms.save_run(options.results, run)
+            runs.append(run)
+    cells_told = summarise(runs)
+    if options.json:
+        print(json.dumps({"cells": cells_told}))
+    else:
+        print_report(cells_told)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,347 @@
+"""Resource-view sync under load: the real GCS of both Rays, direct and behind relays, in turn.
+
+Simulated raylets publish their views at a steady rate and then all at once. "Staleness" is the time
+from the publication of a view until another node holds it or a newer one, over all pairs of nodes;
+one that never arrives counts until the measurement gives up. "Burst" is the time until everybody
+holds everybody's newest view. CPU is that of the GCS, of all relays together and of the generator,
+while the steady load is measured. What the generator costs is not subtracted from anything; it has
+two ways to carry the nodes' streams: "light" speaks HTTP/2 by hand and leaves the machine to what is
+measured, "grpc" uses the gRPC library, as raylets do, all of them on this one machine.
+
+python benchmarks/sync_storm.py [--nodes 50,100,200,400,800] [--hz 1] [--arms direct,relays-4]
+    [--client light|grpc] [--relay-binary PATH] [--rounds N]
+    [--results FILE [--report-only]] [--plot FILE.png] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sync_arms
+from sync_arms import Arm, CpuMeter, Generator, RelayCommand
+
+NODES = "50,100,200,400,800"
+CLIENTS = ("light", "grpc")
+TARGET_RAY = "2.60.0"
+TARGET_RELAYS = "relays-4"
+JOIN_S = 40.0
+RELAY_MEMORY_MB = 150.0
+# With these arms there is something to compare the relays with.
+STOCK = "direct"
+_FIGURES = (
+    ("p50 ms", "staleness_p50_ms", 8),
+    ("p99 ms", "staleness_p99_ms", 9),
+    ("GCS CPU s", "gcs_cpu_s", 11),
+    ("relays CPU s", "relay_cpu_s", 14),
+    ("gen. CPU s", "generator_cpu_s", 12),
+    ("join s", "join_s", 8),
+    ("burst ms", "burst_median_ms", 10),
+    ("k msg/s", "k_messages_s", 9),
+    ("MB/s", "mb_s", 7),
+    ("relay MB", "relay_rss_mb", 10),
+)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the simulated raylets do.
+
+    Attributes:
+        nodes: how many there are.
+        hz: views a second that each publishes.
+        seconds: how long the steady load is measured.
+        bursts: how many follow.
+        settle_s: how long to wait for everybody to be up to date after the steady load.
+        client: what carries the nodes' streams, "light" or "grpc".
+    """
+
+    nodes: int
+    hz: float
+    seconds: float
+    bursts: int
+    settle_s: float
+    client: str
+
+
+def run_once(
+    ray: str, arm: Arm, load: Load, relay: RelayCommand, generator: Path
+) -> dict[str, Any]:
+    """Start a fresh GCS (and relays), put the load on, return the figures."""
+    with (
+        sync_arms.scratch() as directory,
+        sync_arms.gcs_server(ray, directory, arm.config) as (gcs_pid, gcs_port),
+        sync_arms.relays(relay, arm, f"127.0.0.1:{gcs_port}", directory) as (pids, ports),
+        Generator(
+            generator,
+            ports or [gcs_port],
+            directory / "generator.log",
+            dialect=sync_arms.DIALECTS[ray],
+            client=load.client,
+            nodes=load.nodes,
+            hz=load.hz,
+            seconds=load.seconds,
+            bursts=load.bursts,
+            settle_s=load.settle_s,
+            join_s=JOIN_S,
+        ) as storm,
+    ):
+        figures: dict[str, Any] = {}
+        meter = CpuMeter({"gcs": [gcs_pid], "relay": pids})
+        for told in storm.events():
+            if told.get("event") == "measure_begin":
+                meter.read()
+            elif told.get("event") == "measure_end":
+                figures |= meter.read()
+            elif "event" not in told:
+                figures |= told
+        figures["gcs_rss_mb"] = round(sync_arms.peak_rss_mb(gcs_pid), 1)
+        figures["relay_rss_mb"] = round(max(map(sync_arms.peak_rss_mb, pids), default=0.0), 1)
+    return {"client": load.client, "ray": ray, "arm": arm.name, **figures}
+
+
+class Cell(NamedTuple):
+    """What runs have in common whose figures are the same but for chance."""
+
+    client: str
+    hz: float
+    nodes: int
+    ray: str
+    arm: str
+
+
+Cells = dict[Cell, dict[str, Any]]
+
+
+def cell_of(run: dict[str, Any]) -> Cell:
+    """Return the cell that a run belongs to."""
+    return Cell(*(run[name] for name in Cell._fields))
+
+
+def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the median of each figure of several runs of one cell.
+
+    A burst or a join that did not converge counts as endless.
+    """
+    bursts = [each if each >= 0 else float("inf") for run in runs for each in run["burst_ms"]]
+    joins = [run["join_ms"] / 1e3 if run["join_ms"] >= 0 else float("inf") for run in runs]
+    plain = (
+        "staleness_p50_ms",
+        "staleness_p99_ms",
+        "gcs_cpu_s",
+        "relay_cpu_s",
+        "generator_cpu_s",
+        "machine_cpu_s",
+        "lateness_p99_ms",
+        "relay_rss_mb",
+        "gcs_rss_mb",
+        "missing",
+        "lost_at_join",
+    )
+    figures = {name: statistics.median(run[name] for run in runs) for name in plain}
+    seconds = runs[0]["seconds"] or 1
+    return figures | {
+        "runs": len(runs),
+        "seconds": runs[0]["seconds"],
+        "join_s": statistics.median(joins),
+        "burst_median_ms": statistics.median(bursts) if bursts else None,
+        "k_messages_s": statistics.median(run["messages"] / seconds / 1e3 for run in runs),
+        "mb_s": statistics.median(run["bytes"] / seconds / 1e6 for run in runs),
+        "worst_relay_rss_mb": max(run["relay_rss_mb"] for run in runs),
+        "damaged": sum(run["damaged"] + run["own"] for run in runs),
+    }
+
+
+def summarise(runs: Sequence[dict[str, Any]]) -> Cells:
+    """Return the medians of every cell."""
+    cells = sync_arms.grouped(runs, cell_of)
+    return {cell: medians(members) for cell, members in cells.items()}
+
+
+def check_targets(cells: Cells, client: str) -> list[dict[str, Any]]:
+    """Return each target that the runs with a client can decide: its figure and whether it is met."""
+    checks: list[dict[str, Any]] = []
+
+    def cell(nodes: int, arm: str) -> dict[str, Any] | None:
+        return cells.get(Cell(client, 1, nodes, TARGET_RAY, arm))
+
+    def check(what: str, figure: float, limit: float, unit: str) -> None:
+        row = {"client": client, "target": what, "figure": round(figure, 3), "limit": limit}
+        checks.append(row | {"unit": unit, "met": figure <= limit})
+
+    if ours := cell(400, TARGET_RELAYS):
+        check("400 nodes, 4 relays: p99 staleness", ours["staleness_p99_ms"], 150, "ms")
+        if stock := cell(400, STOCK):
+            ratio = ours["gcs_cpu_s"] / stock["gcs_cpu_s"]
+            check("400 nodes, 4 relays: GCS CPU over stock", ratio, 0.25, "")
+    ours, stock = cell(800, TARGET_RELAYS), cell(800, STOCK)
+    if ours and stock:
+        ratio = ours["staleness_p99_ms"] / stock["staleness_p99_ms"]
+        check("800 nodes, 4 relays: p99 staleness over stock", ratio, 0.1, "")
+        if ours["burst_median_ms"] and stock["burst_median_ms"]:
+            ratio = ours["burst_median_ms"] / stock["burst_median_ms"]
+            check("800 nodes, 4 relays: burst over stock", ratio, 1 / 3, "")
+    if one := cell(800, "relays-1"):
+        memory = one["worst_relay_rss_mb"]
+        check("a relay with 800 nodes: memory", memory, RELAY_MEMORY_MB, "MB")
+    return checks
+
+
+def show(value: float | None) -> str:
+    """Return a figure with about three digits, as a cell of the table."""
+    if value is None:
+        return "-"
+    if value == float("inf"):
+        return "never"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def print_report(cells: Cells) -> None:
+    """Print the table of medians, and what became of the targets."""
+    for client, hz in sorted({(cell.client, cell.hz) for cell in cells}):
+        print(f"\n{hz:g} view(s) a second from every node, {client} client")
+        heads = "".join(f"{head:>{width}}" for head, _, width in _FIGURES)
+        print(f"{'nodes':>5} {'Ray':<7}{'arm':<14}{heads}{'p99 / stock':>12}{'CPU / stock':>12}")
+        for cell, figures in cells.items():
+            if (cell.client, cell.hz) == (client, hz):
+                row = "".join(f"{show(figures[name]):>{width}}" for _, name, width in _FIGURES)
+                stock = cells.get(cell._replace(arm=STOCK)) if cell.arm != STOCK else None
+                print(f"{cell.nodes:>5} {cell.ray:<7}{cell.arm:<14}{row}{_ratios(figures, stock)}")
+    for check in all_targets(cells):
+        verdict = "met" if check["met"] else "MISSED"
+        limit = f"{check['limit']:.3g} {check['unit']}".strip()
+        name = f"{check['target']} ({check['client']} client)"
+        print(f"{verdict:<7} {name}: {check['figure']:.3g}, at most {limit}")
+
+
+def all_targets(cells: Cells) -> list[dict[str, Any]]:
+    """Return the targets with each client."""
+    return [check for client in CLIENTS for check in check_targets(cells, client)]
+
+
+def _ratios(figures: dict[str, Any], stock: dict[str, Any] | None) -> str:
+    if stock is None:
+        return ""
+    names = ("staleness_p99_ms", "gcs_cpu_s")
+    ratios = [figures[name] / stock[name] if stock[name] else float("nan") for name in names]
+    return "".join(f"{ratio:>12.3f}" for ratio in ratios)
+
+
+def plot(cells: Cells, hz: float, client: str, path: Path) -> None:
+    """Draw staleness, CPU of the GCS and bursts over the number of nodes (needs matplotlib)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot, ticker
+
+    panels = (
+        ("p99 staleness, ms", "staleness_p99_ms", 1.0, True),
+        ("CPU of the GCS, cores", "gcs_cpu_s", None, False),
+        ("burst: all up to date after, ms", "burst_median_ms", 1.0, True),
+    )
+    shown = {cell: each for cell, each in cells.items() if (cell.client, cell.hz) == (client, hz)}
+    counts = sorted({cell.nodes for cell in shown})
+    colours = {"direct": "tab:red", "batching": "tab:orange", "relays-1": "tab:cyan"}
+    colours |= {"relays-4": "tab:blue", "relays-10": "tab:green"}
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(13, 4.2), constrained_layout=True)
+    for axis, (title, name, scale, logarithmic) in zip(axes, panels, strict=True):
+        for ray, arm in sorted({(cell.ray, cell.arm) for cell in shown}):
+            points = [
+                (cell.nodes, figures[name] / (scale or figures["seconds"]))
+                for cell, figures in shown.items()
+                if (cell.ray, cell.arm) == (ray, arm) and figures[name] not in (None, float("inf"))
+            ]
+            style = "--" if ray == "2.48.0" else "-"
+            marker = "o" if arm == STOCK else "s"
+            look = {"marker": marker, "color": colours.get(arm, "tab:gray")}
+            axis.plot(*zip(*points, strict=True), style, label=f"{ray} {arm}", **look)
+        axis.set(title=title, xlabel=f"nodes, {hz:g} view(s) a second each", xscale="log")
+        axis.set_xticks(counts, [str(count) for count in counts])
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+        if logarithmic:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+            axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.4g}"))
+            axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def parse_options() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--nodes", default=NODES)
+    parser.add_argument("--hz", type=float, default=1.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--settle-s", type=float, default=15.0)
+    parser.add_argument("--bursts", type=int, default=3)
+    parser.add_argument("--client", choices=CLIENTS, default="light")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png")
+    sync_arms.add_common_arguments(parser.add_argument, "direct,relays-4")
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run everything that the options ask for, stock and relays in turn."""
+    generator = options.generator or sync_arms.build(sync_arms.GENERATOR)
+    relay = sync_arms.relay_command(options)
+    loads = [
+        Load(
+            nodes=int(nodes),
+            hz=options.hz,
+            seconds=options.seconds,
+            bursts=options.bursts,
+            settle_s=options.settle_s,
+            client=options.client,
+        )
+        for nodes in options.nodes.split(",")
+    ]
+    cells = [
+        (load, ray, arm)
+        for load in loads
+        for ray in options.rays.split(",")
+        for arm in sync_arms.chosen_arms(options)
+        if sync_arms.runs_on(arm, ray)
+    ]
+    runs = []
+    for number, (load, ray, arm) in sync_arms.interleaved(cells, options.rounds):
+        label = f"round {number}, {load.nodes} nodes ({load.client}), Ray {ray}, {arm.name}"
+        run = run_once(ray, arm, load, relay, generator)
+        said = ", ".join(f"{head} {show(medians([run])[name])}" for head, name, _ in _FIGURES)
+        print(f"{label}: {said}", file=sys.stderr)
+        sync_arms.save_run(options.results, run)
+        runs.append(run)
+    return runs
+
+
+def main() -> int:
+    """Measure, print, and return 0 only if every target that could be decided is met."""
+    options = parse_options()
+    runs = sync_arms.load_runs(options.results)
+    if not options.report_only:
+        runs += measure(options)
+    cells = summarise(runs)
+    checks = all_targets(cells)
+    if options.json:
+        rows = [cell._asdict() | figures for cell, figures in cells.items()]
+        print(json.dumps({"cells": rows, "targets": checks, "met": all(c["met"] for c in checks)}))
+    else:
+        print_report(cells)
+    if options.plot:
+        plot(cells, options.hz, options.client, options.plot)
+    return 0 if all(check["met"] for check in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
