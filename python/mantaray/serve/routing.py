@@ -121,14 +121,15 @@ class Routing:
         asked = self._asked.get(_current_task())
         return asked is not None and asked == (replica_id, True)
 
-    def _answered(self, task: asyncio.Task[Any] | None) -> None:
+    def _answered(self, task: asyncio.Task[Any] | None) -> bool:
+        """Note that a replica has said yes or no; return whether that was still to come."""
         asked = self._asked.pop(task, None) if task is not None else None
         if asked is not None:
             self._unanswered[asked[0]] -= 1
+        return asked is not None
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._answered(task)
-        if task.cancelled():
+        if self._answered(task) or task.cancelled():
             self._stopped(self._last.get(task))
 
     def _stopped(self, replica_id: Any) -> None:
