@@ -23,7 +23,11 @@ def _seen_live(ray_env: RayEnv, tmp_path: Path) -> Any:
         for name in SCENARIOS:
             steps = steps_of(name)
             expected = _expected(ray_env.version, name)
-            work[name] = {"steps": steps, "expected": [each["tables"] for each in expected]}
+            work[name] = {
+                "steps": steps,
+                "expected": [each["tables"] for each in expected],
+                "reads": [each["read"] for each in expected],
+            }
         file = tmp_path / "scenarios.json"
         file.write_text(json.dumps(work))
         _LIVE[ray_env.version] = ray_env.run_program(PROGRAM, [file], timeout_s=300)

@@ -82,7 +82,7 @@ def test_shutdown_under_a_look_calls_everything_and_kills_nothing(ray_env: RayEn
         PROGRAMS / "refs_exit.py", ["shutdown"], {"MANTARAY_REFS_WATCH_INTERVAL_MS": "1"}
     )["seen"]
     assert seen[0] == ["not at exit", False]
-    assert seen[1] == {"in_order": True, "quiet": True, "again": True, "same_id": True}
+    assert seen[1] == {"in_order": True, "quiet": True, "again": True}
 
 
 def test_objects_lost_with_their_node_are_told_when_let_go(ray_env: RayEnv) -> None:

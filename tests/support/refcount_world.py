@@ -31,13 +31,14 @@ class _Object:
 
 @dataclass
 class _Call:
-    """A call that goes on: who called whom with what, and what the callee found in it."""
+    """A call that goes on: who called whom with what; what the callee found in it, and has to give back."""
 
     caller: str
     callee: str
     result: str
     arguments: list[str]
     found: list[str]
+    own: list[str]
 
 
 class _Process:
@@ -211,14 +212,16 @@ class World:
             self._hold(whom, name, None)
         found = []
         for name in names:
+            # In a list: found there. By itself: the Python layer's, beside the value.
+            self._hold(whom, name, None)
             if not direct:
-                self._hold(whom, name, None)
                 found.append(name)
                 continue
             for inner in self._objects[name].contents:
                 self._hold(whom, inner, name)
                 found.append(inner)
-        self._calls[result] = _Call(who, whom, result, names, found)
+        own = names if direct else []
+        self._calls[result] = _Call(who, whom, result, names, found, own)
 
     def _end(self, call: _Call, *, keep: bool, returned: Any, large: bool) -> None:
         counter = self._counter(call.callee)
@@ -228,9 +231,8 @@ class World:
                 self._ids(returned),
                 self._process(call.caller).address,
             )
-        if not keep:
-            for name in call.found:
-                self._release(call.callee, name)
+        for name in call.own if keep else [*call.own, *call.found]:
+            self._release(call.callee, name)
         table, _ = counter.pop_and_clear_local_borrowers(self._ids(call.arguments))
         self._messages.append(lambda: self._reply(call, table, list(returned), large))
 

@@ -1,8 +1,8 @@
 """Takes real processes through scenarios; prints what could be seen after each step, as JSON.
 
-Its argument is a file: {scenario: {"steps": [[word, ...], ...], "expected": [tables, ...]}}. After each
-step the tables are looked at until they are as expected and stay so, or for a while; what is printed is
-what was seen in the end. See tests/support/refcount_scenarios.py for the words.
+Its argument is a file: {scenario: {"steps": [[word, ...], ...], "expected": [tables, ...], "reads": [word,
+...]}}. After each step the tables are looked at until they are as expected and stay so, or for a while;
+what is printed is what was seen in the end. See tests/support/refcount_scenarios.py for the words.
 """
 
 import gc
@@ -20,7 +20,9 @@ import ray
 import ray.cloudpickle
 
 PATIENCE_S = 6.0
-STAYS_S = 0.25
+STAYS_S = 0.15
+# A raylet gives up the copies of what was freed once a second.
+FREED_S = 2.5
 LARGE_BYTES = 500_000
 
 
@@ -31,9 +33,16 @@ class Player:
         self.scenario = scenario
         self.held = {}
         self.ends = {}
+        self.errors = []
 
     def pid(self):
         return os.getpid()
+
+    def forget(self):
+        """Let go of what an earlier scenario has left."""
+        self.held.clear()
+        self.ends.clear()
+        gc.collect()
 
     def table(self, names_by_id):
         """{name: [local, submitted]} of this process's own table."""
@@ -114,11 +123,12 @@ class Player:
 
     def do_read(self, name):
         try:
-            ray.get(self.held[name], timeout=10)
+            ray.get(self.held[name], timeout=4)
         except ray.exceptions.OwnerDiedError:
             return "owner died"
         except (ray.exceptions.GetTimeoutError, ray.exceptions.ObjectLostError) as error:
-            return f"gone ({type(error).__name__})"
+            self.errors.append(f"{name}: {type(error).__name__}")
+            return "gone"
         return "value"
 
     # What the others call.
@@ -160,14 +170,39 @@ def watch(tables_now, expected):
         time.sleep(0.02)
 
 
-def play(name, number, steps, expected):
-    """Go through one scenario with actors of its own."""
-    prefix = f"s{number}"
-    driver = Player(prefix)
-    actor = ray.remote(num_cpus=0, max_concurrency=8)(Player)
+class Actors:
+    """The actors of the scenarios; one that was killed is replaced in the next scenario."""
+
+    def __init__(self):
+        self.generation = 0
+        self.handles = {}
+        self.pids = {}
+
+    def ready(self, names):
+        """Return the actors with these names, none of which holds anything."""
+        if set(names) - set(self.handles):
+            self.generation += 1
+            prefix = f"g{self.generation}"
+            actor = ray.remote(num_cpus=0, max_concurrency=8)(Player)
+            self.prefix = prefix
+            self.handles = {
+                name: actor.options(name=f"{prefix}-{name}").remote(prefix) for name in "abc"
+            }
+            pids = ray.get([each.pid.remote() for each in self.handles.values()])
+            self.pids = dict(zip(self.handles, pids, strict=True))
+        ray.get([each.forget.remote() for each in self.handles.values()])
+        return {name: self.handles[name] for name in names}
+
+    def kill(self, name):
+        del self.handles[name]
+        os.kill(self.pids[name], signal.SIGKILL)
+
+
+def play(all_actors, steps, expected, reads):
+    """Go through one scenario."""
     others = sorted({w for words in steps for w in words[1:3] if w in ("a", "b", "c")})
-    actors = {each: actor.options(name=f"{prefix}-{each}").remote(prefix) for each in others}
-    pids = dict(zip(actors, ray.get([each.pid.remote() for each in actors.values()]), strict=True))
+    actors = all_actors.ready(others)
+    driver = Player(getattr(all_actors, "prefix", ""))
     names_by_id = {}
 
     def tables():
@@ -178,12 +213,14 @@ def play(name, number, steps, expected):
         return found
 
     seen = []
-    for words, wanted in zip(steps, expected, strict=True):
+    for words, wanted, wanted_read in zip(steps, expected, reads, strict=True):
         word, who, *rest = words
         said = None
+        if wanted_read == "gone":
+            time.sleep(FREED_S)
         if word == "kill":
-            os.kill(pids[who], signal.SIGKILL)
             actors.pop(who)
+            all_actors.kill(who)
         elif who == "driver":
             ids, said = driver.do([word, *rest])
             names_by_id.update(ids)
@@ -194,8 +231,6 @@ def play(name, number, steps, expected):
         wanted = {each: wanted.get(each, {}) for each in ("driver", *actors)}
         seen.append({"tables": watch(tables, wanted), "read": said})
     driver.held.clear()
-    for each in actors.values():
-        ray.kill(each)
     return seen
 
 
@@ -213,10 +248,11 @@ ray.init(
     runtime_env={"env_vars": {"SCRATCH": root}},
 )
 results = {}
-for number, (name, scenario) in enumerate(scenarios.items()):
+players = Actors()
+for name, scenario in scenarios.items():
     begin = time.monotonic()
     try:
-        results[name] = play(name, number, scenario["steps"], scenario["expected"])
+        results[name] = play(players, **scenario)
     except Exception as error:
         results[name] = f"{type(error).__name__}: {error}"
     print(round(time.monotonic() - begin, 1), name, file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """Finalizers of objects whose node dies; argument: the process id of that node's raylet."""
 
+import gc
 import json
 import os
 import signal
@@ -49,11 +50,16 @@ time.sleep(2)
 lost = False
 try:
     ray.get(held, timeout=20)
-except (ray.exceptions.ObjectLostError, ray.exceptions.WorkerCrashedError):
+except ray.exceptions.GetTimeoutError:
+    pass
+except ray.exceptions.RayError:
     lost = True
 quiet = not calls
 del held
+# The error's frames and the error hold each other, and the reference.
+gc.collect()
 first = wait_until(lambda: calls == ["held"])
 ray.get(holder.drop.remote())
 second = wait_until(lambda: calls == ["held", "borrowed"])
+ray.shutdown()
 print(json.dumps({"died": died, "lost": lost, "quiet": quiet, "held": first, "borrowed": second}))
