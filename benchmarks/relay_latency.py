@@ -51,8 +51,10 @@ def measure(
         one = stack.enter_context(Relay(upstream, "127.0.0.1:0"))
         two = stack.enter_context(Relay(f"127.0.0.1:{one.port}", "127.0.0.1:0"))
         done = subprocess.run(
-            [program, str(port), f"{one.port},{two.port}", str(calls_per_s), str(seconds)]
-            + [str(long_polls)],
+            [
+                program,
+                *map(str, (port, f"{one.port},{two.port}", calls_per_s, seconds, long_polls)),
+            ],
             input="go\n",
             stdout=subprocess.PIPE,
             text=True,
