@@ -109,6 +109,8 @@ def test_the_defaults_as_the_table_shows_them() -> None:
         "MANTARAY_GC_IDLE_DELAY_MS": "2000",
         "MANTARAY_GC_RSS_LIMIT_BYTES": "a quarter more than after the last full collection",
         "MANTARAY_REFS_WATCH_INTERVAL_MS": "100",
+        "MANTARAY_RELAY_PORT": "unset",
+        "MANTARAY_RELAY_ADMIN_PORT": "unset: none",
     }
 
 

@@ -121,14 +121,21 @@ class SyncStream final : public syncer::Peer {
       FinishWith(grpc::Status(grpc::StatusCode::UNAVAILABLE, "this relay is shutting down"));
       return;
     }
+    const auto path = PathWith(context_.client_metadata(), service_->relay_id());
+    if (!path.has_value()) {
+      FinishWith(grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
+                              "this stream has come through this relay before: the relays form a ring"));
+      return;
+    }
     const OwnedMetadata credentials = CredentialsOf(context_.client_metadata());
     credentials_key_ = KeyOf(credentials);
     ++pending_;
-    service_->Verify(credentials_key_, credentials, [this](const grpc::Status& status, const OwnedMetadata& answer) {
-      if (!Ended()) {
-        OnVerified(status, answer);
-      }
-    });
+    service_->Verify(credentials_key_, credentials, *path,
+                     [this](const grpc::Status& status, const OwnedMetadata& answer) {
+                       if (!Ended()) {
+                         OnVerified(status, answer);
+                       }
+                     });
   }
 
   void OnVerified(const grpc::Status& status, const OwnedMetadata& answer) {
@@ -364,7 +371,8 @@ void SyncService::AcceptOne() { (new SyncStream(this))->Accept(); }
 
 // --- Who may come
 
-void SyncService::Verify(const CredentialsKey& key, const OwnedMetadata& metadata, Verified verified) {
+void SyncService::Verify(const CredentialsKey& key, const OwnedMetadata& metadata, const std::string& path,
+                         Verified verified) {
   Credentials& credentials = credentials_[key];
   if (EventLoop::NowMs() < credentials.trusted_until_ms) {
     verified(grpc::Status::OK, credentials.answer);
@@ -378,12 +386,14 @@ void SyncService::Verify(const CredentialsKey& key, const OwnedMetadata& metadat
   credentials.asking = true;
   syncer::NodeId nobody;
   std::generate(nobody.bytes.begin(), nobody.bytes.end(), [this] { return static_cast<char>(random_()); });
-  OpenProbe(metadata, nobody,
+  OpenProbe(metadata, path, nobody,
             [this, key](const grpc::Status& status, const OwnedMetadata& answer) { OnProbed(key, status, answer); });
 }
 
-void SyncService::OpenProbe(const OwnedMetadata& credentials, const syncer::NodeId& node, Verified done) {
+void SyncService::OpenProbe(const OwnedMetadata& credentials, const std::string& path, const syncer::NodeId& node,
+                            Verified done) {
   OwnedMetadata metadata = credentials;
+  metadata.emplace_back(kPathKey, path);
   const syncer::StreamMetadata own = core_.WithdrawMetadata(node);
   metadata.insert(metadata.end(), own.begin(), own.end());
   ++probes_;
@@ -501,7 +511,7 @@ void SyncService::Withdraw() {
     return;
   }
   for (const syncer::NodeId& node : nodes) {
-    OpenProbe(credentials->second.metadata, node, [](const grpc::Status&, const OwnedMetadata&) {});
+    OpenProbe(credentials->second.metadata, relay_id(), node, [](const grpc::Status&, const OwnedMetadata&) {});
   }
 }
 
