@@ -23,6 +23,7 @@ _COMMANDS = {
         "relay_command",
         "Run a relay between raylets and the GCS; show relays.",
     ),
+    "refs": ("mantaray.cli.refs", "refs_group", "Explore the reference-counting protocol."),
     "spill": ("mantaray.cli.spill", "spill_group", "Show and clean spilled data."),
     "tail": (
         "mantaray.cli.tail",
