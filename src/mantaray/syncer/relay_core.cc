@@ -320,8 +320,9 @@ int64_t RelayCore::NextDeadlineMs() const {
   if (!noise_.empty()) next_ms = std::min(next_ms, noise_.begin()->first);
   if (options_.digest_ms > 0) {
     for (const auto& [id, stream] : streams_) {
+      // One that is behind gets its digest with what it takes next.
       const bool listens = stream->is_relay() && stream->dialect == Dialect::kBatch && stream->waiting;
-      if (listens) next_ms = std::min(next_ms, stream->digest_sent_ms + options_.digest_ms);
+      if (listens && HasTakenAll(*stream)) next_ms = std::min(next_ms, stream->digest_sent_ms + options_.digest_ms);
     }
   }
   return next_ms;
