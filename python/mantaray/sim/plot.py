@@ -36,7 +36,7 @@ def plot_plan(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (staleness, cpu) = pyplot.subplots(1, 2, figsize=(11, 4.2))
+    figure, (staleness, cpu) = pyplot.subplots(1, 2, figsize=(13, 4))
     for window_ms in windows_ms:
         found = [predict(replace(plan, relays=n, window_ms=window_ms), costs) for n in relays]
         label = f"{window_ms:g} ms window"
@@ -54,7 +54,7 @@ def plot_plan(
         panel.set_yscale("log")
         panel.set_xticks(list(relays), [str(n) for n in relays])
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=7)
+        panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
     figure.suptitle(f"{plan.nodes} nodes, {plan.hz:g} updates a second each (predicted)")
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -180,6 +180,7 @@ class World {
     std::unique_ptr<RelayCore> core;
     uint32_t link = kNobody;
     int64_t timer_ms = syncer::kNeverMs;
+    bool touched = true;  // its deadline may have moved
     std::vector<NodeId> left;
     std::optional<Parcel> old_frame;
     void NodeLeft(const NodeId& id) override { left.push_back(id); }
@@ -248,6 +249,10 @@ class World {
   // Relays.
   void StartRelay(Relay* relay);
   void CrashRelay(Relay* relay);
+  RelayCore* CoreOf(uint32_t relay) {
+    relays_[relay]->touched = true;
+    return relays_[relay]->core.get();
+  }
   void WithdrawAbove(const Relay& relay, const NodeId& id);
 
   // The GCS.
@@ -355,7 +360,7 @@ void World::Open(uint32_t id) {
   link->server_life = LifeOf(link->server);
   StreamMetadata answer;
   if (link->server.kind == Kind::kRelay) {
-    RelayCore* core = relays_[link->server.number]->core.get();
+    RelayCore* core = CoreOf(link->server.number);
     StreamMetadata metadata = {{"node_id", IdOf(link->client.number).Hex()}};
     if (link->client.kind == Kind::kRelay) metadata = relays_[link->client.number]->core->UpstreamMetadata();
     const absl::StatusOr<StreamId> stream = core->AddDownstream(metadata, &link->server_end);
@@ -393,14 +398,14 @@ void World::Opened(uint32_t id, StreamMetadata answer) {
   Link* link = links_[id].get();
   if (!link->client_open || LifeOf(link->client) != link->client_life) return;
   if (link->client.kind == Kind::kRelay) {
-    const auto stream = relays_[link->client.number]->core->UpstreamConnected(answer, &link->client_end);
+    const auto stream = CoreOf(link->client.number)->UpstreamConnected(answer, &link->client_end);
     if (!stream.ok()) {
       Violation(absl::StrCat("an honest upstream is refused: ", stream.status().ToString()));
       return;
     }
     link->client_stream = *stream;
     if (options_.sabotage == Sabotage::kForgetsToResend && clock_.NowMs() > storm_from_ms_) {
-      while (relays_[link->client.number]->core->Take(link->client_stream)) {
+      while (CoreOf(link->client.number)->Take(link->client_stream)) {
       }
     }
   } else {
@@ -430,7 +435,7 @@ void World::EndClient(uint32_t id) {
   link->client_open = false;
   if (LifeOf(link->client) != link->client_life || !IsUp(link->client)) return;
   if (link->client.kind == Kind::kRelay) {
-    if (link->client_stream != syncer::kNoStream) relays_[link->client.number]->core->UpstreamLost(link->client_stream);
+    if (link->client_stream != syncer::kNoStream) CoreOf(link->client.number)->UpstreamLost(link->client_stream);
   } else {
     nodes_[link->client.number]->ever_reconnected = true;
   }
@@ -444,7 +449,7 @@ void World::EndServer(uint32_t id) {
   link->server_open = false;
   if (LifeOf(link->server) != link->server_life || !IsUp(link->server)) return;
   if (link->server.kind == Kind::kRelay) {
-    relays_[link->server.number]->core->RemoveDownstream(link->server_stream);
+    CoreOf(link->server.number)->RemoveDownstream(link->server_stream);
   } else {
     GcsEndsStream(id);
   }
@@ -467,7 +472,7 @@ void World::Settle() {
     Pump(link, direction);
   }
   for (const auto& relay : relays_) {
-    if (!relay->up) continue;
+    if (!relay->up || !std::exchange(relay->touched, false)) continue;
     for (const NodeId& id : std::exchange(relay->left, {})) WithdrawAbove(*relay, id);
     ArmTimer(relay.get());
   }
@@ -486,6 +491,7 @@ void World::ArmTimer(Relay* relay) {
   At(next_ms, [this, relay, life, next_ms] {
     if (relay->life != life || !relay->up || relay->timer_ms != next_ms) return;
     relay->timer_ms = syncer::kNeverMs;
+    relay->touched = true;
     relay->core->Tick();
     Settle();
     // What is due at the same moment has to make progress.
@@ -498,6 +504,7 @@ std::optional<Parcel> World::TakeFrom(Link* link, Direction direction) {
   if (from.kind == Kind::kNode) return TakeFromNode(nodes_[from.number].get(), from.number);
   if (from.kind == Kind::kGcs) return TakeFromGcs(link);
   Relay* relay = relays_[from.number].get();
+  relay->touched = true;
   std::optional<Frame> frame = relay->core->Take(direction == kUpward ? link->client_stream : link->server_stream);
   if (!frame) return std::nullopt;
   Parcel parcel;
@@ -560,9 +567,9 @@ void World::Arrive(uint32_t id, Direction direction, const Parcel& parcel) {
   } else if (to.kind == Kind::kGcs) {
     ArriveAtGcs(link, parcel.bytes);
   } else if (direction == kUpward) {
-    relays_[to.number]->core->OnDownstreamBytes(link->server_stream, parcel.bytes);
+    CoreOf(to.number)->OnDownstreamBytes(link->server_stream, parcel.bytes);
   } else {
-    relays_[to.number]->core->OnUpstreamBytes(link->client_stream, parcel.bytes);
+    CoreOf(to.number)->OnUpstreamBytes(link->client_stream, parcel.bytes);
   }
   Settle();
 }
@@ -734,6 +741,7 @@ void World::StartRelay(Relay* relay) {
   relay->timer_ms = syncer::kNeverMs;
   relay->link = kNobody;
   relay->up = true;
+  relay->touched = true;
   relay->left.clear();
   Connect({Kind::kRelay, relay->number});
 }
@@ -768,7 +776,7 @@ void World::WithdrawAbove(const Relay& relay, const NodeId& id) {
     if (!IsUp(parent)) return;
     if (parent.kind == Kind::kRelay) {
       End nobody;
-      const auto stream = relays_[parent.number]->core->AddDownstream(metadata, &nobody);
+      const auto stream = CoreOf(parent.number)->AddDownstream(metadata, &nobody);
       if (stream.ok()) Violation("a withdrawal opens a stream");
     } else {
       gcs_.views.erase(IndexOf(id));

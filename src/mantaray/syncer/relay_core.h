@@ -286,6 +286,7 @@ class RelayCore {
   std::array<std::array<Channel, kDirections>, kMessageTypes> channels_;  // by type and direction
   std::map<StreamId, std::unique_ptr<Stream>> streams_;                   // all of them, upstream's too
   std::unordered_map<NodeId, StreamId, NodeIdHash> stream_of_node_;       // downstream
+  std::map<StreamId, Stream*> relay_streams_;                             // to and from other relays
   Stream* upstream_ = nullptr;
   StreamId last_stream_ = kNoStream;
   Dialect upstream_dialect_;

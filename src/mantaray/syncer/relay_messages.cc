@@ -259,6 +259,7 @@ void RelayCore::Bind(NodeState* node, Stream* stream) {
 
 // Upstream knows it from somebody else. A stream of its own here is broken and will end by itself.
 void RelayCore::LivesElsewhere(NodeState* node) {
+  if (node->carried_by == kNoStream && node->leaves_ms == kNeverMs) return;
   const Stream* carrier = FindStream(node->carried_by);
   if (carrier != nullptr && !carrier->is_relay()) return;
   node->carried_by = kNoStream;
