@@ -41,10 +41,12 @@ test-native: setup-lint ## C++ tests, plain and under ASan, UBSan and TSan, and 
 	$(BAZEL) test --config=tsan //...
 	@$(MAKE) --no-print-directory fuzz
 
-fuzz: setup-lint ## fuzz the parsers of spill files for a bounded time
-	$(BAZEL) build --config=fuzz //src/mantaray/spill:trailer_fuzz
+fuzz: setup-lint ## fuzz the parsers of spill files and of resource-view sync for a bounded time
+	$(BAZEL) build --config=fuzz //src/mantaray/spill:trailer_fuzz //src/mantaray/syncer:relay_fuzz
 	mkdir -p build/fuzz
 	bazel-bin/src/mantaray/spill/trailer_fuzz -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ \
+	  -verbosity=0 -print_final_stats=1
+	bazel-bin/src/mantaray/syncer/relay_fuzz -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ \
 	  -verbosity=0 -print_final_stats=1
 
 test: setup-test test-native lint ## everything that CI runs

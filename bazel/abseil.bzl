@@ -19,6 +19,7 @@ cc_library(
             "**/*test*.cc",
             "**/*benchmark*.cc",
             "**/*mock*.cc",
+            "absl/hash/internal/print_hash_of.cc",
             "absl/time/internal/cctz/testdata/**",
             "absl/debugging/failure_signal_handler.cc",
             "absl/strings/internal/pow10_helper.cc",

@@ -24,6 +24,7 @@ _COMMANDS = {
         "Run a relay between raylets and the GCS; show relays.",
     ),
     "refs": ("mantaray.cli.refs", "refs_group", "Explore the reference-counting protocol."),
+    "sim": ("mantaray.cli.sim", "sim_group", "Predict what a cluster will cost."),
     "spill": ("mantaray.cli.spill", "spill_group", "Show and clean spilled data."),
     "tail": (
         "mantaray.cli.tail",

@@ -60,6 +60,7 @@ RelayCore::Stream* RelayCore::AddStream(Hello hello, Peer* peer, size_t directio
   stream->connected_ms = clock_->NowMs();
   stream->digest_sent_ms = stream->connected_ms;
   stream->commands_floor = ChannelOf(MessageType::kCommands, direction).latest();
+  if (stream->is_relay()) relay_streams_.emplace(stream->id, stream.get());
   return streams_.emplace(stream->id, std::move(stream)).first->second.get();
 }
 
@@ -67,8 +68,8 @@ RelayCore::Stream* RelayCore::AddStream(Hello hello, Peer* peer, size_t directio
 
 std::set<std::string> RelayCore::RelaysBelow() const {
   std::set<std::string> below;
-  for (const auto& [id, stream] : streams_) {
-    if (stream->is_upstream() || !stream->is_relay()) continue;
+  for (const auto& [id, stream] : relay_streams_) {
+    if (stream->is_upstream()) continue;
     below.insert(stream->hello.relay_id);
     below.insert(stream->hello.other_relays.begin(), stream->hello.other_relays.end());
   }
@@ -252,6 +253,7 @@ void RelayCore::EraseStream(Stream* stream) {
   } else if (NodeState* node = view_.Find(stream->hello.node_id); node != nullptr && node->carried_by == stream->id) {
     carried.push_back(node);
   }
+  relay_streams_.erase(stream->id);
   streams_.erase(stream->id);
   for (NodeState* node : carried) Unbind(node);
 }
@@ -259,6 +261,7 @@ void RelayCore::EraseStream(Stream* stream) {
 void RelayCore::DropUpstream() {
   // A frame that was being written may not have arrived.
   commands_up_ = upstream_->commands_written;
+  relay_streams_.erase(upstream_->id);
   streams_.erase(upstream_->id);
   upstream_ = nullptr;
   relays_above_.clear();
@@ -302,9 +305,7 @@ void RelayCore::Tick() {
   Refresh();
   GuessUpstreamDialect();
   ReleaseAll();
-  for (const auto& [id, stream] : streams_) {
-    if (stream->is_relay()) Wake(stream.get());
-  }
+  for (const auto& [id, stream] : relay_streams_) Wake(stream);
 }
 
 int64_t RelayCore::NextDeadlineMs() const {
@@ -319,9 +320,10 @@ int64_t RelayCore::NextDeadlineMs() const {
   if (!leaving_.empty()) next_ms = std::min(next_ms, leaving_.begin()->first);
   if (!noise_.empty()) next_ms = std::min(next_ms, noise_.begin()->first);
   if (options_.digest_ms > 0) {
-    for (const auto& [id, stream] : streams_) {
-      const bool listens = stream->is_relay() && stream->dialect == Dialect::kBatch && stream->waiting;
-      if (listens) next_ms = std::min(next_ms, stream->digest_sent_ms + options_.digest_ms);
+    for (const auto& [id, stream] : relay_streams_) {
+      // One that is behind gets its digest with what it takes next.
+      const bool listens = stream->dialect == Dialect::kBatch && stream->waiting;
+      if (listens && HasTakenAll(*stream)) next_ms = std::min(next_ms, stream->digest_sent_ms + options_.digest_ms);
     }
   }
   return next_ms;

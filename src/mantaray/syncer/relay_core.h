@@ -69,7 +69,7 @@ struct RelayOptions {
   int64_t refresh_ms = 30'000;
   // How often relays compare what they know of each other. 0: never.
   int64_t digest_ms = 10'000;
-  // After upstream connected, what it says may be a replay of old views for this long.
+  // A relay has heard all that upstream knows when it has been connected for this long.
   int64_t replay_ms = 10'000;
   NoiseOptions noise;
   WireLimits wire;
@@ -95,7 +95,8 @@ class Peer {
 class RelayObserver {
  public:
   virtual ~RelayObserver() = default;
-  // A node was away for longer than the grace time and left the view. Must not call back.
+  // A node was away for longer than the grace time and left the view; again, if upstream shows it all the same after a
+  // reconnect. Must not call back.
   virtual void NodeLeft(const NodeId& node_id) = 0;
 };
 
@@ -205,9 +206,11 @@ class RelayCore {
 
  private:
   struct Stream;
-  // What is known of a node that left: the versions beyond which it is alive again.
+  // What is known of a node that left: the versions below which it never comes back, and if it died here, up to which.
   struct Tombstone {
     std::array<int64_t, kMessageTypes> versions{-1, -1};
+    bool dead = false;
+    StreamId told = kNoStream;  // the stream upstream during which the observer heard of it
   };
   enum class Verdict : uint8_t { kAccept, kDrop, kWait, kImpersonation };
 
@@ -229,8 +232,10 @@ class RelayCore {
   absl::Status AcceptFromBelow(Stream* stream, const SyncMessage& message);
   void AcceptFromAbove(const SyncMessage& message);
   void Contend(const Stream& stream, const SyncMessage& message);
+  int64_t FloorOf(const SyncMessage& message) const;
   bool IsKnownDead(const SyncMessage& message);
-  bool RaiseAbove(NodeState* node, const SyncMessage& message);
+  void RaiseIfBehind(Stream* stream, const SyncMessage& message, const ViewEntry& known);
+  void Adopt(ViewEntry* entry, Stream* stream);
   bool HoldAsNoise(ViewEntry* entry, const ViewEntry& before);
   void Publish(ViewEntry* entry, bool from_below);
   void Requeue(ViewEntry* entry);
@@ -240,6 +245,7 @@ class RelayCore {
   // Nodes (relay_messages.cc).
   void Bind(NodeState* node, Stream* stream);
   void Unbind(NodeState* node);
+  void LivesElsewhere(NodeState* node);
   void StayFor(NodeState* node, int64_t leaves_ms);
   void Leave(NodeState* node, bool dead);
   void Forget(NodeState* node);
@@ -261,6 +267,8 @@ class RelayCore {
 
   // Between relays (relay_frames.cc, digest.h).
   bool DigestDue(const Stream& stream) const;
+  bool HasTakenAll(const Stream& stream) const;
+  static bool IsOwn(const Stream& stream, const ViewEntry& entry);
   bool ShouldKnow(const Stream& stream, const ViewEntry& entry) const;
   bool HeldFrom(const Stream& stream, const ViewEntry& entry) const;
   bool Settled() const;
@@ -278,6 +286,7 @@ class RelayCore {
   std::array<std::array<Channel, kDirections>, kMessageTypes> channels_;  // by type and direction
   std::map<StreamId, std::unique_ptr<Stream>> streams_;                   // all of them, upstream's too
   std::unordered_map<NodeId, StreamId, NodeIdHash> stream_of_node_;       // downstream
+  std::map<StreamId, Stream*> relay_streams_;                             // to and from other relays
   Stream* upstream_ = nullptr;
   StreamId last_stream_ = kNoStream;
   Dialect upstream_dialect_;

@@ -338,21 +338,48 @@ TEST_F(RelayTest, ReplayOfOwnNodesIsStaleAndHigherVersionsAreSurpassed) {
   core->OnUpstreamBytes(up.stream, Batch({Bare(1, 10), Bare(1, 9)}));
   EXPECT_EQ(core->metrics().stale, 2u);
   core->OnUpstreamBytes(up.stream, Batch({Bare(1, 500, "\x18\x01")}));
+  for (const int64_t version : {11, 12, 13}) {
+    up.Drain();
+    EXPECT_EQ(up.Version(1), 10);
+    core->OnDownstreamBytes(one->stream, Batch({Bare(1, version)}));
+  }
   up.Drain();
   two->Drain();
   EXPECT_EQ(up.Version(1), 501);
   EXPECT_EQ(two->Version(1), 501);
-  core->OnDownstreamBytes(one->stream, Batch({Bare(1, 11)}));
+  core->OnDownstreamBytes(one->stream, Batch({Bare(1, 14)}));
   up.Drain();
   EXPECT_EQ(up.Version(1), 502);
 }
 
-TEST_F(RelayTest, NewerVersionFromUpstreamOutsideAReplayIsBelieved) {
+TEST_F(RelayTest, OldWordsOfANodeThatMovedRaiseNothing) {
+  Start();
+  ConnectUpstream();
+  auto one = Join(1, 10);
+  core->OnUpstreamBytes(up.stream, Batch({Bare(1, 14)}));  // it moved and goes on elsewhere
+  core->OnDownstreamBytes(one->stream, Batch({Bare(1, 11)}));
+  core->OnDownstreamBytes(one->stream, Batch({Bare(1, 12)}));
+  EXPECT_EQ(core->metrics().raised, 0u);
+}
+
+TEST_F(RelayTest, NodeKnownFromUpstreamThatConnectsHereIsToldUpstreamFromNowOn) {
+  Start();
+  ConnectUpstream();
+  core->OnUpstreamBytes(up.stream, Batch({Bare(1, 5)}));
+  auto one = Join(1, 5);
+  core->UpstreamLost(up.stream);  // the GCS restarts empty
+  Client again;
+  again.core = core.get();
+  again.stream = *core->UpstreamConnected({}, &again.peer);
+  again.Drain();
+  EXPECT_EQ(again.Version(1), 5);
+}
+
+TEST_F(RelayTest, NewerVersionFromUpstreamIsBelieved) {
   Start();
   ConnectUpstream();
   auto one = Join(1, 10);
   auto two = Join(2);
-  Advance(options.replay_ms);
   core->OnUpstreamBytes(up.stream, Batch({Bare(1, 500)}));
   two->Drain();
   EXPECT_EQ(two->Version(1), 500);
@@ -414,6 +441,7 @@ TEST_F(RelayTest, LateJoinersAreNotShownNodesKnownToBeDead) {
   late->Drain();
   EXPECT_EQ(late->Count(1), 0u);
   EXPECT_EQ(late->Version(2), 1);
+  EXPECT_EQ(observer.left.size(), 2u);                    // it was never withdrawn
   core->OnUpstreamBytes(up.stream, Batch({Bare(1, 6)}));  // it lives, elsewhere
   late->Drain();
   EXPECT_EQ(late->Version(1), 6);
@@ -536,11 +564,11 @@ TEST_F(RelayTest, RelayBelowCarriesManyNodesAndGetsNoneOfThemBack) {
   EXPECT_EQ(up.Version(11), 1);
   core->OnUpstreamBytes(up.stream, Batch({Bare(10, 2)}));
   relay->Drain();
-  EXPECT_EQ(relay->Count(10), 0u);
+  EXPECT_EQ(relay->Version(10), 2);  // the node moved: the relay has to know
   core->RemoveDownstream(relay->stream);
   Advance(options.grace_ms);
-  EXPECT_EQ(core->view().size(), 1u);
-  EXPECT_EQ(observer.left.size(), 2u);
+  EXPECT_EQ(core->view().size(), 2u);
+  EXPECT_EQ(observer.left, std::vector<NodeId>{Node(11)});
 }
 
 TEST_F(RelayTest, WhatARelaySaysOfANodeWithItsOwnStreamWaitsUntilThatEnds) {
@@ -808,7 +836,9 @@ TEST_F(RelayTest, StatusTellsWhoLagsBehind) {
   two->Drain();
   Advance(250);
   for (const StreamStatus& status : core->Streams()) {
-    if (status.id == two->stream) EXPECT_EQ(status.behind, 0u);
+    if (status.id == two->stream) {
+      EXPECT_EQ(status.behind, 0u);
+    }
     if (status.id == one->stream) {
       EXPECT_EQ(status.behind, 2u);  // its own among them, which it will not be sent
       EXPECT_EQ(status.behind_ms, 250);

@@ -138,7 +138,7 @@ std::optional<Frame> RelayCore::TakeCommands(Stream* stream) {
   size_t messages = 0;
   uint64_t taken = channel.latest();
   channel.log().VisitAfter(stream->taken[kCommandsType], [&](const ViewEntry* entry) {
-    if (entry->node->carried_by == stream->id) return true;
+    if (IsOwn(*stream, *entry)) return true;
     const std::string message = WithFlagsFor(*stream, *entry);
     if (stream->dialect == Dialect::kBare) {
       bytes = message;
@@ -174,7 +174,7 @@ std::optional<Frame> RelayCore::TakeBareView(Stream* stream) {
   std::optional<Frame> frame;
   uint64_t taken = channel.latest();
   channel.log().VisitAfter(stream->taken[kViews], [&](const ViewEntry* entry) {
-    if (entry->node->carried_by == stream->id) return true;
+    if (IsOwn(*stream, *entry)) return true;
     frame.emplace();
     frame->messages = 1;
     frame->Add(entry->encoded, entry->bare());
@@ -195,19 +195,26 @@ bool RelayCore::DigestDue(const Stream& stream) const {
   if (options_.digest_ms <= 0 || !stream.is_relay() || stream.dialect != Dialect::kBatch) return false;
   if (clock_->NowMs() < stream.digest_sent_ms + options_.digest_ms) return false;
   // A digest speaks of all that was ever published, so it goes when all of that was taken.
+  return HasTakenAll(stream);
+}
+
+bool RelayCore::HasTakenAll(const Stream& stream) const {
   for (size_t type = 0; type < kMessageTypes; ++type) {
     if (stream.taken[type] < channels_[type][stream.direction].latest()) return false;
   }
   return true;
 }
 
+bool RelayCore::IsOwn(const Stream& stream, const ViewEntry& entry) {
+  return entry.source == stream.id || entry.node->carried_by == stream.id;
+}
+
 bool RelayCore::ShouldKnow(const Stream& stream, const ViewEntry& entry) const {
-  return entry.position[stream.direction] != 0 && entry.node->carried_by != stream.id;
+  return entry.position[stream.direction] != 0 && !IsOwn(stream, entry);
 }
 
 bool RelayCore::HeldFrom(const Stream& stream, const ViewEntry& entry) const {
-  if (!stream.is_upstream()) return entry.node->carried_by == stream.id;
-  return entry.node->carried_by == kNoStream && entry.node->leaves_ms == kNeverMs;
+  return entry.source == (stream.is_upstream() ? kFromUpstream : stream.id);
 }
 
 void RelayCore::TakeRelayTalk(Stream* stream, std::optional<Frame>* frame) {
@@ -277,6 +284,8 @@ void RelayCore::ForgetMissing(const Stream& stream, const Shield::CheckedFrame& 
   std::vector<NodeState*> missing;
   for (const auto& [id, node] : view_.nodes()) {
     if ((frame.split.complete_buckets >> DigestBucket(id) & 1) == 0 || named.contains(id)) continue;
+    // Its own stream is here, whatever others say.
+    if (stream_of_node_.contains(id)) continue;
     const auto held = [&](const auto& entry) { return entry != nullptr && HeldFrom(stream, *entry); };
     if (std::any_of(node->entries.begin(), node->entries.end(), held)) missing.push_back(node.get());
   }

@@ -12,6 +12,7 @@ namespace {
 constexpr size_t kResourceView = static_cast<size_t>(MessageType::kResourceView);
 // Versions are raised only where there is room to go on upwards.
 constexpr int64_t kHighestVersionToPass = INT64_MAX / 2;
+constexpr int kWordsToBelieve = 3;
 // In how many portions the whole view is sent again.
 constexpr int64_t kRefreshPortions = 64;
 constexpr size_t kSmallestPortion = 16;
@@ -62,11 +63,13 @@ absl::Status RelayCore::AcceptFromBelow(Stream* stream, const SyncMessage& given
   if (const NodeState* node = view_.Find(message.node_id); node != nullptr && EntryOf(*node, message.type) != nullptr) {
     before = *EntryOf(*node, message.type);
   }
+  before.version = std::max(before.version, FloorOf(message));
+  if (!is_own && message.version < before.version) {
+    ++metrics_.stale;
+    return absl::OkStatus();
+  }
   if (is_own) {
-    const bool first = stream->own_version[type] < 0;
-    const bool starts_over = first && message.version < before.version && before.version < kHighestVersionToPass;
-    if (starts_over) stream->raised_by[type] = before.version + 1 - message.version;
-    stream->own_version[type] = std::max(stream->own_version[type], message.version);
+    RaiseIfBehind(stream, message, before);
     if (stream->raised_by[type] > 0 && message.version < kHighestVersionToPass) {
       ++metrics_.raised;
       storage = WithVersion(message.bytes, message.version + stream->raised_by[type]);
@@ -81,11 +84,12 @@ absl::Status RelayCore::AcceptFromBelow(Stream* stream, const SyncMessage& given
       return shield_.Refuse(Refusal::kTooManyNodes, "more nodes than this relay may carry");
     case ViewStore::Outcome::kStale:
       ++metrics_.stale;
-      if (message.version == entry->version) Bind(entry->node, stream);
+      if (message.version == entry->version) Adopt(entry, stream);
       return absl::OkStatus();
     case ViewStore::Outcome::kNewer:
       break;
   }
+  dead_.erase(message.node_id);
   Bind(entry->node, stream);
   entry->waiting_since_ms = clock_->NowMs();
   if (is_own && HoldAsNoise(entry, before)) return absl::OkStatus();
@@ -93,33 +97,44 @@ absl::Status RelayCore::AcceptFromBelow(Stream* stream, const SyncMessage& given
   return absl::OkStatus();
 }
 
+// A node that starts over says so with its first word, which is never behind otherwise. Later on, old words of a node
+// that moved may still be on their way, so several new ones have to be behind what is known.
+void RelayCore::RaiseIfBehind(Stream* stream, const SyncMessage& message, const ViewEntry& known) {
+  const size_t type = static_cast<size_t>(message.type);
+  const bool first = stream->own_version[type] < 0;
+  if (message.version <= stream->own_version[type]) return;
+  stream->own_version[type] = message.version;
+  const int64_t version = message.version + stream->raised_by[type];
+  const bool behind = first ? version < known.version : version <= known.version && known.source != stream->id;
+  if (!behind || known.version >= kHighestVersionToPass) {
+    stream->words_behind[type] = 0;
+    return;
+  }
+  if (!first && ++stream->words_behind[type] < kWordsToBelieve) return;
+  stream->words_behind[type] = 0;
+  stream->raised_by[type] = known.version + 1 - message.version;
+}
+
+// The version below which nothing is believed of a node that left.
+int64_t RelayCore::FloorOf(const SyncMessage& message) const {
+  const auto found = dead_.find(message.node_id);
+  return found == dead_.end() ? -1 : found->second.versions[static_cast<size_t>(message.type)];
+}
+
 bool RelayCore::IsKnownDead(const SyncMessage& message) {
   const auto found = dead_.find(message.node_id);
   if (found == dead_.end()) return false;
-  const int64_t version = found->second.versions[static_cast<size_t>(message.type)];
-  const bool replay = clock_->NowMs() < upstream_since_ms_ + options_.replay_ms;
-  if (message.version < version || (message.version == version && replay)) return true;
-  if (version < 0 && replay) return true;
-  dead_.erase(found);
-  return false;
-}
-
-bool RelayCore::RaiseAbove(NodeState* node, const SyncMessage& message) {
-  Stream* carrier = FindStream(node->carried_by);
-  const size_t type = static_cast<size_t>(message.type);
-  const ViewEntry* entry = EntryOf(*node, message.type);
-  const bool replay = clock_->NowMs() < upstream_since_ms_ + options_.replay_ms;
-  if (!replay || carrier == nullptr || carrier->is_relay() || entry == nullptr) return false;
-  if (carrier->own_version[type] < 0 || message.version <= entry->version) return false;
-  if (message.version >= kHighestVersionToPass) return false;
-  carrier->raised_by[type] = message.version + 1 - carrier->own_version[type];
-  const std::string raised = WithVersion(entry->bare(), message.version + 1);
-  const absl::StatusOr<SyncMessage> own = ParseMessage(raised, options_.wire);
-  ViewEntry* changed = nullptr;
-  if (!own.ok() || view_.Apply(*own, carrier->id, &changed) != ViewStore::Outcome::kNewer) return false;
-  ++metrics_.raised;
-  changed->waiting_since_ms = clock_->NowMs();
-  Publish(changed, /*from_below=*/true);
+  Tombstone& tombstone = found->second;
+  const int64_t floor = tombstone.versions[static_cast<size_t>(message.type)];
+  if (message.version > floor || (message.version == floor && !tombstone.dead)) {
+    dead_.erase(found);
+    return false;
+  }
+  if (!tombstone.dead) return true;
+  // Upstream still has it: the withdrawal was lost.
+  const bool tell_again = tombstone.told != upstream_->id;
+  tombstone.told = upstream_->id;
+  if (tell_again && observer_ != nullptr) observer_->NodeLeft(message.node_id);
   return true;
 }
 
@@ -128,15 +143,21 @@ void RelayCore::AcceptFromAbove(const SyncMessage& message) {
     ++metrics_.dead_dropped;
     return;
   }
-  NodeState* known = view_.Find(message.node_id);
-  if (known != nullptr && RaiseAbove(known, message)) return;
   ViewEntry* entry = nullptr;
-  if (view_.Apply(message, upstream_->id, &entry) != ViewStore::Outcome::kNewer) {
+  const ViewStore::Outcome outcome = view_.Apply(message, kFromUpstream, &entry);
+  if (outcome == ViewStore::Outcome::kNewer) {
+    LivesElsewhere(entry->node);
+  } else {
     ++metrics_.stale;
+    // Not a replay of what this relay said itself: another one speaks for a node that is away from here.
+    const bool replay = clock_->NowMs() < upstream_since_ms_ + options_.replay_ms;
+    const bool equal = outcome == ViewStore::Outcome::kStale && message.version == entry->version;
+    if (!equal || replay || entry->node->leaves_ms == kNeverMs) return;
+    LivesElsewhere(entry->node);
+    entry->source = kFromUpstream;
+    ChannelOf(entry->type, kUp).Remove(entry);
     return;
   }
-  // Newer than what its own stream said when that ended: it lives elsewhere now.
-  if (entry->node->carried_by == kNoStream) StayFor(entry->node, kNeverMs);
   entry->waiting_since_ms = clock_->NowMs();
   Publish(entry, /*from_below=*/false);
 }
@@ -182,6 +203,17 @@ void RelayCore::Publish(ViewEntry* entry, bool from_below) {
   }
 }
 
+// What was known from elsewhere is said by a stream of ours: it is ours to tell upstream now.
+void RelayCore::Adopt(ViewEntry* entry, Stream* stream) {
+  const StreamId before = std::exchange(entry->source, stream->id);
+  Bind(entry->node, stream);
+  if (before == stream->id) return;
+  ForgetSegments();
+  if (entry->position[kUp] == 0) ChannelOf(entry->type, kUp).Add(entry, clock_->NowMs());
+  // The relay that spoke for it before hears so.
+  if (before != kFromUpstream) ChannelOf(entry->type, kDown).Add(entry, clock_->NowMs());
+}
+
 void RelayCore::Requeue(ViewEntry* entry) {
   const int64_t now_ms = clock_->NowMs();
   entry->waiting_since_ms = now_ms;
@@ -219,10 +251,19 @@ void RelayCore::Refresh() {
 // --- Nodes
 
 void RelayCore::Bind(NodeState* node, Stream* stream) {
-  dead_.erase(node->id);
   StayFor(node, kNeverMs);
   if (node->carried_by == stream->id) return;
   node->carried_by = stream->id;
+  ForgetSegments();
+}
+
+// Upstream knows it from somebody else. A stream of its own here is broken and will end by itself.
+void RelayCore::LivesElsewhere(NodeState* node) {
+  if (node->carried_by == kNoStream && node->leaves_ms == kNeverMs) return;
+  const Stream* carrier = FindStream(node->carried_by);
+  if (carrier != nullptr && !carrier->is_relay()) return;
+  node->carried_by = kNoStream;
+  StayFor(node, kNeverMs);
   ForgetSegments();
 }
 
@@ -264,14 +305,16 @@ void RelayCore::Leave(NodeState* node, bool dead) {
   Tombstone tombstone;
   for (size_t type = 0; type < kMessageTypes; ++type)
     tombstone.versions[type] = VersionOf(*node, static_cast<MessageType>(type));
+  tombstone.dead = dead;
+  if (upstream_ != nullptr) tombstone.told = upstream_->id;
   Forget(node);
-  if (!dead) return;
-  ++metrics_.nodes_left;
   if (dead_.insert_or_assign(id, tombstone).second) dead_order_.push_back(id);
   while (dead_order_.size() > options_.max_nodes) {
     dead_.erase(dead_order_.front());
     dead_order_.pop_front();
   }
+  if (!dead) return;
+  ++metrics_.nodes_left;
   if (observer_ != nullptr) observer_->NodeLeft(id);
 }
 

@@ -28,6 +28,7 @@ struct RelayCore::Stream {
   // Of a node's own stream: the newest version it has sent, and by how much versions are raised, by type.
   std::array<int64_t, kMessageTypes> own_version{-1, -1};
   std::array<int64_t, kMessageTypes> raised_by{};
+  std::array<int, kMessageTypes> words_behind{};
   // Between relays: when it last got a digest, the buckets it asked for, the buckets to ask it for.
   int64_t digest_sent_ms = 0;
   uint64_t buckets_to_send = 0;

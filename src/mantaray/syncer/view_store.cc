@@ -132,9 +132,12 @@ std::shared_ptr<const Segment> Channel::Build(uint64_t from) {
       return false;
     }
     const StreamId carrier = entry->node->carried_by;
-    if (carrier != kNoStream && direction_ == kDown) {
-      segment->carried.push_back({carrier, bytes->size(), entry->encoded->size()});
-    }
+    const auto exclude = [&](StreamId stream) {
+      if (stream == kNoStream || stream == kFromUpstream) return;
+      segment->carried.push_back({stream, bytes->size(), entry->encoded->size()});
+    };
+    exclude(carrier);
+    if (entry->source != carrier) exclude(entry->source);
     bytes->append(*entry->encoded);
     ++segment->messages;
     last = entry->position[direction_];

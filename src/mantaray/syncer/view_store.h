@@ -36,6 +36,8 @@ namespace mantaray::syncer {
 // A stream of a relay; 0 is none. Never used twice.
 using StreamId = uint64_t;
 inline constexpr StreamId kNoStream = 0;
+// As the source of a message: upstream, whichever stream that was.
+inline constexpr StreamId kFromUpstream = UINT64_MAX;
 
 // The two directions in which an entry may be on its way.
 inline constexpr size_t kDown = 0;  // to the nodes of this relay
@@ -156,7 +158,7 @@ struct Segment {
   uint64_t to = 0;  // a reader that has taken it stands here
   std::shared_ptr<const std::string> bytes;
   size_t messages = 0;
-  // Where the messages of nodes behind a stream lie, ordered by stream: they are not sent back to it.
+  // Where the messages lie that came from a stream or belong to its node, ordered by stream: they are not sent to it.
   struct Part {
     StreamId carrier = kNoStream;
     size_t at = 0;
