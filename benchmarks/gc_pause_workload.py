@@ -166,7 +166,7 @@ def main() -> None:
         actor = ray.remote(Actor).remote()
         ray.get(actor.call.remote())
         time.sleep(1)
-        told: dict[str, object] = {"quiet": serve(actor, seconds / 2, ask=False)}
+        told: dict[str, object] = {"quiet": serve(actor, min(seconds / 2, 10), ask=False)}
         told["i"] = serve(actor, seconds, ask=True)
         ray.get(actor.hold.remote(HELD_REFS))
         stalls = serve(actor, seconds, ask=True, waste=FRESH_CYCLES)
