@@ -64,6 +64,7 @@ bench: setup-test ## the benchmarks: stock and Mantaray interleaved
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_cache.py
 	@.venvs/ray-2.60.0/bin/python benchmarks/log_tail.py
 	@.venv/bin/python benchmarks/profiling_links.py
+	@$(BAZEL) run //src/mantaray/refcount:reference_counter_bench
 
 wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)
 	@.venv/bin/mantaray wheel --ray $(RAY) -o dist
