@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from click.testing import CliRunner
-
 from mantaray._native import sim
 from mantaray.cli.main import main
 
