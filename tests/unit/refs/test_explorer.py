@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from click.testing import CliRunner
 from mantaray._native import sim
 from mantaray.cli.main import main
 
-WORLD = {"processes": 4, "steps": 30}
+WORLD: dict[str, Any] = {"processes": 4, "steps": 30}
 
 
 def run(*arguments: str) -> tuple[int, str]:

@@ -150,11 +150,7 @@ def test_late_message_still_names_new_borrowers(owner: Process, borrower: Proces
 )
 def test_misuse_names_operation_and_object_and_changes_nothing(operation, error) -> None:
     process = Process(1)
-    if (
-        error is not UnknownObjectError
-        or operation.__code__.co_names[0] == "update_resubmitted_task_references"
-    ):
-        process.own(X)
+    process.own(X)
     before = process.counter.get_all_reference_counts()
     with pytest.raises(error) as caught:
         operation(process.counter)
