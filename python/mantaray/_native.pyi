@@ -1,7 +1,7 @@
 """Types of the extension module; its source is src/mantaray/python."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 class _ObjectReader:
     """One spilled object, opened and its header checked."""
@@ -140,12 +140,12 @@ class refcount:
     class ReferenceCountError(RuntimeError): ...
     class UnknownObjectError(ReferenceCountError): ...
 
-    Address = _Address
-    ObjectReferenceCount = _ObjectReferenceCount
-    RefRemovedSubscription = _RefRemovedSubscription
-    RefRemovedMessage = _RefRemovedMessage
-    ObjectLocations = _ObjectLocations
-    LineageReconstructionEligibility = _LineageReconstructionEligibility
+    Address: TypeAlias = _Address
+    ObjectReferenceCount: TypeAlias = _ObjectReferenceCount
+    RefRemovedSubscription: TypeAlias = _RefRemovedSubscription
+    RefRemovedMessage: TypeAlias = _RefRemovedMessage
+    ObjectLocations: TypeAlias = _ObjectLocations
+    LineageReconstructionEligibility: TypeAlias = _LineageReconstructionEligibility
 
     class ReferenceCounter:
         """Which objects a process uses, which it owns and who else uses those.

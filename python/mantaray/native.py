@@ -6,17 +6,19 @@ handed in. docs/reference-counting.md explains it.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from mantaray._native import refcount
 
-Address = refcount.Address
-LineageReconstructionEligibility = refcount.LineageReconstructionEligibility
-ObjectLocations = refcount.ObjectLocations
-ObjectReferenceCount = refcount.ObjectReferenceCount
-ReferenceCounter = refcount.ReferenceCounter
-ReferenceCountError = refcount.ReferenceCountError
-RefRemovedMessage = refcount.RefRemovedMessage
-RefRemovedSubscription = refcount.RefRemovedSubscription
-UnknownObjectError = refcount.UnknownObjectError
+Address: TypeAlias = refcount.Address
+LineageReconstructionEligibility: TypeAlias = refcount.LineageReconstructionEligibility
+ObjectLocations: TypeAlias = refcount.ObjectLocations
+ObjectReferenceCount: TypeAlias = refcount.ObjectReferenceCount
+ReferenceCounter: TypeAlias = refcount.ReferenceCounter
+ReferenceCountError: TypeAlias = refcount.ReferenceCountError
+RefRemovedMessage: TypeAlias = refcount.RefRemovedMessage
+RefRemovedSubscription: TypeAlias = refcount.RefRemovedSubscription
+UnknownObjectError: TypeAlias = refcount.UnknownObjectError
 
 __all__ = [
     "Address",

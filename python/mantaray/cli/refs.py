@@ -76,7 +76,7 @@ def explore(
     """
     if bug != "none" and bug not in sim.BUGS:
         raise CliError(f"no bug is named {bug!r}", "list them with: mantaray refs bugs")
-    world = {"processes": processes, "steps": steps, "bug": bug}
+    world: dict[str, Any] = {"processes": processes, "steps": steps, "bug": bug}
     if replay_seed is not None:
         ctx.exit(_replay(replay_seed, world))
     progress = _Progress(time_s)

@@ -674,7 +674,7 @@ void BasicReferenceCounter<Faults>::PublishIfUnused(const ObjectId& object_id, R
   ref->extra->questions.clear();
   if (faults_.Has(Fault::kAnswerForgotten)) questions.clear();
   const std::optional<Address> owner = ref->extra->owner_address;
-  const bool told_to_owner = !goes_with_outer || faults_.Has(Fault::kForgottenWhileNested);
+  const bool told_to_owner = !goes_with_outer;
   const ReferenceTable table = Collect({object_id}, {}, /*for_ref_removed=*/true, told_to_owner);
   // A number of owners can only have asked if the first died and its task ran again elsewhere.
   std::vector<std::pair<Address, RefRemovedMessage>> messages;

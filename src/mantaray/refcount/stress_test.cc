@@ -82,7 +82,9 @@ TEST(StressTest, ThreadsShareOneReferenceCounter) {
       EXPECT_TRUE(counter.HandlePublisherFailed(worker, shared).ok());
       EXPECT_TRUE(counter.RemoveLocalReference(shared).ok());
       EXPECT_TRUE(counter.RemoveLocalReference(mine).ok());
-      if (round % 50 == 0) EXPECT_TRUE(counter.CheckInvariants().ok());
+      if (round % 50 == 0) {
+        EXPECT_TRUE(counter.CheckInvariants().ok());
+      }
     }
   };
   std::vector<std::thread> threads;

@@ -302,6 +302,8 @@ class World {
 
   // The owner of the outer object knows now (`known`), or the owner of the inner one, which will tell it.
   void ContentTold(ObjectNumber outer, ObjectNumber inner, bool known) {
+    // What is gone is not kept by anybody's knowing of it.
+    if (objects_[inner].freed) return;
     for (Content& content : objects_[outer].contents) {
       if (content.object != inner) continue;
       content.known |= known;

@@ -17,7 +17,7 @@ struct SeededFault {
   absl::string_view summary;
 };
 
-inline constexpr std::array<SeededFault, 24> kSeededFaults = {{
+inline constexpr std::array<SeededFault, 23> kSeededFaults = {{
     {refcount::Fault::kSecondNoticeFatal, "second-notice-fatal",
      "clean-up of a borrower that is gone already is fatal: the upstream race"},
     {refcount::Fault::kLateMergeDropped, "late-merge-dropped",
@@ -54,8 +54,6 @@ inline constexpr std::array<SeededFault, 24> kSeededFaults = {{
      "a late report brings the entry of an object that is gone back"},
     {refcount::Fault::kUnaskedReportKept, "unasked-report-kept",
      "what nobody will ask for is kept for ever instead of being told"},
-    {refcount::Fault::kForgottenWhileNested, "forgotten-while-nested",
-     "what has to be told together with an outer object is forgotten when told early"},
     {refcount::Fault::kHandedOverWhileInUse, "handed-over-while-in-use",
      "what a process knows about an object that it goes on using goes to a caller, and is forgotten"},
 }};

@@ -145,16 +145,12 @@ def test_late_message_still_names_new_borrowers(owner: Process, borrower: Proces
         ),
         (lambda counter: counter.pop_and_clear_local_borrowers([X, X]), ReferenceCountError),
         (lambda counter: counter.add_owned_object(X), ReferenceCountError),
-        (lambda counter: counter.add_borrower_address(X, Address(Z)), UnknownObjectError),
+        (lambda counter: counter.add_borrower_address(Z, Address(Y)), UnknownObjectError),
     ],
 )
 def test_misuse_names_operation_and_object_and_changes_nothing(operation, error) -> None:
     process = Process(1)
-    if (
-        error is not UnknownObjectError
-        or operation.__code__.co_names[0] == "update_resubmitted_task_references"
-    ):
-        process.own(X)
+    process.own(X)
     before = process.counter.get_all_reference_counts()
     with pytest.raises(error) as caught:
         operation(process.counter)
