@@ -89,7 +89,7 @@ absl::Status RelayCore::AcceptFromBelow(Stream* stream, const SyncMessage& given
     case ViewStore::Outcome::kNewer:
       break;
   }
-  dead_.erase(message.node_id);
+  if (const auto left = dead_.find(message.node_id); left != dead_.end()) left->second.dead = false;
   Bind(entry->node, stream);
   entry->waiting_since_ms = clock_->NowMs();
   if (is_own && HoldAsNoise(entry, before)) return absl::OkStatus();
@@ -127,7 +127,8 @@ bool RelayCore::IsKnownDead(const SyncMessage& message) {
   Tombstone& tombstone = found->second;
   const int64_t floor = tombstone.versions[static_cast<size_t>(message.type)];
   if (message.version > floor || (message.version == floor && !tombstone.dead)) {
-    dead_.erase(found);
+    // Alive again; of the other type, nothing older than before is believed either.
+    tombstone.dead = false;
     return false;
   }
   if (!tombstone.dead) return true;
