@@ -66,6 +66,7 @@ bench: setup-test ## the benchmarks: stock and Mantaray interleaved
 	@.venv/bin/python benchmarks/profiling_links.py
 	@.venv/bin/python benchmarks/sync_storm.py
 	@.venv/bin/python benchmarks/sync_groups.py
+	@.venv/bin/python benchmarks/relay_latency.py
 
 wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)
 	@.venv/bin/mantaray wheel --ray $(RAY) -o dist

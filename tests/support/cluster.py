@@ -147,6 +147,8 @@ class Cluster:
         store_bytes: int | None = None,
         resources: Mapping[str, float] | None = None,
         own_pids: bool = False,
+        through: str | None = None,
+        wait: bool = True,
     ) -> Node:
         """Start another raylet on this machine and wait until it is part of the cluster.
 
@@ -155,8 +157,10 @@ class Cluster:
             store_bytes: object store in bytes, the cluster's default if not given.
             resources: custom resources, to place tasks on this node.
             own_pids: in a pid namespace of its own, as in a container; needs root.
+            through: HOST:PORT where it joins, the head itself if not given.
+            wait: for it to be there; else `wait_for_nodes` does, so that several start together.
         """
-        arguments = [f"--address={self.address}"]
+        arguments = [f"--address={through or self.address}"]
         if resources:
             arguments.append(f"--resources={json.dumps(dict(resources))}")
         return self._start_node(
@@ -164,6 +168,7 @@ class Cluster:
             num_cpus or self._num_cpus,
             store_bytes or self._store_bytes,
             _OWN_PIDS if own_pids else (),
+            wait=wait,
         )
 
     def wait_for_nodes(self, count: int) -> None:
@@ -237,6 +242,7 @@ class Cluster:
         num_cpus: int,
         store_bytes: int,
         prefix: Sequence[str] = (),
+        wait: bool = True,
     ) -> Node:
         address = "127.0.0.2" if self._one_address else f"127.0.0.{len(self.nodes) + 2}"
         command = [
@@ -266,7 +272,8 @@ class Cluster:
             )
         node = Node(address, process, log)
         self.nodes.append(node)
-        self._wait_until_ready(node)
+        if wait:
+            self._wait_until_ready(node)
         return node
 
     def _wait_until_ready(self, node: Node) -> None:

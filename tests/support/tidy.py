@@ -26,6 +26,7 @@ INCLUDABLE = {
     "spill": ("common", "proto"),
     "syncer": ("common", "proto"),
     "refcount": ("common", "proto"),
+    "relay": ("common", "syncer"),
     "sim": ("common", "proto", *CORES),
     "python": ("common", "proto", "sim", *CORES),
 }

@@ -103,6 +103,8 @@ def test_the_defaults_as_the_table_shows_them() -> None:
         "RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER": "2.0",
         "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S": "0.5",
         "MANTARAY_SERVE_BACKOFF_JITTER": "0.0",
+        "MANTARAY_RELAY_PORT": "unset",
+        "MANTARAY_RELAY_ADMIN_PORT": "unset: none",
     }
 
 

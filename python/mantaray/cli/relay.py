@@ -80,7 +80,7 @@ def tree_rows(status: RelayStatus, address: str, depth: int = 0) -> list[tuple[s
     for stream in sorted(status.downstream, key=lambda stream: (stream.relay_id, stream.node_id)):
         rows.append(_stream_row(stream, depth + 1))
         if stream.relay_id and stream.admin and depth < _MAX_DEPTH:
-            rows += _below(stream, depth + 2)
+            rows += _below(stream, depth + 1)
     return rows
 
 

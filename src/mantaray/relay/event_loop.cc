@@ -124,7 +124,7 @@ void EventLoop::RunTimers() {
   }
 }
 
-void EventLoop::OnWake(bool ok) { RunPosted(); }
+void EventLoop::OnWake(bool /*ok*/) { RunPosted(); }
 
 void EventLoop::RunPosted() {
   std::vector<std::function<void()>> functions;

@@ -10,11 +10,11 @@ namespace {
 // Trees are a few levels deep.
 constexpr size_t kMaxPathBytes = 1024;
 
-std::string_view View(grpc::string_ref text) { return {text.data(), text.size()}; }
+std::string_view View(const grpc::string_ref& text) { return {text.data(), text.size()}; }
 
 }  // namespace
 
-bool IsCarried(grpc::string_ref key) {
+bool IsCarried(const grpc::string_ref& key) {
   const std::string_view name = View(key);
   if (name.empty() || name[0] == ':') {
     return false;

@@ -25,10 +25,10 @@ inline constexpr char kAdminKey[] = "mantaray-relay-admin";
 using ReceivedMetadata = std::multimap<grpc::string_ref, grpc::string_ref>;
 using OwnedMetadata = std::vector<std::pair<std::string, std::string>>;
 
-inline std::string ToString(grpc::string_ref text) { return std::string(text.data(), text.size()); }
+inline std::string ToString(const grpc::string_ref& text) { return std::string(text.data(), text.size()); }
 
 // Whether an entry of that name is carried on.
-bool IsCarried(grpc::string_ref key);
+bool IsCarried(const grpc::string_ref& key);
 
 // Carries on what a caller sent.
 void CopyClientMetadata(const ReceivedMetadata& from, grpc::ClientContext* to);

@@ -33,7 +33,7 @@ void Probe::Open(grpc::GenericStub* stub, EventLoop* loop, const OwnedMetadata& 
   probe->stream_->ReadInitialMetadata(&probe->metadata_);
 }
 
-void Probe::OnStart(bool ok) { EndOne(); }
+void Probe::OnStart(bool /*ok*/) { EndOne(); }
 
 void Probe::OnMetadata(bool ok) {
   if (ok) {
@@ -51,7 +51,7 @@ void Probe::OnMetadata(bool ok) {
   EndOne();
 }
 
-void Probe::OnFinish(bool ok) {
+void Probe::OnFinish(bool /*ok*/) {
   if (accepted_) {
     status_ = grpc::Status::OK;
   } else if (status_.ok()) {

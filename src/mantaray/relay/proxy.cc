@@ -306,7 +306,7 @@ class ProxyCall {
     Flush();
   }
 
-  void OnClientFinish(bool ok) {
+  void OnClientFinish(bool /*ok*/) {
     upstream_over_ = true;
     if (Ended()) {
       return;
@@ -338,10 +338,10 @@ class ProxyCall {
     }
   }
 
-  void OnServerFinish(bool ok) { Ended(); }
+  void OnServerFinish(bool /*ok*/) { Ended(); }
 
   // The call is over for the client, in whichever way.
-  void OnDone(bool ok) {
+  void OnDone(bool /*ok*/) {
     CancelUpstream();
     if (!status_.has_value()) {
       status_ = grpc::Status::CANCELLED;

@@ -21,7 +21,7 @@ constexpr int kAccepting = 64;
 // How long a client that reads nothing may keep the end of its stream waiting.
 constexpr int64_t kCloseMs = 1'000;
 
-bool IsOwn(grpc::string_ref key) { return key == "node_id" || key.starts_with("mantaray-"); }
+bool IsOwn(const grpc::string_ref& key) { return key == "node_id" || key.starts_with("mantaray-"); }
 
 bool IsRefusal(const grpc::Status& status) {
   return status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
@@ -42,7 +42,11 @@ OwnedMetadata CredentialsOf(const ReceivedMetadata& received) {
 std::string KeyOf(const OwnedMetadata& credentials) {
   std::string key;
   for (const auto& [name, value] : credentials) {
-    key += std::to_string(name.size()) + ":" + name + std::to_string(value.size()) + ":" + value;
+    for (const std::string* part : {&name, &value}) {
+      key += std::to_string(part->size());
+      key += ':';
+      key += *part;
+    }
   }
   return key;
 }
@@ -117,14 +121,21 @@ class SyncStream final : public syncer::Peer {
       FinishWith(grpc::Status(grpc::StatusCode::UNAVAILABLE, "this relay is shutting down"));
       return;
     }
+    const auto path = PathWith(context_.client_metadata(), service_->relay_id());
+    if (!path.has_value()) {
+      FinishWith(grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
+                              "this stream has come through this relay before: the relays form a ring"));
+      return;
+    }
     const OwnedMetadata credentials = CredentialsOf(context_.client_metadata());
     credentials_key_ = KeyOf(credentials);
     ++pending_;
-    service_->Verify(credentials_key_, credentials, [this](const grpc::Status& status, const OwnedMetadata& answer) {
-      if (!Ended()) {
-        OnVerified(status, answer);
-      }
-    });
+    service_->Verify(credentials_key_, credentials, *path,
+                     [this](const grpc::Status& status, const OwnedMetadata& answer) {
+                       if (!Ended()) {
+                         OnVerified(status, answer);
+                       }
+                     });
   }
 
   void OnVerified(const grpc::Status& status, const OwnedMetadata& answer) {
@@ -239,10 +250,10 @@ class SyncStream final : public syncer::Peer {
     service_->Arm();
   }
 
-  void OnFinish(bool ok) { Ended(); }
+  void OnFinish(bool /*ok*/) { Ended(); }
 
   // The stream is over for the client, in whichever way.
-  void OnDone(bool ok) {
+  void OnDone(bool /*ok*/) {
     gone_ = true;
     if (id_ != syncer::kNoStream) {
       LogInfo("stream lost", {{"node", node_}, {"peer", peer()}});
@@ -370,7 +381,8 @@ void SyncService::AcceptOne() { (new SyncStream(this))->Accept(); }
 
 // --- Who may come
 
-void SyncService::Verify(const CredentialsKey& key, const OwnedMetadata& metadata, Verified verified) {
+void SyncService::Verify(const CredentialsKey& key, const OwnedMetadata& metadata, const std::string& path,
+                         Verified verified) {
   Credentials& credentials = credentials_[key];
   if (EventLoop::NowMs() < credentials.trusted_until_ms) {
     verified(grpc::Status::OK, credentials.answer);
@@ -384,12 +396,14 @@ void SyncService::Verify(const CredentialsKey& key, const OwnedMetadata& metadat
   credentials.asking = true;
   syncer::NodeId nobody;
   std::generate(nobody.bytes.begin(), nobody.bytes.end(), [this] { return static_cast<char>(random_()); });
-  OpenProbe(metadata, nobody,
+  OpenProbe(metadata, path, nobody,
             [this, key](const grpc::Status& status, const OwnedMetadata& answer) { OnProbed(key, status, answer); });
 }
 
-void SyncService::OpenProbe(const OwnedMetadata& credentials, const syncer::NodeId& node, Verified done) {
+void SyncService::OpenProbe(const OwnedMetadata& credentials, const std::string& path, const syncer::NodeId& node,
+                            Verified done) {
   OwnedMetadata metadata = credentials;
+  metadata.emplace_back(kPathKey, path);
   const syncer::StreamMetadata own = core_.WithdrawMetadata(node);
   metadata.insert(metadata.end(), own.begin(), own.end());
   ++probes_;
@@ -507,7 +521,7 @@ void SyncService::Withdraw() {
     return;
   }
   for (const syncer::NodeId& node : nodes) {
-    OpenProbe(credentials->second.metadata, node, [](const grpc::Status&, const OwnedMetadata&) {});
+    OpenProbe(credentials->second.metadata, relay_id(), node, [](const grpc::Status&, const OwnedMetadata&) {});
   }
 }
 

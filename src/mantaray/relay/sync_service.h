@@ -106,8 +106,8 @@ class SyncService final : public syncer::RelayObserver {
   std::map<syncer::StreamId, Remote> Remotes() const;
 
   void AcceptOne();
-  // Asks whether the upstream takes a stream with this metadata.
-  void Verify(const CredentialsKey& key, const OwnedMetadata& metadata, Verified verified);
+  // Asks whether the upstream takes a stream with this metadata. `path`: through which relays the question came.
+  void Verify(const CredentialsKey& key, const OwnedMetadata& metadata, const std::string& path, Verified verified);
   void OnProbed(const CredentialsKey& key, const grpc::Status& status, const OwnedMetadata& answer);
   void Leave(const CredentialsKey& key);
 
@@ -117,7 +117,7 @@ class SyncService final : public syncer::RelayObserver {
   // Some credentials that streams were taken with; null without streams.
   const std::pair<const CredentialsKey, Credentials>* AnyCredentials() const;
   void Withdraw();
-  void OpenProbe(const OwnedMetadata& credentials, const syncer::NodeId& node, Verified done);
+  void OpenProbe(const OwnedMetadata& credentials, const std::string& path, const syncer::NodeId& node, Verified done);
   // Sets the timer for what the core has to do next; after each call into it.
   void Arm();
 

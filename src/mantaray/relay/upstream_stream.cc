@@ -146,7 +146,7 @@ void UpstreamStream::FinishOnce() {
   }
 }
 
-void UpstreamStream::OnFinish(bool ok) {
+void UpstreamStream::OnFinish(bool /*ok*/) {
   if (id_ != syncer::kNoStream) {
     core_->UpstreamLost(std::exchange(id_, syncer::kNoStream));
     callbacks_.acted();
