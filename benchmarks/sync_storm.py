@@ -264,12 +264,17 @@ def plot(cells: Cells, hz: float, client: str, path: Path) -> None:
             look = {"marker": marker, "color": colours.get(arm, "tab:gray")}
             axis.plot(*zip(*points, strict=True), style, label=f"{ray} {arm}", **look)
         axis.set(title=title, xlabel=f"nodes, {hz:g} view(s) a second each", xscale="log")
-        axis.set_xticks(counts, [str(count) for count in counts])
+        # Labels that would overlap their neighbour's are left out.
+        labels = [
+            "" if at and count < 1.4 * counts[at - 1] and at + 1 < len(counts) else str(count)
+            for at, count in enumerate(counts)
+        ]
+        axis.set_xticks(counts, labels)
         axis.xaxis.set_minor_locator(ticker.NullLocator())
         if logarithmic:
             axis.set_yscale("log")
             axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
-            axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.4g}"))
+            axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
             axis.yaxis.set_minor_formatter(ticker.NullFormatter())
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)

@@ -222,11 +222,20 @@ class SyncStream final : public syncer::Peer {
     if (id_ == syncer::kNoStream) {
       return;
     }
-    const std::optional<syncer::Frame> frame = service_->core_.Take(id_);
+    std::optional<syncer::Frame> frame = std::exchange(ahead_, std::nullopt);
+    if (!frame.has_value()) {
+      frame = service_->core_.Take(id_);
+    }
     if (frame.has_value()) {
+      // Frames that leave together leave in one write to the connection: bare messages are many.
+      ahead_ = service_->core_.Take(id_);
+      grpc::WriteOptions options;
+      if (ahead_.has_value()) {
+        options.set_buffer_hint();
+      }
       writing_ = true;
       ++pending_;
-      stream_.Write(ToByteBuffer(*frame), &written_);
+      stream_.Write(ToByteBuffer(*frame), options, &written_);
     }
   }
 
@@ -316,6 +325,7 @@ class SyncStream final : public syncer::Peer {
   std::string credentials_key_;
   syncer::StreamId id_ = syncer::kNoStream;
   std::optional<grpc::Status> end_;
+  std::optional<syncer::Frame> ahead_;  // the next to be written
   int pending_ = 0;
   bool counted_ = false;
   bool writing_ = false;
