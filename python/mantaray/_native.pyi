@@ -1,6 +1,7 @@
 """Types of the extension module; its source is src/mantaray/python."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 class _ObjectReader:
     """One spilled object, opened and its header checked."""
@@ -268,6 +269,29 @@ class refcount:
         def get_stats(self) -> dict[str, int]: ...
         def debug_string(self, object_id: bytes) -> str: ...
         def check_invariants(self) -> None: ...
+
+class sim:
+    """Simulated worlds of reference counters; a submodule."""
+
+    # Protocol bugs that can be planted: name, and what it is.
+    BUGS: dict[str, str]
+    MAX_PROCESSES: int
+
+    @staticmethod
+    def explore(
+        *,
+        first_seed: int,
+        seeds: int,
+        processes: int,
+        steps: int,
+        bug: str = "none",
+        threads: int = 1,
+        on_progress: Callable[[int], bool] | None = None,
+    ) -> dict[str, Any]: ...
+    @staticmethod
+    def replay(
+        seed: int, *, processes: int, steps: int, bug: str = "none", shrink: bool = True
+    ) -> dict[str, Any]: ...
 
 class spill:
     """Object spilling; a submodule."""

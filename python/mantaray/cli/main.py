@@ -17,6 +17,7 @@ from mantaray.settings import SETTINGS
 # name: (module, attribute, one line of help)
 _COMMANDS = {
     "doctor": ("mantaray.cli.doctor", "doctor", "Show what is attached to the installed Ray."),
+    "refs": ("mantaray.cli.refs", "refs_group", "Explore the reference-counting protocol."),
     "spill": ("mantaray.cli.spill", "spill_group", "Show and clean spilled data."),
     "tail": (
         "mantaray.cli.tail",

@@ -46,6 +46,13 @@ class Id {
     return id;
   }
 
+  // The reverse of FromNumber.
+  uint64_t Number() const {
+    uint64_t number = 0;
+    for (size_t i = kBytes - 8; i < kBytes; ++i) number = number << 8 | bytes_[i];
+    return number;
+  }
+
   bool IsNil() const { return *this == Id(); }
   absl::string_view Binary() const { return {reinterpret_cast<const char*>(bytes_.data()), kBytes}; }
   std::string Hex() const { return absl::BytesToHexString(Binary()); }

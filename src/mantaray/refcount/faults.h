@@ -58,6 +58,8 @@ enum class Fault : uint8_t {
   kUnaskedReportKept,
   // What is to be reported together with an outer object is forgotten when it is told early.
   kForgottenWhileNested,
+  // What a process knows about an object that it goes on using is handed to a caller, and forgotten: as Ray does.
+  kHandedOverWhileInUse,
 };
 
 struct NoFaults {

@@ -57,6 +57,9 @@ class OrderedMap {
   bool empty() const { return entries_.empty(); }
   size_t size() const { return entries_.size(); }
   auto begin() const { return entries_.begin(); }
+  // Values may be changed, keys may not.
+  auto begin() { return entries_.begin(); }
+  auto end() { return entries_.end(); }
   auto end() const { return entries_.end(); }
 
  private:

@@ -42,14 +42,22 @@ struct Borrower {
   Address address;
   // Only at the owner. Questions that it has not answered.
   OrderedSet<uint64_t> unanswered;
-  // It was reported again after the last question, so its next answer may be older than that report.
+  // Only at the owner. It was reported again after the last question, so its next answer may be older than that report.
   bool reported_again = false;
+  // Only at a borrower. The object's owner was told, and nothing new came up since.
+  bool owner_told = false;
+};
+
+// A return value of a task, owned by somebody else.
+struct StoredIn {
+  Address owner;
+  bool owner_told = false;
 };
 
 struct BorrowInfo {
   OrderedMap<WorkerId, Borrower> borrowers;
   // Only at a borrower. Return values of tasks that the object was stored in, and their owners.
-  OrderedMap<ObjectId, Address> stored_in_objects;
+  OrderedMap<ObjectId, StoredIn> stored_in_objects;
 
   bool empty() const { return borrowers.empty() && stored_in_objects.empty(); }
 };
@@ -94,6 +102,9 @@ struct Reference {
   bool out_of_scope : 1 = false;
   // Something found in this object's value is, or was, in use, and nobody was told.
   bool has_nested_refs_to_report : 1 = false;
+  // The owner has asked, or somebody else will make it ask: a caller that was told of our use, or the process that put
+  // the object into a value of ours.
+  bool owner_will_ask : 1 = false;
   bool foreign_owner_already_monitoring : 1 = false;
   bool locations_subscribed : 1 = false;
   int64_t object_size_bytes = -1;

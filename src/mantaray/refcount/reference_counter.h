@@ -279,10 +279,16 @@ class BasicReferenceCounter {
   // The reference is used again: objects that it was found in have something to report.
   void SetNestedRefInUse(const Reference& ref) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // What is known about borrowed objects and what was found in them; `clear` forgets what is handed over.
+  // What is known about borrowed objects and what was found in them. What this process has no use for any more is
+  // handed over: it is forgotten here. What it goes on using it tells, and keeps, until it tells the owner at the end.
+  // `told_to_owner`: this is that end, for the root.
   ReferenceTable Collect(const std::vector<ObjectId>& roots, const absl::flat_hash_map<ObjectId, uint32_t>& pins,
-                         bool for_ref_removed, bool clear) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  static ObjectReferenceCount Describe(const ObjectId& object_id, const Reference& ref, uint32_t pins, Faults faults);
+                         bool for_ref_removed, bool told_to_owner) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Borrowed objects reachable from these, the outer ones mostly before the inner ones.
+  std::vector<ObjectId> BorrowedWithin(const std::vector<ObjectId>& roots) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `to_owner`: only what the owner was not told yet. Its messages come in order, so it has the rest.
+  static ObjectReferenceCount Describe(const ObjectId& object_id, Reference* ref, bool in_use, bool to_owner,
+                                       Faults faults);
   void Merge(const std::vector<ObjectId>& roots, const Address& worker, const ReferenceTable& table)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MergeOne(const ObjectReferenceCount& reported, const Address& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -235,8 +235,11 @@ absl::Status BasicReferenceCounter<Faults>::AddBorrowedObject(const ObjectId& ob
 template <typename Faults>
 void BasicReferenceCounter<Faults>::AddBorrowed(const ObjectId& object_id, const ObjectId& outer_id,
                                                 const Address& owner_address) {
-  const Reference* const outer = outer_id.IsNil() ? nullptr : Find(outer_id);
-  const bool found_in_borrowed = outer != nullptr && !outer->owned_by_us;
+  const Reference* outer = outer_id.IsNil() ? nullptr : Find(outer_id);
+  // Only its lineage is left.
+  if (outer != nullptr && outer->out_of_scope) outer = nullptr;
+  const bool found_in_owned = outer != nullptr && outer->owned_by_us;
+  const bool found_in_borrowed = outer != nullptr && !found_in_owned;
   Reference* ref = Find(object_id);
   if (ref == nullptr) {
     // Neither used nor nested in something that is: there is nothing to keep.
@@ -244,6 +247,7 @@ void BasicReferenceCounter<Faults>::AddBorrowed(const ObjectId& object_id, const
     ref = &table_[object_id];
   }
   if (!ref->owned_by_us && !owner_address.worker_id.IsNil()) ref->MutableExtra().owner_address = owner_address;
+  if (found_in_owned) ref->owner_will_ask = true;
   if (!found_in_borrowed) return;
   if (ref->MutableExtra().nested.contained_in_borrowed_ids.Insert(outer_id)) {
     Find(outer_id)->MutableExtra().nested.contains.push_back(object_id);
@@ -297,10 +301,13 @@ void BasicReferenceCounter<Faults>::AddContainedInOwned(const ObjectId& object_i
   // Nobody can look into a value that is gone.
   if (outer == nullptr || outer->out_of_scope) return;
   for (const ObjectId& inner_id : inner_ids) {
+    // It would keep itself.
+    if (inner_id == object_id) continue;
     Reference& inner = table_[inner_id];
     const bool was_in_use = inner.RefCount() > 0;
     if (!inner.MutableExtra().nested.contained_in_owned.Insert(object_id)) continue;
     inner.out_of_scope = false;
+    inner.owner_will_ask = true;
     if (!was_in_use) SetNestedRefInUse(inner);
     Find(object_id)->MutableExtra().nested.contains.push_back(inner_id);
   }
@@ -314,7 +321,7 @@ void BasicReferenceCounter<Faults>::AddStoredIn(const ObjectId& object_id, const
   if (inner->owned_by_us) {
     AddBorrower(inner_id, inner, owner_address, object_id);
   } else {
-    inner->MutableBorrow().stored_in_objects.Emplace(object_id, owner_address);
+    inner->MutableBorrow().stored_in_objects.Emplace(object_id, StoredIn{owner_address}).first->owner_told = false;
   }
 }
 
@@ -436,7 +443,7 @@ absl::StatusOr<ReferenceTable> BasicReferenceCounter<Faults>::PopAndClearLocalBo
   if (faults_.Has(Fault::kPinDeductedTwice)) {
     for (auto& [borrowed_id, count] : pins) count *= 2;
   }
-  ReferenceTable table = Collect(borrowed_ids, pins, /*for_ref_removed=*/false, /*clear=*/true);
+  ReferenceTable table = Collect(borrowed_ids, pins, /*for_ref_removed=*/false, /*told_to_owner=*/false);
   for (const ObjectId& borrowed_id : borrowed_ids) {
     if (absl::Status removed = RemoveLocal(borrowed_id, deleted); !removed.ok()) {
       BrokenInvariant("PopAndClearLocalBorrowers", borrowed_id, removed.message());
@@ -446,55 +453,78 @@ absl::StatusOr<ReferenceTable> BasicReferenceCounter<Faults>::PopAndClearLocalBo
 }
 
 template <typename Faults>
-ObjectReferenceCount BasicReferenceCounter<Faults>::Describe(const ObjectId& object_id, const Reference& ref,
-                                                             uint32_t pins, Faults faults) {
+ObjectReferenceCount BasicReferenceCounter<Faults>::Describe(const ObjectId& object_id, Reference* ref, bool in_use,
+                                                             bool to_owner, Faults faults) {
   ObjectReferenceCount described;
   described.object_id = object_id;
-  described.has_local_ref = ref.RefCount() > pins;
-  if (ref.extra == nullptr) return described;
-  if (ref.extra->owner_address) described.owner_address = *ref.extra->owner_address;
-  if (ref.extra->borrow != nullptr) {
-    if (!faults.Has(Fault::kBorrowersNotReported)) {
-      for (const auto& [worker_id, borrower] : ref.extra->borrow->borrowers) {
-        described.borrowers.push_back(borrower.address);
-      }
+  described.has_local_ref = in_use;
+  if (ref->extra == nullptr) return described;
+  if (ref->extra->owner_address) described.owner_address = *ref->extra->owner_address;
+  if (ref->extra->borrow != nullptr) {
+    for (auto& [worker_id, borrower] : ref->extra->borrow->borrowers) {
+      if (to_owner && std::exchange(borrower.owner_told, true)) continue;
+      if (!faults.Has(Fault::kBorrowersNotReported)) described.borrowers.push_back(borrower.address);
     }
-    if (!faults.Has(Fault::kStoredInNotReported)) {
-      for (const auto& [return_id, owner] : ref.extra->borrow->stored_in_objects) {
-        described.stored_in_objects.emplace_back(return_id, owner);
-      }
+    for (auto& [return_id, stored_in] : ref->extra->borrow->stored_in_objects) {
+      if (to_owner && std::exchange(stored_in.owner_told, true)) continue;
+      if (faults.Has(Fault::kStoredInNotReported)) continue;
+      described.stored_in_objects.emplace_back(return_id, stored_in.owner);
     }
   }
-  for (const auto& [outer_id, nothing] : ref.extra->nested.contained_in_borrowed_ids) {
+  for (const auto& [outer_id, nothing] : ref->extra->nested.contained_in_borrowed_ids) {
     described.contained_in_borrowed_ids.push_back(outer_id);
   }
-  described.contains = ref.extra->nested.contains;
+  described.contains = ref->extra->nested.contains;
   return described;
 }
 
 template <typename Faults>
-ReferenceTable BasicReferenceCounter<Faults>::Collect(const std::vector<ObjectId>& roots,
-                                                      const absl::flat_hash_map<ObjectId, uint32_t>& pins,
-                                                      bool for_ref_removed, bool clear) {
-  ReferenceTable collected;
+std::vector<ObjectId> BasicReferenceCounter<Faults>::BorrowedWithin(const std::vector<ObjectId>& roots) const {
+  std::vector<ObjectId> within;
   absl::flat_hash_set<ObjectId> seen;
   std::vector<ObjectId> to_visit(roots.rbegin(), roots.rend());
   while (!to_visit.empty()) {
     const ObjectId object_id = to_visit.back();
     to_visit.pop_back();
-    Reference* const ref = Find(object_id);
+    const Reference* const ref = Find(object_id);
     // What is ours has no owner who would have to know.
     if (ref == nullptr || ref->owned_by_us || !seen.insert(object_id).second) continue;
-    if (for_ref_removed || !ref->foreign_owner_already_monitoring) {
-      const auto pinned = pins.find(object_id);
-      collected.push_back(Describe(object_id, *ref, pinned == pins.end() ? 0 : pinned->second, faults_));
-      if (clear && ref->extra != nullptr) ref->extra->borrow.reset();
+    within.push_back(object_id);
+    if (ref->extra == nullptr) continue;
+    const std::vector<ObjectId>& contains = ref->extra->nested.contains;
+    to_visit.insert(to_visit.end(), contains.rbegin(), contains.rend());
+  }
+  return within;
+}
+
+template <typename Faults>
+ReferenceTable BasicReferenceCounter<Faults>::Collect(const std::vector<ObjectId>& roots,
+                                                      const absl::flat_hash_map<ObjectId, uint32_t>& pins,
+                                                      bool for_ref_removed, bool told_to_owner) {
+  ReferenceTable collected;
+  absl::flat_hash_set<ObjectId> leaving;
+  for (const ObjectId& object_id : BorrowedWithin(roots)) {
+    Reference* const ref = Find(object_id);
+    const bool is_root = for_ref_removed && object_id == roots.front();
+    if (ref->foreign_owner_already_monitoring && !for_ref_removed) continue;
+    const auto pinned = pins.find(object_id);
+    const bool in_use = ref->RefCount() > (pinned == pins.end() ? 0 : pinned->second);
+    // Once somebody was told that we use it, what we know must go to the owner itself: whom we tell here may have it
+    // from those that only we know of, and then they would vouch for each other and nobody for them.
+    bool leaves = !in_use && !ref->owner_will_ask;
+    if (leaves && ref->InBorrowed()) {
+      for (const auto& [outer_id, nothing] : ref->extra->nested.contained_in_borrowed_ids) {
+        leaves = leaves && leaving.contains(outer_id);
+      }
     }
-    if (ref->extra != nullptr) {
-      const std::vector<ObjectId>& contains = ref->extra->nested.contains;
-      to_visit.insert(to_visit.end(), contains.rbegin(), contains.rend());
-    }
-    if (clear) ref->has_nested_refs_to_report = false;
+    if (is_root) leaves = told_to_owner;
+    collected.push_back(Describe(object_id, ref, in_use, /*to_owner=*/is_root, faults_));
+    if (in_use) ref->owner_will_ask = true;
+    if (!leaves && !faults_.Has(Fault::kHandedOverWhileInUse)) continue;
+    leaving.insert(object_id);
+    if (ref->extra != nullptr) ref->extra->borrow.reset();
+    ref->has_nested_refs_to_report = false;
+    ref->owner_will_ask = in_use;
   }
   return collected;
 }
@@ -518,12 +548,18 @@ void BasicReferenceCounter<Faults>::Merge(const std::vector<ObjectId>& roots, co
   }
 }
 
-// Returns whether there is an entry now. One is only made for what was found in a borrowed object that we know of:
+// Returns whether there is an entry now. One is only made for what is in the value of an object that we know of:
 // anything else is gone, and a late report must not bring it back.
 template <typename Faults>
 bool BasicReferenceCounter<Faults>::MakeReported(const ObjectReferenceCount& reported) {
   for (const ObjectId& outer_id : reported.contained_in_borrowed_ids) {
-    AddBorrowed(reported.object_id, outer_id, reported.owner_address);
+    const Reference* const outer = Find(outer_id);
+    if (outer != nullptr && outer->owned_by_us) {
+      // Ours, made by a task, and we may hear only now what is in it.
+      AddContainedInOwned(outer_id, {reported.object_id});
+    } else {
+      AddBorrowed(reported.object_id, outer_id, reported.owner_address);
+    }
   }
   if (faults_.Has(Fault::kResurrectedByReport)) table_.try_emplace(reported.object_id);
   return Find(reported.object_id) != nullptr;
@@ -564,8 +600,12 @@ bool BasicReferenceCounter<Faults>::AddBorrower(const ObjectId& object_id, Refer
                                                 const ObjectId& contained_in_id) {
   // Our own use is in our own counts.
   if (IsSelf(borrower)) return false;
-  const auto [entry, inserted] = ref->MutableBorrow().borrowers.Emplace(borrower.worker_id, Borrower{borrower, {}});
-  if (!ref->owned_by_us) return inserted;
+  const auto [entry, inserted] =
+      ref->MutableBorrow().borrowers.Emplace(borrower.worker_id, Borrower{borrower, {}, false, false});
+  if (!ref->owned_by_us) {
+    entry->owner_told = false;
+    return inserted;
+  }
   if (inserted && faults_.Has(Fault::kBorrowerWithoutSubscription)) return true;
   if (inserted || !contained_in_id.IsNil()) {
     WaitForRefRemoved(object_id, entry, contained_in_id);
@@ -615,6 +655,7 @@ absl::Status BasicReferenceCounter<Faults>::SubscribeRefRemoved(const RefRemoved
   });
   if (known) return Repeated(object_id, options_.self, Notice::kSubscription);
   extra.questions.push_back(question);
+  ref->owner_will_ask = true;
   if (ref->RefCount() == 0 || faults_.Has(Fault::kAnsweredWhileInUse)) {
     PublishIfUnused(object_id, ref);
     DeleteIfUnused(object_id, nullptr);
@@ -633,8 +674,8 @@ void BasicReferenceCounter<Faults>::PublishIfUnused(const ObjectId& object_id, R
   ref->extra->questions.clear();
   if (faults_.Has(Fault::kAnswerForgotten)) questions.clear();
   const std::optional<Address> owner = ref->extra->owner_address;
-  const bool clear = !goes_with_outer || faults_.Has(Fault::kForgottenWhileNested);
-  const ReferenceTable table = Collect({object_id}, {}, /*for_ref_removed=*/true, clear);
+  const bool told_to_owner = !goes_with_outer || faults_.Has(Fault::kForgottenWhileNested);
+  const ReferenceTable table = Collect({object_id}, {}, /*for_ref_removed=*/true, told_to_owner);
   // A number of owners can only have asked if the first died and its task ran again elsewhere.
   std::vector<std::pair<Address, RefRemovedMessage>> messages;
   for (const Question& question : questions) {

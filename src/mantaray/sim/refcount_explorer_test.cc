@@ -1,0 +1,119 @@
+// The explorer: the real protocol holds, every planted bug is found, a seed replays exactly, and failures get short.
+
+#include "mantaray/sim/refcount_explorer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "mantaray/sim/refcount_program.h"
+#include "mantaray/sim/refcount_world.h"
+#include "mantaray/sim/seeded_faults.h"
+#include "mantaray/sim/trace.h"
+
+namespace mantaray::sim {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+// Enough for a test run; `mantaray refs explore --nightly` does a million.
+constexpr uint64_t kWorlds = 3000;
+// Within so many worlds each planted bug has to be found.
+constexpr uint64_t kWorldsToFind = 60000;
+
+bool GoOn(uint64_t) { return true; }
+
+TEST(RefcountExplorerTest, ProtocolHoldsInRandomWorlds) {
+  ExploreOptions options;
+  options.seeds = kWorlds;
+  const Explored explored = Explore(options, GoOn);
+  EXPECT_FALSE(explored.failing_seed.has_value())
+      << "seed " << *explored.failing_seed << ": " << NameOf(explored.outcome.violation) << ": "
+      << explored.outcome.what;
+  EXPECT_EQ(explored.worlds, kWorlds);
+}
+
+TEST(RefcountExplorerTest, ProtocolHoldsInLargeWorlds) {
+  ExploreOptions options;
+  options.seeds = kWorlds / 20;
+  options.program.processes = 10;
+  options.program.steps = 150;
+  const Explored explored = Explore(options, GoOn);
+  EXPECT_FALSE(explored.failing_seed.has_value())
+      << "seed " << *explored.failing_seed << ": " << NameOf(explored.outcome.violation) << ": "
+      << explored.outcome.what;
+}
+
+class SeededFaultTest : public ::testing::TestWithParam<SeededFault> {};
+
+TEST_P(SeededFaultTest, IsFound) {
+  ExploreOptions options;
+  options.seeds = kWorldsToFind;
+  options.fault = GetParam().fault;
+  const Explored explored = Explore(options, GoOn);
+  ASSERT_TRUE(explored.failing_seed.has_value()) << GetParam().name << ": " << GetParam().summary;
+  RecordProperty("seeds_to_find", std::to_string(*explored.failing_seed + 1));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, SeededFaultTest, ::testing::ValuesIn(kSeededFaults), [](const auto& info) {
+  std::string name(info.param.name);
+  for (char& c : name) c = c == '-' ? '_' : c;
+  return name;
+});
+
+TEST(RefcountExplorerTest, UpstreamRaceIsFoundAndItsProgramGetsShort) {
+  ExploreOptions options;
+  options.fault = refcount::Fault::kSecondNoticeFatal;
+  const Explored explored = Explore(options, GoOn);
+  ASSERT_TRUE(explored.failing_seed.has_value());
+  EXPECT_EQ(explored.outcome.violation, Violation::kFailure);
+  const Program program = GenerateProgram(*explored.failing_seed, options.program);
+  const Program shorter = Shrink(program, options.fault, explored.outcome.violation);
+  EXPECT_LE(shorter.steps.size(), 5U);
+  Trace trace;
+  const Outcome outcome = RunProgram(shorter, options.fault, &trace);
+  EXPECT_EQ(outcome.violation, explored.outcome.violation);
+  EXPECT_THAT(outcome.what, HasSubstr("check failed"));
+  EXPECT_THAT(trace.ToText(), HasSubstr("calls P"));
+  EXPECT_THAT(trace.ToMermaid(), HasSubstr("sequenceDiagram\n    participant P"));
+  // What crashed with the bug is fine without it.
+  EXPECT_EQ(RunProgram(shorter).violation, Violation::kNone);
+}
+
+TEST(RefcountExplorerTest, SameSeedIsTheSameWorld) {
+  for (uint64_t seed = 0; seed < 50; ++seed) {
+    const Program program = GenerateProgram(seed, {});
+    Trace trace;
+    const Outcome once = RunProgram(program);
+    const Outcome again = RunProgram(GenerateProgram(seed, {}), refcount::Fault::kNone, &trace);
+    EXPECT_EQ(once.fingerprint, again.fingerprint);
+    EXPECT_EQ(once.events, again.events);
+  }
+  EXPECT_NE(RunProgram(GenerateProgram(1, {})).fingerprint, RunProgram(GenerateProgram(2, {})).fingerprint);
+}
+
+TEST(RefcountExplorerTest, FailingSeedDoesNotDependOnThreads) {
+  ExploreOptions options;
+  options.fault = refcount::Fault::kLineageLeaked;
+  options.threads = 1;
+  const Explored one = Explore(options, GoOn);
+  options.threads = 4;
+  const Explored four = Explore(options, GoOn);
+  ASSERT_TRUE(one.failing_seed.has_value());
+  EXPECT_EQ(one.failing_seed, four.failing_seed);
+}
+
+TEST(RefcountExplorerTest, ExplorationCanBeStopped) {
+  ExploreOptions options;
+  options.seeds = uint64_t{1} << 60;
+  options.progress_interval_ms = 1;
+  const Explored explored = Explore(options, [](uint64_t) { return false; });
+  EXPECT_TRUE(explored.stopped);
+  EXPECT_FALSE(explored.failing_seed.has_value());
+}
+
+}  // namespace
+}  // namespace mantaray::sim
