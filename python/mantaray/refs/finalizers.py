@@ -284,6 +284,7 @@ class _Process:
                     took_s += 0 if session.tells else self._look_for_gone(session)
                 elif not session.ended:
                     session.end()
+                    _wait_until_over(session)
                     self._fire_all(session)
             except Exception:
                 _LOG.exception("a look at the references failed; the next one follows")

@@ -123,8 +123,12 @@ class Session:
         Raises:
             NotOwnerError: another process does.
             ValueError: this process has never heard of the object.
+            RuntimeError: Ray is being shut down.
         """
-        address: bytes = self._core.get_owner_address(ref)
+        core = self._core
+        if core is None:
+            raise RuntimeError("Ray is being shut down in this process; its objects go with it")
+        address: bytes = core.get_owner_address(ref)
         if address == self._own_address:
             return
         from ray.core.generated.common_pb2 import Address
@@ -181,7 +185,8 @@ class Session:
         Returns:
             The ids found, and how many of `ids` were looked at.
         """
-        if self._lineage is None:
+        lineage = self._lineage
+        if lineage is None:
             return [], len(ids)
         suspects: list[bytes] = []
         looked = 0
@@ -191,13 +196,13 @@ class Session:
             with self._look:
                 if not self.can_look():
                     return [], looked
-                suspects += self._lineage.without_value(chunk)
+                suspects += lineage.without_value(chunk)
             looked += len(chunk)
         # Ray's control plane is asked outside the lock, for it may not answer for a while.
-        if not suspects or self._lineage.too_early() or self._lineage.nodes_have_died():
+        if not suspects or lineage.too_early() or lineage.nodes_have_died():
             return [], looked
         with self._look:
-            return (self._lineage.unreferenced(suspects) if self.can_look() else []), looked
+            return (lineage.unreferenced(suspects) if self.can_look() else []), looked
 
     def holds(self, object_id: bytes) -> bool:
         """Return whether the process's table holds the object."""

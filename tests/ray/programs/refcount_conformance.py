@@ -21,16 +21,13 @@ import ray.cloudpickle
 
 PATIENCE_S = 6.0
 STAYS_S = 0.15
-# A raylet gives up the copies of what was freed once a second.
-FREED_S = 2.5
 LARGE_BYTES = 500_000
 
 
 class Player:
     """A process of a scenario, what its Python code holds, and the words it understands."""
 
-    def __init__(self, scenario):
-        self.scenario = scenario
+    def __init__(self):
         self.held = {}
         self.ends = {}
         self.errors = []
@@ -38,8 +35,9 @@ class Player:
     def pid(self):
         return os.getpid()
 
-    def forget(self):
-        """Let go of what an earlier scenario has left."""
+    def begin(self, names):
+        """Begin a scenario with nothing; names: what Ray calls the actors."""
+        self.names = names
         self.held.clear()
         self.ends.clear()
         gc.collect()
@@ -67,7 +65,7 @@ class Player:
         return self.ids(), said
 
     def other(self, name):
-        return ray.get_actor(f"{self.scenario}-{name}")
+        return ray.get_actor(self.names[name])
 
     def refs(self, names):
         return [self.held[name] for name in names]
@@ -114,11 +112,11 @@ class Player:
         gc.collect()
 
     def do_dump(self, name):
-        with open(f"{scratch()}/{self.scenario}-{name}", "wb") as file:
+        with open(f"{scratch()}/{name}", "wb") as file:
             file.write(ray.cloudpickle.dumps(self.held[name]))
 
     def do_load(self, name):
-        with open(f"{scratch()}/{self.scenario}-{name}", "rb") as file:
+        with open(f"{scratch()}/{name}", "rb") as file:
             self.held[name] = pickle.loads(file.read())
 
     def do_read(self, name):
@@ -171,27 +169,24 @@ def watch(tables_now, expected):
 
 
 class Actors:
-    """The actors of the scenarios; one that was killed is replaced in the next scenario."""
+    """The actors of the scenarios, made when they are first needed; one that was killed is replaced."""
 
     def __init__(self):
-        self.generation = 0
+        self.made = 0
         self.handles = {}
         self.pids = {}
+        self.names = {}
 
-    def ready(self, names):
+    def ready(self, wanted):
         """Return the actors with these names, none of which holds anything."""
-        if set(names) - set(self.handles):
-            self.generation += 1
-            prefix = f"g{self.generation}"
-            actor = ray.remote(num_cpus=0, max_concurrency=8)(Player)
-            self.prefix = prefix
-            self.handles = {
-                name: actor.options(name=f"{prefix}-{name}").remote(prefix) for name in "abc"
-            }
-            pids = ray.get([each.pid.remote() for each in self.handles.values()])
-            self.pids = dict(zip(self.handles, pids, strict=True))
-        ray.get([each.forget.remote() for each in self.handles.values()])
-        return {name: self.handles[name] for name in names}
+        actor = ray.remote(num_cpus=0, max_concurrency=8)(Player)
+        for name in set(wanted) - set(self.handles):
+            self.made += 1
+            self.names[name] = f"{name}{self.made}"
+            self.handles[name] = actor.options(name=self.names[name]).remote()
+            self.pids[name] = ray.get(self.handles[name].pid.remote())
+        ray.get([each.begin.remote(self.names) for each in self.handles.values()])
+        return {name: self.handles[name] for name in wanted}
 
     def kill(self, name):
         del self.handles[name]
@@ -202,7 +197,8 @@ def play(all_actors, steps, expected, reads):
     """Go through one scenario."""
     others = sorted({w for words in steps for w in words[1:3] if w in ("a", "b", "c")})
     actors = all_actors.ready(others)
-    driver = Player(getattr(all_actors, "prefix", ""))
+    driver = Player()
+    driver.begin(all_actors.names)
     names_by_id = {}
 
     def tables():
@@ -216,17 +212,21 @@ def play(all_actors, steps, expected, reads):
     for words, wanted, wanted_read in zip(steps, expected, reads, strict=True):
         word, who, *rest = words
         said = None
-        if wanted_read == "gone":
-            time.sleep(FREED_S)
-        if word == "kill":
-            actors.pop(who)
-            all_actors.kill(who)
-        elif who == "driver":
-            ids, said = driver.do([word, *rest])
-            names_by_id.update(ids)
-        else:
-            ids, said = ray.get(actors[who].do.remote([word, *rest]))
-            names_by_id.update(ids)
+        # Copies of what was freed, or whose owner died, stay readable until their raylet hears of it.
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            if word == "kill":
+                actors.pop(who)
+                all_actors.kill(who)
+            elif who == "driver":
+                ids, said = driver.do([word, *rest])
+                names_by_id.update(ids)
+            else:
+                ids, said = ray.get(actors[who].do.remote([word, *rest]))
+                names_by_id.update(ids)
+            if said == wanted_read or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
         # A process shows up in what is expected when it first does something.
         wanted = {each: wanted.get(each, {}) for each in ("driver", *actors)}
         seen.append({"tables": watch(tables, wanted), "read": said})
