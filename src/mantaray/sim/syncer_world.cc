@@ -301,6 +301,18 @@ World::World(const SyncerWorldOptions& options) : options_(options), queue_(&clo
     options_.relay.digest_ms = 0;
     options_.lost_permille = std::max<uint32_t>(options_.lost_permille, 20);
   }
+  if (options_.sabotage == Sabotage::kForgetsToResend) {
+    // The repairs would make up for it.
+    options_.relay.refresh_ms = 0;
+    options_.relay.digest_ms = 0;
+    options_.lost_permille = 0;
+  }
+  if (options_.sabotage == Sabotage::kForgetsTimer) {
+    // In busy relays every message does the timer's work.
+    options_.nodes = 12;
+    options_.hz = 0.5;
+    options_.calm_ms = 20'000;
+  }
   if (options_.sabotage == Sabotage::kKeepsTheDead) options_.relay.grace_ms = 1'000'000'000;
 }
 
