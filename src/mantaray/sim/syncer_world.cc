@@ -302,7 +302,8 @@ World::World(const SyncerWorldOptions& options) : options_(options), queue_(&clo
     options_.lost_permille = std::max<uint32_t>(options_.lost_permille, 20);
   }
   if (options_.sabotage == Sabotage::kForgetsToResend) {
-    // The repairs would make up for it.
+    // Repairs, and a last word of everybody, would make up for it.
+    options_.gcs_restarts = 300;
     options_.relay.refresh_ms = 0;
     options_.relay.digest_ms = 0;
     options_.lost_permille = 0;
@@ -1080,7 +1081,7 @@ SyncerWorldOutcome World::Run() {
   // A last word of everybody, some of which gets lost: a node that is away for long and comes back elsewhere is seen
   // again when it says something new.
   lossy_ = true;
-  publishing_ = true;
+  publishing_ = options_.sabotage != Sabotage::kForgetsToResend;
   for (uint32_t number = 0; number < nodes_.size(); ++number) Publish(number, nodes_[number]->life);
   publishing_ = false;
   RunUntil(clock_.NowMs() + 1'000);
