@@ -301,6 +301,19 @@ World::World(const SyncerWorldOptions& options) : options_(options), queue_(&clo
     options_.relay.digest_ms = 0;
     options_.lost_permille = std::max<uint32_t>(options_.lost_permille, 20);
   }
+  if (options_.sabotage == Sabotage::kForgetsToResend) {
+    // Repairs, and a last word of everybody, would make up for it.
+    options_.gcs_restarts = 300;
+    options_.relay.refresh_ms = 0;
+    options_.relay.digest_ms = 0;
+    options_.lost_permille = 0;
+  }
+  if (options_.sabotage == Sabotage::kForgetsTimer) {
+    // In busy relays every message does the timer's work.
+    options_.nodes = 12;
+    options_.hz = 0.5;
+    options_.calm_ms = 20'000;
+  }
   if (options_.sabotage == Sabotage::kKeepsTheDead) options_.relay.grace_ms = 1'000'000'000;
 }
 
@@ -1068,7 +1081,7 @@ SyncerWorldOutcome World::Run() {
   // A last word of everybody, some of which gets lost: a node that is away for long and comes back elsewhere is seen
   // again when it says something new.
   lossy_ = true;
-  publishing_ = true;
+  publishing_ = options_.sabotage != Sabotage::kForgetsToResend;
   for (uint32_t number = 0; number < nodes_.size(); ++number) Publish(number, nodes_[number]->life);
   publishing_ = false;
   RunUntil(clock_.NowMs() + 1'000);

@@ -24,7 +24,7 @@ struct World {
   ViewEntry* Put(int node, int64_t version, int64_t now_ms) {
     const std::string bytes = EncodeMessage(version, MessageType::kResourceView, Node(node), "p");
     ViewEntry* entry = nullptr;
-    if (view.Apply(*ParseMessage(bytes, {}), 1, &entry) != ViewStore::Outcome::kNewer) return nullptr;
+    if (view.Apply(*ParseMessage(bytes, {}), kFromUpstream, &entry) != ViewStore::Outcome::kNewer) return nullptr;
     channel.Add(entry, now_ms);
     return entry;
   }
