@@ -340,6 +340,7 @@ def redis(directory: Path) -> Iterator[str]:
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["redis", "embedded"])
 def test_a_restarted_gcs_gets_everything_back(ray_env: RayEnv, tmp_path: Path, store: str) -> None:
     if store == "embedded" and ray_env.version == "2.48.0":
@@ -435,6 +436,7 @@ class Wire:
                 one.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.slow
 def test_a_network_cut_above_the_relay_heals(ray_env: RayEnv) -> None:
     with Cluster(ray_env, num_cpus=1) as cluster:
         wire = Wire(cluster.address)
@@ -449,6 +451,7 @@ def test_a_network_cut_above_the_relay_heals(ray_env: RayEnv) -> None:
             assert [kept[:-1] for kept in after["kept"]] == before["kept"]
 
 
+@pytest.mark.slow
 def test_the_heads_own_relay_is_started_again_and_goes_with_it(ray_env: RayEnv) -> None:
     port, admin = free_ports(2)
     variables = {"MANTARAY_RELAY_PORT": str(port), "MANTARAY_RELAY_ADMIN_PORT": str(admin)}

@@ -24,21 +24,27 @@ _NODE_FILES = (
 
 
 def _install_node(module: ModuleType, installation: Installation) -> None:
+    def start_head_processes(wrapped: Any, node: Any, args: Any, kwargs: Any) -> Any:
+        # A bad value, or no relay, starts nothing.
+        RELAY_ADMIN_PORT.read()
+        if RELAY_PORT.read() is not None:
+            from mantaray.syncer.relay import relay_program
+
+            relay_program()
+        return wrapped(*args, **kwargs)
+
     def start_ray_processes(wrapped: Any, node: Any, args: Any, kwargs: Any) -> Any:
-        # Read before anything is started, so that a bad value starts nothing.
-        port, admin_port = RELAY_PORT.read(), RELAY_ADMIN_PORT.read()
         result = wrapped(*args, **kwargs)
+        port = RELAY_PORT.read()
         if port is not None and node.head:
-            _start_relay(node, port, admin_port)
+            _start_relay(node, port, RELAY_ADMIN_PORT.read())
         return result
 
+    installation.wrap(module.Node, "start_head_processes", start_head_processes)
     installation.wrap(module.Node, "start_ray_processes", start_ray_processes)
 
 
 def _start_relay(node: Any, port: int, admin_port: int | None) -> None:
-    from mantaray.syncer.relay import relay_program
-
-    relay_program()
     pids = [
         info.process.pid
         for name, infos in node.all_processes.items()
