@@ -142,8 +142,8 @@ class PyReferenceCounter {
  public:
   PyReferenceCounter(Address address, bool lineage_pinning, py::object publish_ref_removed,
                      py::object subscribe_ref_removed, py::object unsubscribe_ref_removed,
-                     py::object publish_object_locations, py::object publish_failure, py::object is_node_dead,
-                     py::object log) {
+                     py::object publish_object_locations, py::object publish_failure, const py::object& is_node_dead,
+                     const py::object& log) {
     transport_.publish_ref_removed = std::move(publish_ref_removed);
     transport_.subscribe_ref_removed = std::move(subscribe_ref_removed);
     transport_.unsubscribe_ref_removed = std::move(unsubscribe_ref_removed);

@@ -3,10 +3,17 @@
 #include "mantaray/relay/options.h"
 
 #include <charconv>
+#include <initializer_list>
 #include <string_view>
 
 namespace mantaray::relay {
 namespace {
+
+std::string Joined(std::initializer_list<std::string_view> parts) {
+  std::string all;
+  for (const std::string_view part : parts) all.append(part);
+  return all;
+}
 
 constexpr std::string_view kHelp = R"(Usage: mantaray relay --upstream HOST:PORT [options]
 
@@ -165,7 +172,7 @@ std::string ReadEnvironment(const Environment& environment, Options* options) {
     const std::string value = Value(environment, variable.name);
     const std::string allowed = value.empty() ? "" : variable.set(options, value);
     if (!allowed.empty()) {
-      return std::string(variable.name) + " is set to '" + value + "'; allowed: " + allowed;
+      return Joined({variable.name, " is set to '", value, "'; allowed: ", allowed});
     }
   }
   const std::string tls = Value(environment, "RAY_USE_TLS");
@@ -232,7 +239,7 @@ Parsed ParseOptions(const std::vector<std::string>& arguments, const Environment
       value = arguments[i];
     }
     if (const std::string allowed = flag->set(&parsed.options, value); !allowed.empty()) {
-      return Wrong(std::string("--") + std::string(flag->name) + " is '" + value + "'; allowed: " + allowed);
+      return Wrong(Joined({"--", flag->name, " is '", value, "'; allowed: ", allowed}));
     }
   }
   if (parsed.options.upstream.empty()) {

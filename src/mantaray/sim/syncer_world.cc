@@ -214,7 +214,7 @@ class World {
   int64_t Delay() { return random_.Between(options_.min_delay_ms, options_.max_delay_ms); }
   bool Storm() const { return clock_.NowMs() >= storm_from_ms_ && clock_.NowMs() < storm_to_ms_; }
   bool Calm() const { return clock_.NowMs() >= calm_from_ms_ && clock_.NowMs() < storm_from_ms_; }
-  void Violation(std::string what);
+  void Violation(const std::string& what);
   void Trace(uint64_t what) { outcome_.trace = Mix(outcome_.trace, what, static_cast<uint64_t>(clock_.NowMs())); }
 
   uint32_t LifeOf(const Actor& actor) const;
@@ -224,7 +224,7 @@ class World {
   void Connect(Actor client);
   void Reconnect(Actor client, int64_t delay_ms);
   void Open(uint32_t link);
-  void Opened(uint32_t link, StreamMetadata answer);
+  void Opened(uint32_t link, const StreamMetadata& answer);
   void OnClosed(uint32_t link, Direction direction, const absl::Status& status);
   void BreakLink(uint32_t link);
   void EndClient(uint32_t link);
@@ -319,7 +319,7 @@ World::World(const SyncerWorldOptions& options) : options_(options), queue_(&clo
 
 World::~World() = default;
 
-void World::Violation(std::string what) {
+void World::Violation(const std::string& what) {
   if (outcome_.violations.size() >= kMostViolations) return;
   outcome_.violations.push_back(absl::StrCat("at ", clock_.NowMs() - 1'000'000, " ms: ", what));
 }
@@ -407,7 +407,7 @@ void World::Open(uint32_t id) {
   Settle();
 }
 
-void World::Opened(uint32_t id, StreamMetadata answer) {
+void World::Opened(uint32_t id, const StreamMetadata& answer) {
   Link* link = links_[id].get();
   if (!link->client_open || LifeOf(link->client) != link->client_life) return;
   if (link->client.kind == Kind::kRelay) {

@@ -22,7 +22,8 @@ class Backoff {
   int64_t NextMs(double random) {
     const int64_t base_ms = next_ms_;
     next_ms_ = std::min(options_.max_ms, base_ms * 2);
-    return base_ms / 2 + static_cast<int64_t>(static_cast<double>(base_ms - base_ms / 2) * random);
+    const int64_t half_ms = base_ms / 2;
+    return half_ms + static_cast<int64_t>(static_cast<double>(base_ms - half_ms) * random);
   }
   // A connection held: begin from the start next time.
   void Reset() { next_ms_ = options_.first_ms; }
