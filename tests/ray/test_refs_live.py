@@ -93,11 +93,12 @@ def test_objects_lost_with_their_node_are_told_when_let_go(ray_env: RayEnv) -> N
         "health_check_failure_threshold": 4,
     }
     with Cluster(ray_env, system_config=health) as cluster:
-        cluster.add_node(resources={"first": 1})
-        before = set(cluster.pids("raylet"))
-        cluster.add_node(resources={"second": 1})
-        (raylet,) = set(cluster.pids("raylet")) - before
-        seen = cluster.run_program(PROGRAMS / "refs_lost.py", [str(raylet)])
+        raylets = []
+        for name in ("first", "second"):
+            before = set(cluster.pids("raylet"))
+            cluster.add_node(resources={name: 1})
+            raylets += set(cluster.pids("raylet")) - before
+        seen = cluster.run_program(PROGRAMS / "refs_lost.py", [str(pid) for pid in raylets])
     assert _all_true(seen), seen
 
 

@@ -288,7 +288,17 @@ class World {
   void RemoveDirect(ProcessNumber process, ObjectNumber object) {
     Use& use = UseOf(process, object);
     --use.direct;
+    // A value of its own of which its reference counter does not know what is in it is no use that anybody was told of.
+    if (use.direct == 0 && !KnowsOfContent(process, object)) use.paths.clear();
     Forget(&use);
+  }
+
+  bool KnowsOfContent(ProcessNumber process, ObjectNumber object) const {
+    return std::any_of(objects_.begin(), objects_.end(), [&](const Object& outer) {
+      return outer.owner == process &&
+             std::any_of(outer.contents.begin(), outer.contents.end(),
+                         [&](const Content& content) { return content.object == object && content.known; });
+    });
   }
 
   void AddContent(ObjectNumber outer, const Content& content) {
@@ -340,7 +350,7 @@ class World {
   void Vouched(ProcessNumber process, ObjectNumber object) {
     if (objects_[object].freed) return;
     Use& use = UseOf(process, object);
-    if (use.total() > 0) use.paths.assign(1, 0);
+    if (use.direct > 0 || KnowsOfContent(process, object)) use.paths.assign(1, 0);
   }
 
   // Whether a process's reference is one that the protocol has to honour.

@@ -1,4 +1,8 @@
-"""Finalizers of objects whose node dies; argument: the process id of that node's raylet."""
+"""Finalizers of objects whose node dies; arguments: the process ids of two raylets, of which one dies.
+
+The nodes have resources named "first" and "second". A driver attaches to any raylet of its address, and
+ends with it; so the other one dies.
+"""
 
 import gc
 import json
@@ -13,9 +17,13 @@ from mantaray.refs import finalize
 
 ray.init(log_to_driver=False)
 calls = []
+mine = ray.get_runtime_context().get_node_id()
+my_resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == mine)
+dies, lives = ("first", "second") if "second" in my_resources else ("second", "first")
+raylets = dict(zip(("first", "second"), map(int, sys.argv[1:]), strict=True))
 
 
-@ray.remote(resources={"second": 0.01}, max_retries=0)
+@ray.remote(resources={dies: 0.01}, max_retries=0)
 def make():
     return np.zeros(1_000_000, np.uint8)
 
@@ -36,7 +44,7 @@ def wait_until(condition, timeout_s=20.0):
     return bool(condition())
 
 
-holder = Holder.options(resources={"first": 0.01}).remote()
+holder = Holder.options(resources={lives: 0.01}).remote()
 held, borrowed = make.remote(), make.remote()
 # Not fetched: the only copies are on the node that dies.
 ray.wait([held, borrowed], num_returns=2, fetch_local=False)
@@ -44,7 +52,7 @@ finalize(held, calls.append, "held")
 finalize(borrowed, calls.append, "borrowed")
 ray.get(holder.keep.remote([borrowed]))
 del borrowed
-os.kill(int(sys.argv[1]), signal.SIGKILL)
+os.kill(raylets[dies], signal.SIGKILL)
 died = wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == 2, 60)
 time.sleep(2)
 lost = False
