@@ -93,7 +93,7 @@ def test_objects_lost_with_their_node_are_told_when_let_go(ray_env: RayEnv) -> N
         "health_check_failure_threshold": 4,
     }
     with Cluster(ray_env, system_config=health) as cluster:
-        raylets = []
+        raylets: list[int] = []
         for name in ("first", "second"):
             before = set(cluster.pids("raylet"))
             cluster.add_node(resources={name: 1})
