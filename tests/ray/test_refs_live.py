@@ -77,6 +77,7 @@ def test_program_that_ends_calls_what_is_left_newest_first(ray_env: RayEnv, patc
     assert "ValueError: at exit" in done.stderr
 
 
+@pytest.mark.slow
 def test_shutdown_under_a_look_calls_everything_and_kills_nothing(ray_env: RayEnv) -> None:
     seen = ray_env.run_program(
         PROGRAMS / "refs_exit.py", ["shutdown"], {"MANTARAY_REFS_WATCH_INTERVAL_MS": "1"}
@@ -85,6 +86,7 @@ def test_shutdown_under_a_look_calls_everything_and_kills_nothing(ray_env: RayEn
     assert seen[1] == {"in_order": True, "quiet": True, "again": True}
 
 
+@pytest.mark.slow
 def test_objects_lost_with_their_node_are_told_when_let_go(ray_env: RayEnv) -> None:
     # So that the death of a node is noticed soon.
     health = {

@@ -176,7 +176,7 @@ def test_a_stopped_raylet_does_not_hold_up_the_others(tree: Tree) -> None:
     assert tree.work(5, "check")["nodes"] == 5
 
 
-@pytest.mark.parametrize("level", ["upper", "lower"])
+@pytest.mark.parametrize("level", [pytest.param("upper", marks=pytest.mark.slow), "lower"])
 def test_a_killed_relay_kills_no_node_and_no_actor(tree: Tree, level: str) -> None:
     before = tree.work(5, "check")
     relay: RelayProcess = getattr(tree, level)

@@ -85,24 +85,28 @@ def policies(ray_env: RayEnv) -> Any:
     return seen
 
 
+@pytest.mark.slow
 def test_near_replica_is_preferred_and_the_other_one_used_when_it_is_full(policies: Any) -> None:
     assert policies["locality"]["replicas"] == 2
     assert policies["locality"]["one by one"] == 20
     assert policies["locality"]["at once"][0] >= 3
 
 
+@pytest.mark.slow
 def test_models_are_served_where_they_are_loaded(policies: Any) -> None:
     assert policies["models"]["places"] == [1, 1, 1, 1]
     assert policies["models"]["right"]
     assert policies["models"]["replicas"] == 2
 
 
+@pytest.mark.slow
 def test_backoff_is_jittered_within_its_bounds(policies: Any) -> None:
     jittered = policies["jittered"]
     assert len(set(jittered)) > 20
     assert 0.025 <= min(jittered) <= max(jittered) <= 0.05
 
 
+@pytest.mark.slow
 def test_backoff_of_a_deployment_comes_first(policies: Any, ray_env: RayEnv) -> None:
     if ray_env.version == "2.48.0":
         assert "configured" not in policies
@@ -111,6 +115,7 @@ def test_backoff_of_a_deployment_comes_first(policies: Any, ray_env: RayEnv) -> 
     assert 0.25 <= min(policies["configured"]) <= max(policies["configured"]) <= 0.5
 
 
+@pytest.mark.slow
 def test_other_routers_of_ray_answer_everything(policies: Any, ray_env: RayEnv) -> None:
     others = policies["others"]
     old = ray_env.version == "2.48.0"
