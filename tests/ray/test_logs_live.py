@@ -57,7 +57,7 @@ def test_whole_logs_are_answered_as_by_stock_ray(ray_env: RayEnv) -> None:
 
 
 def test_whole_log_is_never_held_in_memory(ray_env: RayEnv) -> None:
-    seen = whole_logs(ray_env, "bounds", 400_000_000)
+    seen = whole_logs(ray_env, "bounds", 150_000_000)
     assert seen["growing"]
     assert seen["large"] == seen["expected"]
     # Stock Ray holds it several times over.
