@@ -552,6 +552,8 @@ void BasicReferenceCounter<Faults>::Merge(const std::vector<ObjectId>& roots, co
 // anything else is gone, and a late report must not bring it back.
 template <typename Faults>
 bool BasicReferenceCounter<Faults>::MakeReported(const ObjectReferenceCount& reported) {
+  // An object of ours without an entry has been freed, whatever it was found in.
+  if (IsSelf(reported.owner_address) && Find(reported.object_id) == nullptr) return false;
   for (const ObjectId& outer_id : reported.contained_in_borrowed_ids) {
     const Reference* const outer = Find(outer_id);
     if (outer != nullptr && outer->owned_by_us) {

@@ -234,6 +234,8 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "MANTARAY_GC_IDLE_DELAY_MS",
         "MANTARAY_GC_RSS_LIMIT_BYTES",
         "MANTARAY_REFS_WATCH_INTERVAL_MS",
+        "MANTARAY_RELAY_PORT",
+        "MANTARAY_RELAY_ADMIN_PORT",
     ]
 
 
@@ -246,7 +248,10 @@ def test_help_imports_no_command(world: World) -> None:
     assert [name for name in listed if name != "it"] == [
         "doctor",
         "gc",
+        "refs",
+        "relay",
         "settings",
+        "sim",
         "spill",
         "tail",
         "wheel",

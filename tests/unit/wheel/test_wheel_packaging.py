@@ -118,7 +118,7 @@ def test_bazel_missing_is_one_sentence(tree: Path, tmp_path: Path) -> None:
     done = build(tree, PATH=str(empty), MANTARAY_NATIVE_PREBUILT="")
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if "is not on PATH" in line]
-    assert "error: Mantaray's extension module is built with Bazel" in line
+    assert "error: Mantaray's native parts are built with Bazel" in line
     assert "bazel-bootstrap" in line
     assert not list(tree.glob("dist/*.whl"))
 
@@ -141,6 +141,10 @@ def test_bazel_is_asked_for_this_interpreter(tree: Path, tmp_path: Path, prebuil
     # Read-only, as Bazel leaves its outputs.
     shutil.copy(prebuilt, output)
     output.chmod(0o555)
+    relay = tmp_path / "out" / "src" / "mantaray" / "relay" / "mantaray-relay"
+    relay.parent.mkdir()
+    relay.write_text("the relay")
+    relay.chmod(0o555)
     fake = tmp_path / "bin" / "bazel"
     fake.parent.mkdir()
     fake.write_text(
@@ -154,7 +158,7 @@ def test_bazel_is_asked_for_this_interpreter(tree: Path, tmp_path: Path, prebuil
     calls = (tmp_path / "calls").read_text().splitlines()
     options = f"-c opt --repo_env=PYTHON_BIN_PATH={sys.executable}"
     assert calls[:2] == [
-        f"build {options} //src/mantaray/python:_native.so",
+        f"build {options} //src/mantaray/python:_native.so //src/mantaray/relay:mantaray-relay",
         f"info {options} bazel-bin",
     ]
 
