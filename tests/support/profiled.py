@@ -181,6 +181,8 @@ def _choose_lldb(env: RayEnv, directory: Path) -> None:
     script = directory / "memray"
     script.write_text(
         "#!/bin/sh\n"
+        # Ray runs it through sudo where there is one, and that has a PATH of its own.
+        f'PATH="{directory}:$PATH"; export PATH\n'
         'command="$1"; shift\n'
         'case "$command" in\n'
         f'attach|detach) exec timeout -s KILL {_ATTACH_S} {memray} "$command" --method lldb "$@" ;;\n'

@@ -114,6 +114,8 @@ struct Task {
   bool pending = false;
   // It has finished and may run again.
   bool retained = false;
+  // Its result's entry is gone for good; one that a late task makes for the same id is none of the owner's.
+  bool released = false;
 };
 
 // A task that runs.
@@ -681,7 +683,7 @@ class World {
     Object& result = objects_[task->result];
     result.available = !failed && !result.freed;
     const bool wanted = CounterOf(task->caller).HasReference(IdOf(task->result));
-    task->retained = !failed && wanted && task->scripts.front().retry;
+    task->retained = !failed && wanted && !task->released && task->scripts.front().retry;
     for (const ObjectNumber argument : task->arguments) RemoveDirect(task->caller, argument);
     Expect(CounterOf(task->caller)
                .UpdateFinishedTaskReferences({IdOf(task->result)}, IdsOf(task->arguments),
@@ -691,6 +693,7 @@ class World {
   refcount::ReleasedLineage OnLineageReleased(ObjectNumber object) {
     if (!objects_[object].task) return {};
     Task& task = tasks_[*objects_[object].task];
+    task.released = true;
     // While it runs, its end gives the lineage back.
     if (!task.retained) return {};
     task.retained = false;
