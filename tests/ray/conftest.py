@@ -7,6 +7,18 @@ import pytest
 from tests.support.rays import VERSIONS, RayEnv, find_ray
 
 
+# A whole test run stays well below 45 minutes on two cores: these run on the older Ray with the slow tests only.
+_SLOW_ON_OLDER_RAY = ("test_relay_live.py", "test_refcount_conformance.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests above as slow on all but the newest Ray."""
+    for item in items:
+        older = any(f"ray-{version}" in item.nodeid for version in VERSIONS[:-1])
+        if item.path.name in _SLOW_ON_OLDER_RAY and older:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", params=VERSIONS, ids=[f"ray-{version}" for version in VERSIONS])
 def ray_env(request: pytest.FixtureRequest) -> RayEnv:
     """An environment with an official Ray and Mantaray; a test runs once with each of VERSIONS."""

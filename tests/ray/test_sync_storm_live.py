@@ -19,6 +19,9 @@ sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import sync_arms
 import sync_storm
 
+# The programs that are measured have tests of their own; this is for whoever changes the generator.
+pytestmark = pytest.mark.slow
+
 NODES = 20
 HZ = 5.0
 SECONDS = 2.0
