@@ -6,8 +6,8 @@ import pytest
 
 from tests.support.rays import VERSIONS, RayEnv, find_ray
 
-
-# A whole test run stays well below 45 minutes on two cores: these run on the older Ray with the slow tests only.
+# A whole test run stays below 45 minutes on two cores: on the older Ray these run with the slow
+# tests only.
 _SLOW_ON_OLDER_RAY = ("test_relay_live.py", "test_refcount_conformance.py")
 
 
