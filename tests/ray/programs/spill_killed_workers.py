@@ -21,37 +21,68 @@ from spill_common import (
 root = sys.argv[1]
 paths = start(root, store_mb=120)
 SIZE = 500_000
+GET_TIMEOUT_S = 120
+# After each the raylet waits some ten seconds before it tries again what the worker had to do.
+MOST_KILLS = 4
+TIME_LIMIT_S = 120
 kills = 0
 done = threading.Event()
+
+
+def is_working(process):
+    """Whether the worker spills or restores this moment; its title says so while it does.
+
+    One that still starts is left alone: the raylet waits a minute for it before it starts another.
+    """
+    title = " ".join(process.cmdline())
+    return "ray::SPILL_" in title or "ray::RESTORE_" in title
+
+
+def kill_one(workers, look_s):
+    """Kill the first worker that is seen at work within the time; return whether one was."""
+    deadline = time.monotonic() + look_s
+    while time.monotonic() < deadline:
+        for process in workers:
+            try:
+                if is_working(process):
+                    process.kill()
+                    return True
+            except psutil.NoSuchProcess:
+                continue
+        time.sleep(0.002)
+    return False
 
 
 def killer():
     global kills
     chance = random.Random(3)
-    while not done.wait(chance.uniform(0.3, 1.0)):
-        for process in io_workers():
-            try:
-                process.kill()
-                kills += 1
-            except psutil.NoSuchProcess:
-                pass
+    while kills < MOST_KILLS and not done.wait(chance.uniform(0.2, 0.8)):
+        kills += kill_one(io_workers(), look_s=0.5)
 
 
-thread = threading.Thread(target=killer)
+# A daemon: should a check fail, the program ends all the same.
+thread = threading.Thread(target=killer, daemon=True)
 thread.start()
 refs, wrong = {}, []
-for number in range(900):
+number = 0
+deadline = time.monotonic() + TIME_LIMIT_S
+while number < 600 or (kills < MOST_KILLS and time.monotonic() < deadline):
     refs[number] = ray.put(payload(number, SIZE))
     if number % 7 == 6:
         past = random.Random(number).choice(sorted(refs))
-        if not is_intact(past, ray.get(refs[past], timeout=60), SIZE):
+        if not is_intact(past, ray.get(refs[past], timeout=GET_TIMEOUT_S), SIZE):
             wrong.append(past)
     if number % 3 == 2:
         refs.pop(number - 1)
+    if len(refs) > 500:
+        refs.pop(min(refs))
+    number += 1
 done.set()
 thread.join()
 wrong += [
-    number for number, ref in refs.items() if not is_intact(number, ray.get(ref, timeout=60), SIZE)
+    number
+    for number, ref in refs.items()
+    if not is_intact(number, ray.get(ref, timeout=GET_TIMEOUT_S), SIZE)
 ]
 live = len(refs) * SIZE
 wait_until(lambda: disk_bytes(paths) <= live * 1.1, timeout_s=30)
