@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.rays import RayEnv, short_directory
+from tests.support.rays import RayEnv, assert_start_refused, short_directory
 
 PROGRAMS = Path(__file__).with_name("programs")
 VARIABLE = "RAY_start_python_gc_manager_thread"
@@ -164,15 +163,4 @@ def test_bad_setting_is_one_sentence_where_a_node_or_driver_starts(
         "except ValueError as error: print(json.dumps(str(error)))\n"
     )
     assert words in ray_env.run_program(program, env={name: value})
-    command = [str(ray_env.bin("ray")), "start", "--head", "--node-ip-address=127.0.0.1"]
-    with short_directory() as root:
-        done = subprocess.run(
-            [*command, "--port=0", f"--temp-dir={root}", "--include-dashboard=false"],
-            env=ray_env.environment(**{name: value}),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    assert done.returncode != 0
-    assert words in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    assert_start_refused(ray_env, words, **{name: value})

@@ -24,7 +24,7 @@ from typing import Any
 from mantaray.serve.backoff import Backoff
 from mantaray.serve.listening import Listener
 from mantaray.serve.waiters import Waiters, Wake
-from mantaray.settings import SettingError
+from mantaray.settings import read_or_default
 
 _DRAW = "PowerOfTwoChoicesRequestRouter.choose_replicas"
 _ATTRIBUTE = "_mantaray_routing"
@@ -52,7 +52,7 @@ class Routing:
     def __init__(self, router: Any) -> None:
         self._router = router
         self.waiters = Waiters()
-        self.backoff = _backoff_in_force()
+        self.backoff = read_or_default(Backoff.read, _LOGGER)
         # How often a replica was chosen; how many of these are not yet handed to their request.
         self.chosen: Counter[Any] = Counter()
         self._unhanded: Counter[Any] = Counter()
@@ -354,15 +354,6 @@ async def _wait_for_replicas(router: Any) -> None:
     _LOGGER.info(f"{router._deployment_id} has no replicas; requests wait.", extra=quiet)
     router._replicas_updated_event.clear()
     await router._replicas_updated_event.wait()
-
-
-def _backoff_in_force() -> Backoff:
-    try:
-        return Backoff.read()
-    except SettingError as error:
-        # Serve checks them where it is started; a process with another environment goes on.
-        _LOGGER.error(f"{error}; the defaults are used")
-        return Backoff.default()
 
 
 def _overridden(router: Any) -> set[str]:
