@@ -30,6 +30,9 @@ from .rays import PROGRAM_TIMEOUT_S, RayEnv, new_tag
 
 STORE_BYTES = 100_000_000
 READY_TIMEOUT_S = 90.0
+# Ray 2.48 gives its dashboard 20 s to come up, and no setting changes that: too few on a machine that
+# does much else. A head that ends for it is started again.
+_HEAD_STARTS = 3
 # --kill-child: the whole node goes with the process that we know.
 _OWN_PIDS = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "--")
 _READY_PROGRAM = """
@@ -127,7 +130,7 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         try:
-            self._start_head()
+            self._start_head_again_and_again()
         except BaseException:
             self.stop()
             raise
@@ -217,12 +220,26 @@ class Cluster:
         Raises:
             AssertionError: a process is still there.
         """
+        left = self._end_processes()
+        shutil.rmtree(self.root, ignore_errors=True)
+        assert not left, f"processes that do not end:\n{processes.describe(left)}"
+
+    def _end_processes(self) -> list[psutil.Process]:
         left = processes.stop_all(self._tag, [self.root])
         for node in self.nodes:
             node.process.wait(timeout=10)
         self.nodes.clear()
-        shutil.rmtree(self.root, ignore_errors=True)
-        assert not left, f"processes that do not end:\n{processes.describe(left)}"
+        return left
+
+    def _start_head_again_and_again(self) -> None:
+        for starts_left in reversed(range(_HEAD_STARTS)):
+            try:
+                self._start_head()
+                return
+            except RuntimeError as error:
+                if "dashboard.log" not in str(error) or not starts_left:
+                    raise
+                self._end_processes()
 
     def _start_head(self) -> None:
         for directory in self.spill_directories:

@@ -36,9 +36,9 @@ ray.init(
     include_dashboard=False,
     _temp_dir=os.path.join(root, "t"),
     _system_config={
-        # Ray asks at most this often, by itself and when told to.
-        "local_gc_min_interval_s": 1,
-        "global_gc_min_interval_s": 1,
+        # Ray asks whenever its raylet looks, by itself and when told to.
+        "local_gc_min_interval_s": 0,
+        "global_gc_min_interval_s": 0,
         "metrics_report_interval_ms": 1_000,
     },
 )
@@ -77,7 +77,7 @@ for _ in range(4):
     asked(busy, lambda seen, young=young: seen["young"] > young)
 told["busy"] = ray.get(busy.counts.remote())
 # Nobody calls it: the full collection that is owed is made up for.
-time.sleep(4)
+time.sleep(2)
 told["busy then idle"] = asked(busy, lambda seen: seen["full"] > 0)
 
 # What `mantaray gc stat` shows of it.

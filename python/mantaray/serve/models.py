@@ -1,0 +1,69 @@
+"""Which models replicas hold, as far as one router knows, and which request a free slot is for.
+
+Ray gives a slot that came free to the request whose turn it is, wherever its model is loaded. Under a
+burst of requests for several models that loads models again and again: each goes where there was a
+slot, and takes the place of one that the next request needs. Here a request whose model is on another
+replica steps back for one whose model is on this one, for as long as Ray's preference lasts
+(RAY_SERVE_MULTIPLEXED_MODEL_ID_MATCHING_TIMEOUT_S). No slot stays empty for it. Pure Python, no Ray.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Hashable, Iterable
+from typing import Any
+
+
+class Models:
+    """What the controller reports of replicas comes late; what this router sent there is known at once."""
+
+    def __init__(self) -> None:
+        self._sent: dict[Hashable, list[str]] = {}
+        self._most_reported = 0
+
+    def sent(self, replica_id: Hashable, model: str) -> None:
+        """A request for a model goes to a replica, which loads it if need be."""
+        recent = self._sent.setdefault(replica_id, [])
+        if model in recent:
+            recent.remove(model)
+        recent.insert(0, model)
+        # Before the first report nobody knows how many there is room for.
+        del recent[max(self._most_reported, 100) :]
+
+    def on(self, replica_id: Hashable, reported: Collection[str]) -> list[str]:
+        """Return the models that a replica holds: the last ones sent there, then what it has reported.
+
+        There is room for as many as any replica has ever reported; the rest has been unloaded.
+        """
+        self._most_reported = max(self._most_reported, len(reported))
+        recent = self._sent.get(replica_id, [])
+        known = recent + [model for model in reported if model not in recent]
+        return known[: self._most_reported] if self._most_reported else known
+
+    def keep_only(self, replica_ids: Collection[Hashable]) -> None:
+        """Forget replicas that are gone."""
+        for gone in self._sent.keys() - set(replica_ids):
+            del self._sent[gone]
+
+
+def oldest_that_fits(pending: Iterable[Any], models: Collection[str]) -> Any:
+    """Return the first request that still waits and is for one of the models; None if there is none."""
+    return next(
+        (
+            request
+            for request in pending
+            if request.metadata.multiplexed_model_id in models and not request.future.done()
+        ),
+        None,
+    )
+
+
+def steps_back(request: Any, longest_s: float) -> bool:
+    """Return whether a request still prefers the replica that has its model.
+
+    Args:
+        request: Ray's pending request.
+        longest_s: for how long it does, in seconds.
+    """
+    began = request.routing_context.multiplexed_start_matching_time or request.created_at
+    return bool(time.time() - began < longest_s)
