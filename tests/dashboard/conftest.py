@@ -13,6 +13,16 @@ from tests.support.rays import VERSIONS, RayEnv, find_ray
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
+# Seconds each, more when memray's debugger fails: on the older Ray one of the two is enough for a test run.
+_SLOW = "test_memory_link_on_the_page_of_an_actor_shows_its_process[ray-2.48.0-first]"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the test above as slow."""
+    for item in items:
+        if item.name == _SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="package", params=VERSIONS, ids=[f"ray-{version}" for version in VERSIONS])
 def ray_env(request: pytest.FixtureRequest) -> RayEnv:

@@ -51,7 +51,7 @@ def test_busy_actor_with_a_large_heap_is_never_collected_in_full(seen: Any) -> N
 def test_full_collection_is_made_up_for_when_nobody_calls(seen: Any) -> None:
     idle = seen["busy then idle"]
     assert idle["full"] >= 1
-    # It looked at a million containers more.
+    # It looked at more than a million containers more.
     assert idle["longest_full_s"] > 3 * seen["busy"]["longest_young_s"]
 
 

@@ -27,7 +27,7 @@ from .rays import RayEnv
 # 2.60 does not profile by default.
 _VARIABLES = {"RAY_DASHBOARD_ENABLE_PROFILING": "1"}
 # A debugger that hangs is given up.
-_ATTACH_S = 25
+_ATTACH_S = 15
 _DEBUGGERS = ("lldb-19", "lldb-18", "lldb")
 _START_WORKERS = """
 import json, os, sys, threading, time, ray

@@ -13,13 +13,16 @@ import time
 from collections.abc import Collection, Hashable, Iterable
 from typing import Any
 
+# Of the models sent to a replica that are remembered.
+_MOST = 100
+
 
 class Models:
     """What the controller reports of replicas comes late; what this router sent there is known at once."""
 
     def __init__(self) -> None:
         self._sent: dict[Hashable, list[str]] = {}
-        self._most_reported = 0
+        self._reported: dict[Hashable, int] = {}
 
     def sent(self, replica_id: Hashable, model: str) -> None:
         """A request for a model goes to a replica, which loads it if need be."""
@@ -27,23 +30,25 @@ class Models:
         if model in recent:
             recent.remove(model)
         recent.insert(0, model)
-        # Before the first report nobody knows how many there is room for.
-        del recent[max(self._most_reported, 100) :]
+        del recent[_MOST:]
 
     def on(self, replica_id: Hashable, reported: Collection[str]) -> list[str]:
         """Return the models that a replica holds: the last ones sent there, then what it has reported.
 
-        There is room for as many as any replica has ever reported; the rest has been unloaded.
+        There is room for as many as any replica reports now; the rest has been unloaded. (A replica that
+        is loading reports more than it has room for, but not for long.) Before the first report nobody
+        knows how many there is room for.
         """
-        self._most_reported = max(self._most_reported, len(reported))
+        self._reported[replica_id] = len(reported)
         recent = self._sent.get(replica_id, [])
         known = recent + [model for model in reported if model not in recent]
-        return known[: self._most_reported] if self._most_reported else known
+        return known[: max(self._reported.values()) or _MOST]
 
     def keep_only(self, replica_ids: Collection[Hashable]) -> None:
         """Forget replicas that are gone."""
-        for gone in self._sent.keys() - set(replica_ids):
-            del self._sent[gone]
+        for known in (self._sent, self._reported):
+            for gone in known.keys() - set(replica_ids):
+                del known[gone]
 
 
 def oldest_that_fits(pending: Iterable[Any], models: Collection[str]) -> Any:

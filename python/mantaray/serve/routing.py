@@ -291,8 +291,13 @@ class Routing:
 
         Args:
             replica: where the slot is.
-            metadata: of the request of that task.
+            metadata: of the request of that task; None when that is answered already.
         """
+        if not hasattr(self._router, "_multiplexed_matching_timeout"):
+            # A router of the user's that keeps the order and knows nothing of models.
+            return metadata
+        if metadata is None:
+            metadata = self._oldest_metadata()
         model = metadata.multiplexed_model_id if metadata is not None else ""
         if not model:
             return metadata
@@ -300,6 +305,10 @@ class Routing:
             metadata = self._who_steps_forward(replica, metadata)
         self._models.sent(replica.replica_id, metadata.multiplexed_model_id)
         return metadata
+
+    def _oldest_metadata(self) -> Any:
+        pending = self._router._pending_requests_to_fulfill
+        return next((each.metadata for each in pending if not each.future.done()), None)
 
     def _who_steps_forward(self, replica: Any, metadata: Any) -> Any:
         router = self._router

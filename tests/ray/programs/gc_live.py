@@ -68,7 +68,7 @@ told["task old"] = [
 Sync = ray.remote(Base)
 
 # Busy all the time, with a heap that takes long: only what is new is looked at.
-busy = Sync.remote(1_000_000)
+busy = Sync.remote(600_000)
 ray.get(busy.keep.remote(300))
 start = ray.get(busy.counts.remote())
 for _ in range(4):

@@ -29,6 +29,15 @@ def test_model_that_had_to_go_is_not_taken_to_be_there() -> None:
     assert models.on("replica", ("a", "b")) == ["c", "b"]
 
 
+def test_replica_that_reports_more_than_it_has_room_for_is_believed_until_the_next_report() -> None:
+    models = Models()
+    models.sent("replica", "c")
+    assert models.on("replica", ("a", "b", "c")) == ["c", "a", "b"]
+    assert models.on("replica", ("b", "c")) == ["c", "b"]
+    models.sent("replica", "d")
+    assert models.on("replica", ("b", "c")) == ["d", "c"]
+
+
 def test_what_was_sent_to_a_replica_that_is_gone_is_forgotten() -> None:
     models = Models()
     models.sent("gone", "a")
