@@ -9,44 +9,58 @@ replica steps back for one whose model is on this one, for as long as Ray's pref
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any
 
 # Of the models sent to a replica that are remembered.
 _MOST = 100
+# How long a replica's reports may count models that it is loading, after one was sent there that it did
+# not have. They are about a second old.
+_LOADING_S = 2.0
 
 
 class Models:
     """What the controller reports of replicas comes late; what this router sent there is known at once."""
 
-    def __init__(self) -> None:
-        self._sent: dict[Hashable, list[str]] = {}
-        self._reported: dict[Hashable, int] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with no replica.
 
-    def sent(self, replica_id: Hashable, model: str) -> None:
-        """A request for a model goes to a replica, which loads it if need be."""
+        Args:
+            clock: tells seconds.
+        """
+        self._clock = clock
+        self._sent: dict[Hashable, list[str]] = {}
+        self._room: dict[Hashable, int] = {}
+        self._loading_until: dict[Hashable, float] = {}
+
+    def sent(self, replica_id: Hashable, model: str, reported: Collection[str]) -> None:
+        """A request for a model goes to a replica, which loads it if it does not have it."""
         recent = self._sent.setdefault(replica_id, [])
         if model in recent:
             recent.remove(model)
         recent.insert(0, model)
         del recent[_MOST:]
+        if model not in reported:
+            self._loading_until[replica_id] = self._clock() + _LOADING_S
 
     def on(self, replica_id: Hashable, reported: Collection[str]) -> list[str]:
         """Return the models that a replica holds: the last ones sent there, then what it has reported.
 
-        There is room for as many as any replica reports now; the rest has been unloaded. (A replica that
-        is loading reports more than it has room for, but not for long.) Before the first report nobody
-        knows how many there is room for.
+        There is room for as many as any replica reports while it loads none (then it reports more); the
+        rest has been unloaded. Before the first report nobody knows how many there is room for.
         """
-        self._reported[replica_id] = len(reported)
+        if self._clock() > self._loading_until.get(replica_id, -math.inf):
+            self._room[replica_id] = len(reported)
         recent = self._sent.get(replica_id, [])
         known = recent + [model for model in reported if model not in recent]
-        return known[: max(self._reported.values()) or _MOST]
+        return known[: max(self._room.values(), default=0) or _MOST]
 
     def keep_only(self, replica_ids: Collection[Hashable]) -> None:
         """Forget replicas that are gone."""
-        for known in (self._sent, self._reported):
+        tables: tuple[dict[Hashable, Any], ...] = (self._sent, self._room, self._loading_until)
+        for known in tables:
             for gone in known.keys() - set(replica_ids):
                 del known[gone]
 

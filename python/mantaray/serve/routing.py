@@ -303,7 +303,8 @@ class Routing:
             return metadata
         if model not in self._models_on(replica):
             metadata = self._who_steps_forward(replica, metadata)
-        self._models.sent(replica.replica_id, metadata.multiplexed_model_id)
+        reported = replica.multiplexed_model_ids
+        self._models.sent(replica.replica_id, metadata.multiplexed_model_id, reported)
         return metadata
 
     def _oldest_metadata(self) -> Any:

@@ -12,36 +12,40 @@ from mantaray.serve.models import Models, oldest_that_fits, steps_back
 
 def test_model_that_was_just_sent_is_known_before_the_controller_reports_it() -> None:
     models = Models()
-    models.sent("replica", "a")
-    models.sent("replica", "b")
+    models.sent("replica", "a", ())
+    models.sent("replica", "b", ())
     assert models.on("replica", ()) == ["b", "a"]
     assert models.on("other", ()) == []
 
 
 def test_model_that_had_to_go_is_not_taken_to_be_there() -> None:
     models = Models()
-    assert models.on("replica", ("a", "b")) == ["a", "b"]
-    models.sent("replica", "c")
+    reported = ("a", "b")
+    assert models.on("replica", reported) == ["a", "b"]
+    models.sent("replica", "c", reported)
     # There is room for two, and the one used longest ago went.
-    assert models.on("replica", ("a", "b")) == ["c", "a"]
-    models.sent("replica", "b")
-    models.sent("replica", "c")
-    assert models.on("replica", ("a", "b")) == ["c", "b"]
+    assert models.on("replica", reported) == ["c", "a"]
+    models.sent("replica", "b", reported)
+    models.sent("replica", "c", reported)
+    assert models.on("replica", reported) == ["c", "b"]
 
 
-def test_replica_that_reports_more_than_it_has_room_for_is_believed_until_the_next_report() -> None:
-    models = Models()
-    models.sent("replica", "c")
-    assert models.on("replica", ("a", "b", "c")) == ["c", "a", "b"]
+def test_replica_that_is_loading_is_not_taken_to_have_more_room() -> None:
+    now = [100.0]
+    models = Models(lambda: now[0])
+    assert models.on("replica", ("a", "b")) == ["a", "b"]
+    models.sent("replica", "c", ("a", "b"))
+    assert models.on("replica", ("a", "b", "c")) == ["c", "a"]
+    now[0] += 10
     assert models.on("replica", ("b", "c")) == ["c", "b"]
-    models.sent("replica", "d")
-    assert models.on("replica", ("b", "c")) == ["d", "c"]
+    # More room is believed when nothing is being loaded.
+    assert models.on("replica", ("b", "c", "d")) == ["c", "b", "d"]
 
 
 def test_what_was_sent_to_a_replica_that_is_gone_is_forgotten() -> None:
     models = Models()
-    models.sent("gone", "a")
-    models.sent("stays", "b")
+    models.sent("gone", "a", ())
+    models.sent("stays", "b", ())
     models.keep_only({"stays"})
     assert models.on("gone", ()) == []
     assert models.on("stays", ()) == ["b"]
@@ -50,7 +54,7 @@ def test_what_was_sent_to_a_replica_that_is_gone_is_forgotten() -> None:
 def test_models_sent_before_any_report_are_bounded() -> None:
     models = Models()
     for number in range(1000):
-        models.sent("replica", f"m{number}")
+        models.sent("replica", f"m{number}", ())
     assert len(models.on("replica", ())) == 100
     assert models.on("replica", ())[0] == "m999"
 
