@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve.config import RequestRouterConfig
+from serve_router_common import remembered
 from serve_router_custom import Last
 
 PORT = int(sys.argv[1])
@@ -147,30 +148,14 @@ def elsewhere(count: int, start: float) -> list[int]:
     return [response.result(timeout_s=60) for response in responses]
 
 
-def remembered() -> list[Any]:
-    """Return a list in which every router of this process that is made from now on will be."""
-    from mantaray.serve.routing import Routing
-
-    made: list[Any] = []
-    original = Routing.__init__
-
-    def remember(self: Any, router: Any) -> None:
-        original(self, router)
-        made.append(router)
-
-    Routing.__init__ = remember  # type: ignore[method-assign]
-    return made
-
-
 def idle_looks(busy: Any, made: list[Any]) -> dict[str, Any]:
     """Count how often the router looks for a replica while one request holds the only slot."""
-    from mantaray.serve.routing import routing_of
-
     long = busy.options(stream=True).count.remote(200)
     next(iter(long))
     waiting = [busy.remote(number) for number in range(10)]
     time.sleep(1)
-    router = next(each for each in made if each._deployment_id.name == "Zero")
+    routing = next(each for each in made if each._router._deployment_id.name == "Zero")
+    router = routing._router
     choose = type(router).choose_replicas
     looks: list[float] = []
 
@@ -180,7 +165,7 @@ def idle_looks(busy: Any, made: list[Any]) -> dict[str, Any]:
 
     router.choose_replicas = counted
     gauge = router.num_routing_tasks_in_backoff
-    waits = routing_of(router).waiters.waiting
+    waits = routing.waiters.waiting
     time.sleep(0.8)
     seen = len(looks)
     done = [response.result(timeout_s=30) for response in waiting]
