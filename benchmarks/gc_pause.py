@@ -16,16 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".venvs"
+from ray_programs import RAYS, figures_of
+
 WORKLOAD = Path(__file__).with_name("gc_pause_workload.py")
-RAYS = ("2.48.0", "2.60.0")
 ARMS = {"stock": {"MANTARAY_PATCHES": "-gc"}, "mantaray": {}}
 # Longest stall of stock 2.60.0 over Mantaray's, in (i) and (ii).
 TARGET_RATIO = 20.0
@@ -33,28 +31,11 @@ TARGET_SHARE = 0.02
 REFERENCE_RAY = "2.60.0"
 FULL_S = 60
 QUICK_S = 8
-TIMEOUT_S = 300
 
 
 def run_arm(ray: str, arm: str, seconds: int) -> dict[str, Any]:
     """Run the three scenarios once in a process (and cluster) of their own; return their figures."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("RAY_", "MANTARAY_"))
-    }
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    done = subprocess.run(
-        [str(ENVIRONMENTS / f"ray-{ray}" / "bin" / "python"), str(WORKLOAD), str(seconds)],
-        env=kept | quiet | ARMS[arm],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"{arm} on Ray {ray} failed ({done.returncode}):\n{done.stderr}")
-    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    figures: dict[str, Any] = figures_of(ray, [WORKLOAD, str(seconds)], ARMS[arm])
     return figures
 
 

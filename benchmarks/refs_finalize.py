@@ -13,22 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
-ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".venvs"
-RAYS = ("2.48.0", "2.60.0")
+from ray_programs import RAYS, figures_of
+
 OBJECTS = 100_000
 DROPS = 60
 IDLE_S = 5.0
-TIMEOUT_S = 300
 # From the issue: the delay where Ray does not call back, with few finalizers.
 TARGET_DELAY_MS = 200.0
 TARGET_CPU = 0.12
@@ -127,20 +123,8 @@ def work(objects: int) -> dict[str, Any]:
 
 def run(ray_version: str, objects: int) -> dict[str, Any]:
     """Measure with one Ray, in a process of its own."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MANTARAY_"))}
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    python = ENVIRONMENTS / f"ray-{ray_version}" / "bin" / "python"
-    done = subprocess.run(
-        [str(python), __file__, "--work", "--objects", str(objects)],
-        env=kept | quiet,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"Ray {ray_version} failed ({done.returncode}):\n{done.stderr}")
-    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    command = [__file__, "--work", "--objects", str(objects)]
+    figures: dict[str, Any] = figures_of(ray_version, command, {})
     return figures
 
 

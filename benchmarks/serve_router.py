@@ -12,41 +12,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".venvs"
+from ray_programs import RAYS, figures_of
+
 WORKLOAD = Path(__file__).with_name("serve_router_workload.py")
-RAYS = ("2.48.0", "2.60.0")
 ARMS = {"stock": {"MANTARAY_PATCHES": "-router"}, "mantaray": {}}
 TARGETS = {"20 x 300 ms": 1.05, "40 x 50 ms": 1.20, "8 x 1.5 s": 1.02}
-TIMEOUT_S = 300
 
 
 def run_arm(ray: str, arm: str, quick: bool) -> dict[str, dict[str, float]]:
     """Run all scenarios once in a process (and cluster) of their own; return their figures."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("RAY_", "MANTARAY_"))
-    }
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    command = [str(ENVIRONMENTS / f"ray-{ray}" / "bin" / "python"), str(WORKLOAD)]
-    done = subprocess.run(
-        [*command, "quick" if quick else "full"],
-        env=kept | quiet | ARMS[arm],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"{arm} on Ray {ray} failed ({done.returncode}):\n{done.stderr}")
-    figures: dict[str, dict[str, float]] = json.loads(done.stdout.strip().splitlines()[-1])
+    command = [WORKLOAD, "quick" if quick else "full"]
+    figures: dict[str, dict[str, float]] = figures_of(ray, command, ARMS[arm])
     return figures
 
 

@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray_programs import ENVIRONMENTS, RAYS, ray_environment
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-ENVIRONMENTS = REPOSITORY / ".venvs"
 GENERATOR = "//benchmarks/sync_storm:sync_storm"
 RELAY = "//src/mantaray/relay:mantaray-relay"
-RAYS = ("2.48.0", "2.60.0")
 # From 2.53 on raylets and the GCS exchange batches.
 DIALECTS = {"2.48.0": "bare", "2.60.0": "batch"}
 START_TIMEOUT_S = 30.0
@@ -110,16 +110,6 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
     raise RuntimeError(f"no {count} free ports")
-
-
-def ray_environment(ray: str, **extra: str) -> dict[str, str]:
-    """Return the environment of a process of this Ray: nothing of the caller's Ray reaches in."""
-    unwanted = ("RAY_", "MANTARAY_", "PYTHON")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
-    commands = ENVIRONMENTS / f"ray-{ray}" / "bin"
-    path = f"{commands}{os.pathsep}{kept.get('PATH', os.defpath)}"
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    return kept | quiet | {"PATH": path} | extra
 
 
 @contextlib.contextmanager

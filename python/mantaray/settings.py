@@ -8,6 +8,7 @@ and what is allowed.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -82,6 +83,23 @@ class Setting(Generic[T]):
         if isinstance(self.default, bool):
             return "1" if self.default else "0"
         return "unset" if self.default is None else str(self.default)
+
+
+def read_or_default(read: Callable[[Mapping[str, str] | None], T], logger: logging.Logger) -> T:
+    """Read settings in a process that nobody started by hand, which is to go on whatever they are.
+
+    They are checked where somebody starts a node, a driver or Serve; a worker may have an environment
+    of its own.
+
+    Args:
+        read: a setting's `read`, or a function that reads several in the same way.
+        logger: told of a value that is not allowed; the defaults are used then.
+    """
+    try:
+        return read(None)
+    except SettingError as error:
+        logger.error("%s; this process uses the defaults", error)
+        return read({})
 
 
 def _bool(text: str) -> bool:

@@ -8,14 +8,18 @@ from tests.support.rays import VERSIONS, RayEnv, find_ray
 
 # A whole test run stays below 45 minutes on two cores: on the older Ray these run with the slow
 # tests only.
-_SLOW_ON_OLDER_RAY = ("test_relay_live.py", "test_refcount_conformance.py")
+_SLOW_ON_OLDER_RAY = (
+    "test_relay_live.py",
+    "test_refcount_conformance.py",
+    "test_logs_live.py::test_whole_logs_are_answered_as_by_stock_ray",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests above as slow on all but the newest Ray."""
     for item in items:
         older = any(f"ray-{version}" in item.nodeid for version in VERSIONS[:-1])
-        if item.path.name in _SLOW_ON_OLDER_RAY and older:
+        if older and any(name in item.nodeid for name in _SLOW_ON_OLDER_RAY):
             item.add_marker(pytest.mark.slow)
 
 

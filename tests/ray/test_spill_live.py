@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.disks import small_ext4, small_tmpfs
-from tests.support.rays import RayEnv, short_directory
+from tests.support.rays import RayEnv, assert_start_refused, short_directory
 
 PROGRAMS = Path(__file__).with_name("programs")
 
@@ -176,15 +175,5 @@ def test_bad_configuration_stops_ray_start_with_one_sentence(
     places = {"FILE": str(root / "file"), "ROOT": str(root)}
     filled = {key: places.get(value, value) for key, value in params.items()}
     storage = json.dumps({"type": "filesystem", "params": filled})
-    command = [str(ray_env.bin("ray")), "start", "--head", "--node-ip-address=127.0.0.1"]
-    command += ["--port=0", f"--temp-dir={root}/t", "--include-dashboard=false"]
-    done = subprocess.run(
-        [*command, "--system-config=" + json.dumps({"object_spilling_config": storage})],
-        env=ray_env.environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode != 0
-    assert words in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    config = json.dumps({"object_spilling_config": storage})
+    assert_start_refused(ray_env, words, f"--system-config={config}")

@@ -9,6 +9,7 @@ chosen.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import shutil
 import subprocess
 import urllib.error
@@ -26,7 +27,7 @@ from .rays import RayEnv
 # 2.60 does not profile by default.
 _VARIABLES = {"RAY_DASHBOARD_ENABLE_PROFILING": "1"}
 # A debugger that hangs is given up.
-_ATTACH_S = 25
+_ATTACH_S = 15
 _DEBUGGERS = ("lldb-19", "lldb-18", "lldb")
 _START_WORKERS = """
 import json, os, sys, threading, time, ray
@@ -121,8 +122,15 @@ class Profiled:
 
     def get(self, path: str, parameters: Mapping[str, object]) -> Answer:
         """Ask the dashboard as a program would, redirects followed."""
-        query = urllib.parse.urlencode({key: str(value) for key, value in parameters.items()})
-        return get(f"{self.cluster.dashboard_url}/{path}?{query}")
+        return get(f"{self.cluster.dashboard_url}{_link(path, parameters)}")
+
+    def redirection(self, path: str, parameters: Mapping[str, object]) -> str:
+        """Return where the dashboard says that a link leads to; "" when it does not redirect."""
+        connection = http.client.HTTPConnection(self.cluster.dashboard_url.removeprefix("http://"))
+        connection.request("GET", _link(path, parameters), headers={"User-Agent": "test"})
+        where = connection.getresponse().getheader("Location", "")
+        connection.close()
+        return where
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,11 @@ def two_nodes_on_one_address(env: RayEnv, **variables: str) -> Iterator[Profiled
     with cluster:
         cluster.add_node(own_pids=True)
         yield Profiled(cluster, *_start_workers(cluster, "first", "second"))
+
+
+def _link(path: str, parameters: Mapping[str, object]) -> str:
+    query = urllib.parse.urlencode({key: str(value) for key, value in parameters.items()})
+    return f"/{path}?{query}"
 
 
 def _start_workers(cluster: Cluster, *names: str) -> list[Worker]:

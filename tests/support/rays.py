@@ -143,6 +143,29 @@ class RayEnv:
         return Finished(told, done.stdout, done.stderr)
 
 
+def assert_start_refused(env: RayEnv, words: str, *arguments: str, **variables: str) -> None:
+    """Start a head with a setting that is not allowed: it ends with one sentence, without a traceback.
+
+    Args:
+        env: the environment with the Ray.
+        words: what the sentence has to say.
+        arguments: of `ray start`, on top of those for a head without a dashboard.
+        variables: of the process.
+    """
+    command = [str(env.bin("ray")), "start", "--head", "--node-ip-address=127.0.0.1", "--port=0"]
+    with short_directory() as root:
+        done = subprocess.run(
+            [*command, f"--temp-dir={root}", "--include-dashboard=false", *arguments],
+            env=env.environment(**variables),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode != 0
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def find_ray(version: str) -> RayEnv:
     """Return the environment with this Ray; the test fails when there is none.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import wrapt
 
-from mantaray.overlay import Installation, Patch, Target, register
+from mantaray.overlay import Installation, Patch, Target, register, targets_of
 
 _WORKER = "ray._private.worker"
 _NODE = "ray._private.node"
@@ -178,10 +178,7 @@ GC_PATCH = Patch(
     ray_versions=">=2.48,<2.61",
     plain_since="2.50",
     enough_since=None,
-    targets=tuple(
-        Target(module, attribute, fingerprints, _FILES[module])
-        for (module, attribute), fingerprints in _FINGERPRINTS.items()
-    ),
+    targets=targets_of(_FINGERPRINTS, _FILES),
     installers={
         _WORKER: _install_worker,
         _NODE: _install_node,

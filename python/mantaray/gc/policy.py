@@ -10,7 +10,7 @@ from typing import Any
 
 from mantaray import settings
 from mantaray.gc.collector import Policy
-from mantaray.settings import SettingError
+from mantaray.settings import SettingError, read_or_default
 
 _LOG = logging.getLogger(__name__)
 VARIABLE = settings.START_PYTHON_GC_MANAGER_THREAD.name
@@ -37,24 +37,11 @@ def read_policy(environ: Mapping[str, str] | None = None) -> Policy:
     )
 
 
-def read_policy_or_default() -> Policy:
-    """Return what the settings ask for; what is not allowed is logged, and the defaults hold."""
-    try:
-        return read_policy()
-    except SettingError as error:
-        _LOG.error("%s; the defaults hold in this process", error)
-        return Policy()
-
-
 def is_wanted() -> bool:
     """Return whether triggers go to a thread on Ray 2.48; a bad value counts as yes."""
-    try:
-        if not os.environ.get(VARIABLE, "").strip() and _from_system_config is not None:
-            return _from_system_config
-        return settings.START_PYTHON_GC_MANAGER_THREAD.read()
-    except SettingError as error:
-        _LOG.error("%s; the default holds in this process", error)
-        return True
+    if not os.environ.get(VARIABLE, "").strip() and _from_system_config is not None:
+        return _from_system_config
+    return read_or_default(settings.START_PYTHON_GC_MANAGER_THREAD.read, _LOG)
 
 
 def check_for_start() -> None:
@@ -97,6 +84,6 @@ def handing_on(config: MutableMapping[str, Any] | None) -> Iterator[None]:
 
 
 def _start_error(error: SettingError) -> Exception:
-    from mantaray.gc.errors import StartError
+    from mantaray.errors import StartError
 
     return StartError(str(error))

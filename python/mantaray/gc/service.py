@@ -10,10 +10,11 @@ import time
 from typing import Any
 
 from mantaray.gc.collector import Collection, Collector
-from mantaray.gc.policy import is_wanted, read_policy_or_default
+from mantaray.gc.policy import is_wanted, read_policy
 from mantaray.gc.process import Activity, Buffers, RayProcess
 from mantaray.gc.telemetry import WRITE_PERIOD_S, Metrics, StateFile
 from mantaray.gc.thread import CollectorThread
+from mantaray.settings import read_or_default
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Service:
             self.collector = Collector(
                 gc,
                 RayProcess(worker, self.buffers, self.activity),
-                read_policy_or_default(),
+                read_or_default(read_policy, _LOG),
                 time.monotonic,
                 cpu_clock=time.thread_time,
                 can_freeze=not sysconfig.get_config_var("Py_GIL_DISABLED"),
@@ -81,7 +82,7 @@ class Service:
             atexit.register(self.disconnect, ends=True)
         assert self.collector is not None
         self._is_wanted = self._has_thread or is_wanted()
-        self.collector.policy = read_policy_or_default()
+        self.collector.policy = read_or_default(read_policy, _LOG)
         self._metrics = Metrics()
         self._file = _state_file(worker)
         self._thread.open()

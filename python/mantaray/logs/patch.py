@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from types import ModuleType
 from typing import Any
 
-from mantaray.overlay import Installation, Patch, Target, register
+from mantaray.overlay import Installation, Patch, Target, register, targets_of
 
 _JOB = "ray.dashboard.modules.job"
 _CLIENT = f"{_JOB}.job_log_storage_client"
@@ -178,10 +178,7 @@ JOBLOGS_PATCH = Patch(
     ray_versions=">=2.48,<2.61",
     plain_since=None,
     enough_since=None,
-    targets=tuple(
-        Target(module, attribute, fingerprints, _FILES[module])
-        for (module, attribute), fingerprints in _WHOLE_LOG_FINGERPRINTS.items()
-    ),
+    targets=targets_of(_WHOLE_LOG_FINGERPRINTS, _FILES),
     installers={
         _CLIENT: _install_noting,
         _AGENT: _install_agent,

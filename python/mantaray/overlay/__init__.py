@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mantaray.overlay.patch import PatchStatus as PatchStatus
     from mantaray.overlay.patch import State as State
     from mantaray.overlay.patch import Target as Target
+    from mantaray.overlay.patch import targets_of as targets_of
 
 _HOMES = {
     "Installation": "installation",
@@ -30,6 +31,7 @@ _HOMES = {
     "install": "hooks",
     "register": "hooks",
     "status": "hooks",
+    "targets_of": "patch",
     "uninstall": "hooks",
 }
 

@@ -35,6 +35,22 @@ class Target:
         return f"{self.module}:{self.attribute}"
 
 
+def targets_of(
+    fingerprints: Mapping[tuple[str, str], Collection[str]],
+    digests: Mapping[str, Collection[str]],
+) -> tuple[Target, ...]:
+    """Return the targets of a patch, made of two tables.
+
+    Args:
+        fingerprints: of each module and attribute, those of every version that was looked at.
+        digests: of each of these modules, the SHA-256 of the files that were looked at.
+    """
+    return tuple(
+        Target(module, attribute, known, digests[module])
+        for (module, attribute), known in fingerprints.items()
+    )
+
+
 @dataclass(frozen=True)
 class Patch:
     """A change that is attached to an installed Ray.

@@ -1,4 +1,4 @@
-"""What stands in the place of methods of Ray's RequestRouter; each calls the method it replaces.
+"""What stands in the place of methods of Ray's request routers; each calls the method it replaces.
 
 Serve sends the classes of request routers from process to process *by value*, so nothing here may
 be a closure or an object of wrapt's: a function of a module travels as its name, and stays itself.
@@ -18,23 +18,24 @@ from mantaray.serve.routing import choose_replicas_with_backoff, routing_of
 from mantaray.serve.slots import ROUTER
 
 MODULE = "ray.serve._private.request_router.request_router"
-_ORIGINALS: dict[str, Callable[..., Any]] = {}
+_ORIGINALS: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
 def install(module: ModuleType, installation: Installation) -> None:
-    """Put the functions below into Ray's RequestRouter, as far as this Ray has such methods."""
-    cls = module.RequestRouter
-    for name, function in _REPLACEMENTS.items():
+    """Put the functions below into Ray's classes, as far as this Ray has such methods."""
+    for (owner, name), function in _REPLACEMENTS.items():
+        cls = vars(module)[owner]
         if name in vars(cls):
-            _ORIGINALS[name] = vars(cls)[name]
+            _ORIGINALS[owner, name] = vars(cls)[name]
             installation.replace(cls, name, function)
 
 
-def _original(name: str) -> Callable[..., Any]:
-    if name not in _ORIGINALS:
+def _original(name: str, owner: str = "RequestRouter") -> Callable[..., Any]:
+    if (owner, name) not in _ORIGINALS:
         # A process in which the patch is switched off was sent a class from one where it is on.
-        _ORIGINALS[name] = vars(importlib.import_module(MODULE).RequestRouter)[name]
-    return _ORIGINALS[name]
+        cls = vars(importlib.import_module(MODULE))[owner]
+        _ORIGINALS[owner, name] = vars(cls)[name]
+    return _ORIGINALS[owner, name]
 
 
 async def _select(router: Any, *args: Any, **kwargs: Any) -> Any:
@@ -94,7 +95,12 @@ def _complete(router: Any, replica_id: Any) -> None:
     routing_of(router).completed(replica_id)
 
 
-_REPLACEMENTS: dict[str, Callable[..., Any]] = {
+def _fulfill(router: Any, replica: Any, request_metadata: Any = None) -> None:
+    metadata = routing_of(router).who_goes(replica, request_metadata)
+    _original("_fulfill_next_pending_request", "FIFOMixin")(router, replica, metadata)
+
+
+_OF_ROUTERS: dict[str, Callable[..., Any]] = {
     "_choose_replicas_with_backoff": choose_replicas_with_backoff,
     "_select_from_candidate_replicas": _select,
     "_choose_replica_for_request": _choose_for,
@@ -104,3 +110,6 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "on_send_request": _send,
     "decrement_queue_len_cache": _complete,
 }
+_REPLACEMENTS = {("RequestRouter", name): function for name, function in _OF_ROUTERS.items()}
+# Of routers that answer requests in the order in which they came; others pair requests themselves.
+_REPLACEMENTS["FIFOMixin", "_fulfill_next_pending_request"] = _fulfill

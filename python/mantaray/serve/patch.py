@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from mantaray import settings
-from mantaray.overlay import Installation, Patch, Target, register
+from mantaray.overlay import Installation, Patch, register, targets_of
 from mantaray.overlay.fingerprints import digest, fingerprint
 
 _ROUTERS = "ray.serve._private.request_router.request_router"
@@ -206,10 +206,7 @@ ROUTER_PATCH = Patch(
     ray_versions=">=2.48,<2.61",
     plain_since="2.49",
     enough_since=None,
-    targets=tuple(
-        Target(module, attribute, fingerprints, _FILES[module])
-        for (module, attribute), fingerprints in _FINGERPRINTS.items()
-    ),
+    targets=targets_of(_FINGERPRINTS, _FILES),
     installers={
         _PACKAGE: _install_environment,
         _ROUTERS: _install_routers,
@@ -223,10 +220,7 @@ SLOTS_PATCH = Patch(
     ray_versions=">=2.48,<2.61",
     plain_since=None,
     enough_since=None,
-    targets=tuple(
-        Target(module, attribute, fingerprints, _FILES[module])
-        for (module, attribute), fingerprints in _SLOTS_FINGERPRINTS.items()
-    ),
+    targets=targets_of(_SLOTS_FINGERPRINTS, _FILES),
     installers={_REPLICA: _install_slots},
 )
 

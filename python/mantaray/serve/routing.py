@@ -23,8 +23,9 @@ from typing import Any
 
 from mantaray.serve.backoff import Backoff
 from mantaray.serve.listening import Listener
+from mantaray.serve.models import Models, oldest_that_fits, steps_back
 from mantaray.serve.waiters import Waiters, Wake
-from mantaray.settings import SettingError
+from mantaray.settings import read_or_default
 
 _DRAW = "PowerOfTwoChoicesRequestRouter.choose_replicas"
 _ATTRIBUTE = "_mantaray_routing"
@@ -52,7 +53,7 @@ class Routing:
     def __init__(self, router: Any) -> None:
         self._router = router
         self.waiters = Waiters()
-        self.backoff = _backoff_in_force()
+        self.backoff = read_or_default(Backoff.read, _LOGGER)
         # How often a replica was chosen; how many of these are not yet handed to their request.
         self.chosen: Counter[Any] = Counter()
         self._unhanded: Counter[Any] = Counter()
@@ -65,6 +66,7 @@ class Routing:
         self._running: Counter[Any] = Counter()
         self.listener = Listener(self._heard)
         self._limits: dict[Any, int] = {}
+        self._models = Models()
 
     def delay_s(self, attempt: int) -> float:
         """Return how long to wait before retry number `attempt` (from 0), in seconds."""
@@ -250,6 +252,7 @@ class Routing:
             self.waiters.wake(replica_id, slots)
         self._limits = limits
         self.listener.keep_only(limits)
+        self._models.keep_only(limits)
         for counter in (self.chosen, self._unhanded, self._unanswered, self._running):
             for gone in [each for each in counter if each not in limits and not counter[each] > 0]:
                 del counter[gone]
@@ -260,7 +263,8 @@ class Routing:
     def prefer(self, ranks: list[Any], wake: Wake, pending_request: Any) -> list[Any]:
         """Make sure that a random draw of two contains the replica for which a task was woken.
 
-        Only where every replica is a candidate, or (with a model) where this one has the model.
+        Only where every replica is a candidate, or (with a model) where this one has a model that
+        somebody waits for.
         """
         router = self._router
         replica = router._replicas.get(wake.replica_id)
@@ -269,11 +273,62 @@ class Routing:
             return ranks
         if pending_request is not None:
             model = pending_request.metadata.multiplexed_model_id
-            if model and model not in replica.multiplexed_model_ids:
+            if model and not self._fits(replica):
                 return ranks
             if not pending_request.routing_context.should_backoff:
                 return ranks
         return [[replica, *drawn[:1]]]
+
+    def _models_on(self, replica: Any) -> list[str]:
+        return self._models.on(replica.replica_id, replica.multiplexed_model_ids)
+
+    def _fits(self, replica: Any) -> Any:
+        """Return the oldest waiting request whose model is on a replica."""
+        return oldest_that_fits(self._router._pending_requests_to_fulfill, self._models_on(replica))
+
+    def who_goes(self, replica: Any, metadata: Any) -> Any:
+        """Return the metadata of the request that gets a slot which a routing task has found.
+
+        Args:
+            replica: where the slot is.
+            metadata: of the request of that task; None when that is answered already.
+        """
+        if not hasattr(self._router, "_multiplexed_matching_timeout"):
+            # A router of the user's that keeps the order and knows nothing of models.
+            return metadata
+        if metadata is None:
+            metadata = self._oldest_metadata()
+        model = metadata.multiplexed_model_id if metadata is not None else ""
+        if not model:
+            return metadata
+        if model not in self._models_on(replica):
+            metadata = self._who_steps_forward(replica, metadata)
+        reported = replica.multiplexed_model_ids
+        self._models.sent(replica.replica_id, metadata.multiplexed_model_id, reported)
+        return metadata
+
+    def _oldest_metadata(self) -> Any:
+        pending = self._router._pending_requests_to_fulfill
+        return next((each.metadata for each in pending if not each.future.done()), None)
+
+    def _who_steps_forward(self, replica: Any, metadata: Any) -> Any:
+        router = self._router
+        pending = router._pending_requests_to_fulfill
+        own = next((each for each in pending if each.metadata is metadata), None)
+        if own is not None and not own.future.done():
+            is_elsewhere = any(
+                metadata.multiplexed_model_id in self._models_on(each)
+                for each in router._replicas.values()
+            )
+            if not is_elsewhere or not steps_back(own, router._multiplexed_matching_timeout):
+                return metadata
+        fitting = self._fits(replica)
+        if fitting is None:
+            return metadata
+        if own is not None and not hasattr(router, "_routing_task_by_pending_request_future"):
+            # The task leaves its request here, where later Rays go on with it.
+            router._pending_requests_to_route.appendleft(own)
+        return fitting.metadata
 
     def hand_on_unused(self, wake: Wake | None, chosen: int) -> None:
         """Hand a wake on unless the replica was chosen since."""
@@ -354,15 +409,6 @@ async def _wait_for_replicas(router: Any) -> None:
     _LOGGER.info(f"{router._deployment_id} has no replicas; requests wait.", extra=quiet)
     router._replicas_updated_event.clear()
     await router._replicas_updated_event.wait()
-
-
-def _backoff_in_force() -> Backoff:
-    try:
-        return Backoff.read()
-    except SettingError as error:
-        # Serve checks them where it is started; a process with another environment goes on.
-        _LOGGER.error(f"{error}; the defaults are used")
-        return Backoff.default()
 
 
 def _overridden(router: Any) -> set[str]:

@@ -6,9 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import click
-
 from mantaray import settings
+from mantaray.errors import StartError
 
 # With every object given back by itself, a large segment costs nothing: docs/spilling.md has the
 # measurements behind both figures.
@@ -18,16 +17,8 @@ DEFAULT_FUSED_BYTES = 16 << 20
 _KNOWN_KEYS = ("directory_path", "buffer_size")
 
 
-class SpillConfigError(ValueError, click.ClickException):
-    """A spilling configuration that cannot work, in one sentence.
-
-    It is a click exception as well, so that `ray start` prints that sentence and ends instead of
-    showing a traceback.
-    """
-
-    def __init__(self, message: str) -> None:
-        ValueError.__init__(self, message)
-        click.ClickException.__init__(self, message)
+class SpillConfigError(StartError):
+    """A spilling configuration that cannot work, in one sentence."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from mantaray.overlay import Installation, Patch, Target, register
+from mantaray.overlay import Installation, Patch, register, targets_of
 
 _STORAGE = "ray._private.external_storage"
 _NODE = "ray._private.node"
@@ -27,18 +27,27 @@ _UTILS = "ray._private.utils"
 _KNOWS_CAP = "2.55"
 
 # The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
-_STORAGE_FILES = (
-    "c086681286394b3d2854e1f343d3ae50b505f3ee397dc8c6ee6981b7f288fb67",
-    "73f5ca8f42034d654c8df1fa29e7f2348d3b21930c69af5999304e0a58b9eec5",
-)
-_NODE_FILES = (
-    "b2316c06aabb7f34ced456806414398195ebeccbf6f55618ab3925c1937c1e7b",
-    "4e6cb679c0bd57069bc829c9f6223296113d7c79ab12b0c08d90759ba8f9f2ca",
-)
-_UTILS_FILES = (
-    "605fb0e9907d0ec338123e3e2594371534133c5dbe1838be6c5ee0a2aaff1879",
-    "3e4841837e6e7794f411c52d25d4f2ba8a6a356fb0fc49a31e4ff79d797af5bd",
-)
+_FILES = {
+    _STORAGE: (
+        "c086681286394b3d2854e1f343d3ae50b505f3ee397dc8c6ee6981b7f288fb67",
+        "73f5ca8f42034d654c8df1fa29e7f2348d3b21930c69af5999304e0a58b9eec5",
+    ),
+    _NODE: (
+        "b2316c06aabb7f34ced456806414398195ebeccbf6f55618ab3925c1937c1e7b",
+        "4e6cb679c0bd57069bc829c9f6223296113d7c79ab12b0c08d90759ba8f9f2ca",
+    ),
+    _UTILS: (
+        "605fb0e9907d0ec338123e3e2594371534133c5dbe1838be6c5ee0a2aaff1879",
+        "3e4841837e6e7794f411c52d25d4f2ba8a6a356fb0fc49a31e4ff79d797af5bd",
+    ),
+}
+_FINGERPRINTS = {
+    (_STORAGE, "setup_external_storage"): ("8cbe6ea113bf4f7c",),
+    (_STORAGE, "ExternalStorage"): ("01b00ee9a2c7cea7", "01bc689b09666ea0"),
+    (_NODE, "Node.start_raylet"): ("319e8ec1798a09dc", "633c5243aaf2e22b"),
+    (_NODE, "Node._get_object_spilling_config"): ("338ec567fdd5dc91",),
+    (_UTILS, "push_error_to_driver"): ("9950c72f6aa83eaf",),
+}
 
 
 def _install_storage(module: ModuleType, installation: Installation) -> None:
@@ -130,15 +139,7 @@ SPILL_PATCH = Patch(
     ray_versions=">=2.48,<2.61",
     plain_since=_KNOWS_CAP,
     enough_since=None,
-    targets=(
-        Target(_STORAGE, "setup_external_storage", ("8cbe6ea113bf4f7c",), _STORAGE_FILES),
-        Target(
-            _STORAGE, "ExternalStorage", ("01b00ee9a2c7cea7", "01bc689b09666ea0"), _STORAGE_FILES
-        ),
-        Target(_NODE, "Node.start_raylet", ("319e8ec1798a09dc", "633c5243aaf2e22b"), _NODE_FILES),
-        Target(_NODE, "Node._get_object_spilling_config", ("338ec567fdd5dc91",), _NODE_FILES),
-        Target(_UTILS, "push_error_to_driver", ("9950c72f6aa83eaf",), _UTILS_FILES),
-    ),
+    targets=targets_of(_FINGERPRINTS, _FILES),
     installers={_STORAGE: _install_storage, _NODE: _install_node, _UTILS: _install_utils},
 )
 

@@ -1,30 +1,35 @@
-"""Jobs whose logs are hard to read: what their messages say, and how soon after their end."""
+"""Jobs whose logs are hard to read: what their messages say, and how soon after their end.
+
+Arguments: the dashboard's address, the raylet's process id, a directory, how many MB the longest log has.
+"""
 
 import json
+import os
 import sys
 import time
 
 import psutil
-import ray
 from ray.job_submission import JobSubmissionClient
 
-root, megabytes = sys.argv[1], int(sys.argv[2])
-context = ray.init(
-    address="local", num_cpus=1, _temp_dir=f"{root}/t", include_dashboard=True, dashboard_port=0
+url, raylet, root, megabytes = (
+    sys.argv[1],
+    psutil.Process(int(sys.argv[2])),
+    sys.argv[3],
+    sys.argv[4],
 )
-client = JobSubmissionClient(f"http://{context.dashboard_url}")
+client = JobSubmissionClient(url)
 JOBS = {
     "endless": "w = sys.stdout.write\nfor _ in range(MB): w('x' * 999_999 + 'y')",
-    "bars": "w = sys.stdout.write\nw('start\\\\n')\nfor i in range(20_000): w(f'\\\\r{i} of 20000')",
+    "bars": "w = sys.stdout.write\nw('start\\n')\nfor i in range(20_000): w(f'\\r{i} of 20000')",
     "silent": "",
 }
 
 
-def agent_memory_mb():
-    """The most that an agent or a job supervisor of this cluster holds."""
+def most_memory_mb():
+    """The most that the agent or a job supervisor of this cluster holds."""
     names = ("DashboardAgent", "dashboard/agent.py", "JobSupervisor")
     held = [0.0]
-    for process in psutil.Process().children(recursive=True):
+    for process in raylet.children(recursive=True):
         try:
             if any(name in " ".join(process.cmdline()) for name in names):
                 held.append(process.memory_info().rss / 1e6)
@@ -33,44 +38,37 @@ def agent_memory_mb():
     return max(held)
 
 
-def submit(entrypoint):
-    """Submit a job as soon as the node's agent is there to take it."""
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            return client.submit_job(entrypoint=entrypoint)
-        except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-
-
-def run(code):
-    """Submit a job that prints and fails; return what is known of it in the end."""
-    ended = f"{root}/ended"
-    tail = f"\nsys.stdout.flush()\nopen('{ended}', 'w').write(str(time.time()))\nsys.exit(3)"
-    script = "import sys, time\n" + code.replace("MB", str(megabytes)) + tail
-    path = f"{root}/job.py"
+def submit(name):
+    """Submit a job that prints, says when it has ended, and fails."""
+    tail = f"\nsys.stdout.flush()\nopen('{root}/{name}.ended', 'w').write(str(time.time()))\nsys.exit(3)"
+    path = f"{root}/{name}.py"
     with open(path, "w") as file:
-        file.write(script.replace("\\\\", "\\"))
-    job = submit(f"{sys.executable} {path}")
-    most_mb, deadline = 0.0, time.monotonic() + 120
-    while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
-        most_mb = max(most_mb, agent_memory_mb())
-        time.sleep(0.05)
+        file.write("import sys, time\n" + JOBS[name].replace("MB", megabytes) + tail)
+    return client.submit_job(entrypoint=f"{sys.executable} {path}")
+
+
+def told(name):
+    """What is known of a job that has just become terminal."""
     known_at = time.time()
-    with open(ended) as file:
+    with open(f"{root}/{name}.ended") as file:
         after_s = known_at - float(file.read())
-    message = client.get_job_info(job).message
+    info = client.get_job_info(jobs[name])
     return {
-        "status": str(client.get_job_status(job)),
-        "chars": len(message),
-        "end": message[-60:],
+        "status": str(info.status),
+        "chars": len(info.message),
+        "end": info.message[-60:],
         "after_s": round(after_s, 1),
-        "memory_mb": round(most_mb),
     }
 
 
-results = {name: run(code) for name, code in JOBS.items()}
-ray.shutdown()
-print(json.dumps(results), flush=True)
+jobs = {name: submit(name) for name in JOBS}
+seen, most_mb, deadline = {}, 0.0, time.monotonic() + 150
+while len(seen) < len(jobs) and time.monotonic() < deadline:
+    most_mb = max(most_mb, most_memory_mb())
+    for name, job in jobs.items():
+        if name not in seen and client.get_job_status(job).is_terminal():
+            seen[name] = told(name)
+    time.sleep(0.05)
+for name in JOBS:
+    os.unlink(f"{root}/{name}.py")
+print(json.dumps({"jobs": seen, "memory_mb": round(most_mb)}), flush=True)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,8 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.config import RequestRouterConfig
+from serve_router_common import remembered
 from serve_router_custom import Last
 
 PORT = int(sys.argv[1])
@@ -57,15 +58,23 @@ class Batched:
 
 @serve.deployment(num_replicas=2, max_ongoing_requests=2, ray_actor_options={"num_cpus": 0})
 class Models:
-    """Says which model served."""
+    """Says which model served, and counts how often one was loaded."""
+
+    def __init__(self) -> None:
+        self.loads = 0
 
     @serve.multiplexed(max_num_models_per_replica=2)
     async def load(self, model: str) -> str:
+        self.loads += 1
+        await asyncio.sleep(0.05)
         return model
 
     async def __call__(self) -> str:
         await asyncio.sleep(0.02)
         return await self.load(serve.get_multiplexed_model_id())
+
+    async def loaded(self) -> tuple[int, int]:
+        return os.getpid(), self.loads
 
 
 @serve.deployment(num_replicas=4, max_ongoing_requests=1, ray_actor_options={"num_cpus": 0})
@@ -77,15 +86,27 @@ class Four:
         return os.getpid()
 
 
-def custom_router() -> int:
-    from ray.serve.config import RequestRouterConfig
-
-    deployment = Four.options(
-        name="Custom", request_router_config=RequestRouterConfig(request_router_class=Last)
-    )
-    handle = serve.run(deployment.bind(), name="custom", route_prefix=None)
-    responses = [handle.remote() for _ in range(8)]
+def places(handle: Any, count: int) -> int:
+    """Return from how many replicas the answers of many requests come."""
+    responses = [handle.remote() for _ in range(count)]
     return len({response.result(timeout_s=30) for response in responses})
+
+
+def burst(handle: Any) -> tuple[bool, int]:
+    """Ask for four models, which have room on two replicas; return whether all is right, and the loads."""
+    before = loads(handle)
+    names = [f"m{number % 4}" for number in range(24)]
+    asked = [handle.options(multiplexed_model_id=name).remote() for name in names]
+    right = [response.result(timeout_s=30) for response in asked] == names
+    return right, loads(handle) - before
+
+
+def loads(handle: Any) -> int:
+    """Return how often the two replicas have loaded a model."""
+    seen: dict[int, int] = {}
+    while len(seen) < 2:
+        seen.update([handle.loaded.remote().result(timeout_s=30)])
+    return sum(seen.values())
 
 
 def cancelled(handle: Any) -> bool:
@@ -118,16 +139,6 @@ def killed(handle: Any) -> dict[str, int]:
     return {"answered": answered, "failed": failed}
 
 
-def from_zero() -> int:
-    deployment = One.options(
-        name="Zero",
-        autoscaling_config={"min_replicas": 0, "max_replicas": 1, "initial_replicas": 0},
-    )
-    handle = serve.run(deployment.bind(), name="zero", route_prefix=None)
-    responses = [handle.remote(number) for number in range(5)]
-    return sum(response.result(timeout_s=60) for response in responses)
-
-
 @ray.remote(num_cpus=0)
 def elsewhere(count: int, start: float) -> list[int]:
     handle = serve.get_app_handle("one")
@@ -137,25 +148,14 @@ def elsewhere(count: int, start: float) -> list[int]:
     return [response.result(timeout_s=60) for response in responses]
 
 
-def idle_looks(handle: Any) -> dict[str, Any]:
+def idle_looks(busy: Any, made: list[Any]) -> dict[str, Any]:
     """Count how often the router looks for a replica while one request holds the only slot."""
-    from mantaray.serve.routing import Routing, routing_of
-
-    made: list[Any] = []
-    original = Routing.__init__
-
-    def remember(self: Any, router: Any) -> None:
-        original(self, router)
-        made.append(router)
-
-    Routing.__init__ = remember  # type: ignore[method-assign]
-    deployment = One.options(name="Idle", max_ongoing_requests=1)
-    busy = serve.run(deployment.bind(), name="idle", route_prefix=None)
     long = busy.options(stream=True).count.remote(200)
     next(iter(long))
     waiting = [busy.remote(number) for number in range(10)]
     time.sleep(1)
-    router = next(each for each in made if each._deployment_id.name == "Idle")
+    routing = next(each for each in made if each._router._deployment_id.name == "Zero")
+    router = routing._router
     choose = type(router).choose_replicas
     looks: list[float] = []
 
@@ -165,7 +165,7 @@ def idle_looks(handle: Any) -> dict[str, Any]:
 
     router.choose_replicas = counted
     gauge = router.num_routing_tasks_in_backoff
-    waits = routing_of(router).waiters.waiting
+    waits = routing.waiters.waiting
     time.sleep(0.8)
     seen = len(looks)
     done = [response.result(timeout_s=30) for response in waiting]
@@ -178,11 +178,32 @@ def idle_looks(handle: Any) -> dict[str, Any]:
     }
 
 
+def deploy() -> list[Any]:
+    """Start all applications together; return their handles."""
+    config = RequestRouterConfig(request_router_class=Last)
+    scaling = {"min_replicas": 0, "max_replicas": 1, "initial_replicas": 0}
+    applications = {
+        "one": One,
+        "batched": Batched,
+        "models": Models,
+        "four": Four,
+        "custom": Four.options(name="Custom", num_replicas=2, request_router_config=config),
+        "zero": One.options(name="Zero", autoscaling_config=scaling),
+    }
+    return serve.run_many(
+        [
+            serve.RunTarget(each.bind(), name=name, route_prefix="/one" if name == "one" else None)
+            for name, each in applications.items()
+        ]
+    )
+
+
 def main() -> None:
     ray.init(address="local", num_cpus=4, log_to_driver=False, include_dashboard=False)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
     seen: dict[str, Any] = {}
-    handle = serve.run(One.bind(), name="one", route_prefix="/one")
+    made = remembered()
+    handle, batched, models, four, custom, zero = deploy()
     responses = [handle.remote(number) for number in range(20)]
     seen["answers"] = [response.result(timeout_s=30) for response in responses]
     seen["order"] = handle.seen.remote().result(timeout_s=30)
@@ -197,19 +218,16 @@ def main() -> None:
     here = [handle.remote(number) for number in range(20)]
     seen["two_routers"] = [[r.result(timeout_s=60) for r in here], ray.get(other, timeout=60)]
     seen["two_routers_order"] = handle.seen.remote().result(timeout_s=30)[-40:]
-    batched = serve.run(Batched.bind(), name="batched", route_prefix=None)
     seen["batched"] = [r.result(timeout_s=30) for r in [batched.remote(n) for n in range(12)]]
-    models = serve.run(Models.bind(), name="models", route_prefix=None)
-    names = [f"m{number % 4}" for number in range(24)]
-    asked = [models.options(multiplexed_model_id=name).remote() for name in names]
-    seen["models_right"] = [response.result(timeout_s=30) for response in asked] == names
-    four = serve.run(Four.bind(), name="four", route_prefix=None)
-    seen["four"] = len({r.result(timeout_s=30) for r in [four.remote() for _ in range(24)]})
-    seen["custom"] = custom_router()
-    seen["from_zero"] = from_zero()
-    seen["idle"] = idle_looks(handle)
+    seen["models"] = [burst(models)]
+    seen["four"] = places(four, 24)
+    seen["custom"] = places(custom, 8)
+    waiting = [zero.remote(number) for number in range(5)]
+    seen["from_zero"] = sum(response.result(timeout_s=60) for response in waiting)
+    seen["idle"] = idle_looks(zero, made)
+    # By now the replicas have told the controller, and that the routers, which models they hold.
+    seen["models"].append(burst(models))
     seen["killed"] = killed(handle)
-    seen["threads"] = threading.active_count() < 200
     serve.shutdown()
     ray.shutdown()
     print(json.dumps(seen))

@@ -15,6 +15,7 @@ import ray
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
+from serve_router_common import remembered
 
 LLM = "ray.llm._internal.serve"
 OTHERS = {
@@ -160,19 +161,9 @@ def capacity_queue() -> dict[str, Any]:
 
 def waits(name: str, **options: Any) -> list[float]:
     """Return thirty delays before the second retry of a live router."""
-    from mantaray.serve.routing import Routing
-
-    made: list[Any] = []
-    original = Routing.__init__
-
-    def remember(self: Any, router: Any) -> None:
-        original(self, router)
-        made.append(self)
-
-    Routing.__init__ = remember  # type: ignore[method-assign]
+    made = remembered()
     handle = run(name, **options)
     handle.remote().result(timeout_s=30)
-    Routing.__init__ = original  # type: ignore[method-assign]
     return [made[-1].delay_s(1) for _ in range(30)]
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from mantaray.cli.main import main
+from mantaray.errors import StartError
 from mantaray.gc.collector import Collection, Counts, Kind
-from mantaray.gc.errors import StartError
 from mantaray.gc.policy import check_for_start, handing_on, is_wanted, read_policy
 from mantaray.gc.process import Activity, Buffers, runs_task_in_a_thread
 from mantaray.gc.stat import running_sessions

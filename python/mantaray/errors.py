@@ -1,4 +1,4 @@
-"""The error of a start with a setting that is not allowed."""
+"""The error of a start with a setting or a configuration that is not allowed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 
 class StartError(ValueError, click.ClickException):
-    """A setting that is not allowed, in one sentence.
+    """What is not allowed, in one sentence.
 
     It is a click exception as well, so that `ray start` prints that sentence and ends instead of
     showing a traceback.

@@ -47,7 +47,7 @@ def follow(page: Page, place: Locator, words: str, picture: str = "") -> tuple[i
         expect(submit).to_be_visible()
         duration = page.get_by_role("dialog").locator("input[type=number], input[type=text]")
         if duration.count():
-            duration.first.fill("2")
+            duration.first.fill("1")
         _picture(page, picture)
         with page.expect_popup() as popup:
             submit.click()
@@ -185,7 +185,7 @@ def test_page_works_without_errors_and_its_script_has_an_address_of_its_own(
     page.on("response", lambda answer: scripts.append(answer.url))
     for place in ("overview", "jobs", "cluster", "actors", "logs"):
         page.goto(f"{url}/#/{place}")
-        page.wait_for_timeout(700)
+        page.wait_for_timeout(300)
     assert errors == []
     main = {script for script in scripts if "/js/main." in script}
     edited = {script for script in main if "?mantaray=" in script}

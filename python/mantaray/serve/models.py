@@ -1,0 +1,88 @@
+"""Which models replicas hold, as far as one router knows, and which request a free slot is for.
+
+Ray gives a slot that came free to the request whose turn it is, wherever its model is loaded. Under a
+burst of requests for several models that loads models again and again: each goes where there was a
+slot, and takes the place of one that the next request needs. Here a request whose model is on another
+replica steps back for one whose model is on this one, for as long as Ray's preference lasts
+(RAY_SERVE_MULTIPLEXED_MODEL_ID_MATCHING_TIMEOUT_S). No slot stays empty for it. Pure Python, no Ray.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable
+from typing import Any
+
+# Of the models sent to a replica that are remembered.
+_MOST = 100
+# How long a replica's reports may count models that it is loading, after one was sent there that it did
+# not have. They are about a second old.
+_LOADING_S = 2.0
+
+
+class Models:
+    """What the controller reports of replicas comes late; what this router sent there is known at once."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with no replica.
+
+        Args:
+            clock: tells seconds.
+        """
+        self._clock = clock
+        self._sent: dict[Hashable, list[str]] = {}
+        self._room: dict[Hashable, int] = {}
+        self._loading_until: dict[Hashable, float] = {}
+
+    def sent(self, replica_id: Hashable, model: str, reported: Collection[str]) -> None:
+        """A request for a model goes to a replica, which loads it if it does not have it."""
+        recent = self._sent.setdefault(replica_id, [])
+        if model in recent:
+            recent.remove(model)
+        recent.insert(0, model)
+        del recent[_MOST:]
+        if model not in reported:
+            self._loading_until[replica_id] = self._clock() + _LOADING_S
+
+    def on(self, replica_id: Hashable, reported: Collection[str]) -> list[str]:
+        """Return the models that a replica holds: the last ones sent there, then what it has reported.
+
+        There is room for as many as any replica reports while it loads none (then it reports more); the
+        rest has been unloaded. Before the first report nobody knows how many there is room for.
+        """
+        if self._clock() > self._loading_until.get(replica_id, -math.inf):
+            self._room[replica_id] = len(reported)
+        recent = self._sent.get(replica_id, [])
+        known = recent + [model for model in reported if model not in recent]
+        return known[: max(self._room.values(), default=0) or _MOST]
+
+    def keep_only(self, replica_ids: Collection[Hashable]) -> None:
+        """Forget replicas that are gone."""
+        tables: tuple[dict[Hashable, Any], ...] = (self._sent, self._room, self._loading_until)
+        for known in tables:
+            for gone in known.keys() - set(replica_ids):
+                del known[gone]
+
+
+def oldest_that_fits(pending: Iterable[Any], models: Collection[str]) -> Any:
+    """Return the first request that still waits and is for one of the models; None if there is none."""
+    return next(
+        (
+            request
+            for request in pending
+            if request.metadata.multiplexed_model_id in models and not request.future.done()
+        ),
+        None,
+    )
+
+
+def steps_back(request: Any, longest_s: float) -> bool:
+    """Return whether a request still prefers the replica that has its model.
+
+    Args:
+        request: Ray's pending request.
+        longest_s: for how long it does, in seconds.
+    """
+    began = request.routing_context.multiplexed_start_matching_time or request.created_at
+    return bool(time.time() - began < longest_s)
