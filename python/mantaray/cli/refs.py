@@ -13,6 +13,9 @@ from mantaray.cli.output import CliError, table
 
 # What a run at night does when nothing else is said.
 NIGHTLY_SEEDS = 1_000_000
+SEEDS = 10_000
+# More than any time is enough for.
+ENDLESS_SEEDS = 1 << 62
 
 
 @click.group("refs")
@@ -27,7 +30,13 @@ def bugs() -> None:
 
 
 @refs_group.command("explore")
-@click.option("--seeds", type=click.IntRange(min=1), default=10_000, show_default=True)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=None,
+    show_default=f"{SEEDS:,}; as many as there is time for with --time-s",
+    help="How many worlds.",
+)
 @click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--nightly", is_flag=True, help=f"{NIGHTLY_SEEDS:,} seeds instead.")
 @click.option(
@@ -59,7 +68,7 @@ def bugs() -> None:
 def explore(
     ctx: click.Context,
     *,
-    seeds: int,
+    seeds: int | None,
     first_seed: int,
     nightly: bool,
     processes: int,
@@ -82,7 +91,7 @@ def explore(
     progress = _Progress(time_s)
     explored = sim.explore(
         first_seed=first_seed,
-        seeds=NIGHTLY_SEEDS if nightly else seeds,
+        seeds=_worlds(seeds, nightly, time_s),
         threads=threads,
         on_progress=progress,
         **world,
@@ -90,6 +99,13 @@ def explore(
     click.echo(progress.summary(explored))
     if explored["failing_seed"] is not None:
         ctx.exit(_replay(explored["failing_seed"], world))
+
+
+def _worlds(seeds: int | None, nightly: bool, time_s: float | None) -> int:
+    """Return how many worlds to run at most."""
+    if nightly:
+        return NIGHTLY_SEEDS
+    return seeds or (SEEDS if time_s is None else ENDLESS_SEEDS)
 
 
 class _Progress:

@@ -189,9 +189,12 @@ class _Process:
     def end_session(self) -> None:
         """Ray is about to be shut down: its objects go with it."""
         for session in self._sessions():
-            if not session.ended:
-                session.end()
-                self._news.put((session, None))
+            if session.ended:
+                continue
+            if not self._exiting:
+                self._tell_gone(session)
+            session.end()
+            self._news.put((session, None))
 
     def exit(self) -> None:
         """Call what is left, the newest first, as weakref.finalize does at the exit of a program."""
@@ -208,7 +211,8 @@ class _Process:
             if thread.is_alive():
                 _LOG.warning("a finalizer does not return; this process exits without it")
         for session in self._sessions():
-            if session.is_driver and not session.tells and session.is_current():
+            # What is gone is called as gone, also if Ray's own word has not come yet.
+            if session.is_driver and session.is_current():
                 self._look_for_gone(session)
         while (finalizer := self._newest()) is not None:
             _run(finalizer)
@@ -290,16 +294,26 @@ class _Process:
                 _LOG.exception("a look at the references failed; the next one follows")
         self._next_look_s = start_s + max(self._interval_s, took_s / _LOOK_SHARE)
 
-    def _look_for_gone(self, session: Session) -> float:
-        """Fire what is gone; return how long the look took, in seconds, without what was called."""
+    def _tell_gone(self, session: Session) -> None:
+        """Have called as gone, before the others, what is gone although Ray's word has not come yet."""
         with self._lock:
             ids = list(self._alive.get(session, ()))
-        start_s = time.perf_counter()
-        gone = session.absent(ids)
+        try:
+            for object_id in session.gone(ids):
+                self._told(session, object_id)
+        except Exception:
+            _LOG.exception("a look at the references failed; Ray shuts down all the same")
+
+    def _look_for_gone(self, session: Session) -> float:
+        """Fire what is gone; return the processor time of the look, in seconds, without what was called."""
+        with self._lock:
+            ids = list(self._alive.get(session, ()))
+        start_s = time.thread_time()
+        gone = session.gone(ids)
         self._looked %= len(ids) or 1
         released, looked = session.released(ids[self._looked :], _RELEASED_BUDGET_S)
         self._looked += looked
-        took_s = time.perf_counter() - start_s
+        took_s = time.thread_time() - start_s
         for object_id in (*gone, *released):
             self._fire(session, object_id)
         return took_s

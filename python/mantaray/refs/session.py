@@ -155,25 +155,41 @@ class Session:
         """Return whether the core worker is there to be asked."""
         return self.is_current() and (self._io_thread is None or os.path.exists(self._io_thread))
 
-    def absent(self, ids: Sequence[bytes]) -> list[bytes]:
-        """Return the objects that the process's table does not hold any more.
+    def gone(self, ids: Sequence[bytes]) -> list[bytes]:
+        """Return the objects that are out of scope, whether or not Ray has called back already.
+
+        Where Ray does not call back these are the objects that the process's table does not hold any
+        more; for those that it keeps for their lineage see `released`.
+        """
+        add = self._add_callback
+        if add is None:
+            return self._absent(ids)
+        # What Ray takes no callback for is out of scope. What it takes one for has one already, and
+        # the finalizer is called by whichever comes first.
+        return self._refused(ids, lambda probe: add(probe, _ignore))
+
+    def _absent(self, ids: Sequence[bytes]) -> list[bytes]:
+        return self._refused(ids, lambda probe: self._core.get_owner_address(probe))
+
+    def _refused(self, ids: Sequence[bytes], ask: Callable[[Any], Any]) -> list[bytes]:
+        """Return the objects for which a question to the core worker gets False or a ValueError.
 
         Other Python threads get their turn between any two of them.
         """
-        gone: list[bytes] = []
+        refused: list[bytes] = []
         with self._look:
             probe = _probe()
             for start in range(0, len(ids), _CHUNK):
                 if not self.can_look():
                     break
-                ask = self._core.get_owner_address
                 for object_id in ids[start : start + _CHUNK]:
                     probe._set_id(object_id)
                     try:
-                        ask(probe)
+                        if ask(probe) is False:
+                            refused.append(object_id)
                     except ValueError:
-                        gone.append(object_id)
-        return gone
+                        refused.append(object_id)
+        return refused
 
     def released(self, ids: Sequence[bytes], budget_s: float) -> tuple[list[bytes], int]:
         """Find objects that nobody reaches although the table keeps them, to rebuild others.
@@ -206,7 +222,7 @@ class Session:
 
     def holds(self, object_id: bytes) -> bool:
         """Return whether the process's table holds the object."""
-        return self.can_look() and not self.absent([object_id])
+        return self.can_look() and not self._absent([object_id])
 
     def make_ref(self, object_id: bytes) -> Any:
         """Return a new reference to an object that this process owns; None if it is gone."""
@@ -284,6 +300,10 @@ def _probe(object_id: bytes | None = None) -> Any:
     if object_id is not None:
         probe._set_id(object_id)
     return probe
+
+
+def _ignore(_: bytes) -> None:
+    pass
 
 
 def _find_thread(name: str) -> str | None:

@@ -2,7 +2,9 @@
 
 Its argument is a file: {scenario: {"steps": [[word, ...], ...], "expected": [tables, ...], "reads": [word,
 ...]}}. After each step the tables are looked at until they are as expected and stay so, or for a while;
-what is printed is what was seen in the end. See tests/support/refcount_scenarios.py for the words.
+what is printed is what was seen in the end. Some scenarios go on at the same time, each with actors and
+objects of its own, because most of the time is waiting. See tests/support/refcount_scenarios.py for the
+words.
 """
 
 import gc
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import ray
@@ -22,6 +25,7 @@ import ray.cloudpickle
 PATIENCE_S = 6.0
 STAYS_S = 0.15
 LARGE_BYTES = 500_000
+AT_ONCE = 3
 
 
 class Player:
@@ -32,12 +36,15 @@ class Player:
         self.ends = {}
         self.errors = []
 
-    def pid(self):
+    def start(self):
+        """Get a new process ready; return its id."""
+        forget_about_old()
         return os.getpid()
 
-    def begin(self, names):
+    def begin(self, names, lane):
         """Begin a scenario with nothing; names: what Ray calls the actors."""
         self.names = names
+        self.lane = lane
         self.held.clear()
         self.ends.clear()
         gc.collect()
@@ -112,11 +119,11 @@ class Player:
         gc.collect()
 
     def do_dump(self, name):
-        with open(f"{scratch()}/{name}", "wb") as file:
+        with open(f"{scratch()}/{self.lane}-{name}", "wb") as file:
             file.write(ray.cloudpickle.dumps(self.held[name]))
 
     def do_load(self, name):
-        with open(f"{scratch()}/{name}", "rb") as file:
+        with open(f"{scratch()}/{self.lane}-{name}", "rb") as file:
             self.held[name] = pickle.loads(file.read())
 
     def do_read(self, name):
@@ -139,6 +146,12 @@ class Player:
 
     def go_on(self, result, _):
         self.ends.setdefault(result, threading.Event()).wait()
+
+
+def forget_about_old():
+    """What is there already is no garbage: let no collection go through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def scratch():
@@ -169,9 +182,10 @@ def watch(tables_now, expected):
 
 
 class Actors:
-    """The actors of the scenarios, made when they are first needed; one that was killed is replaced."""
+    """The actors of some scenarios, made when they are first needed; one that was killed is replaced."""
 
-    def __init__(self):
+    def __init__(self, lane):
+        self.lane = lane
         self.made = 0
         self.handles = {}
         self.pids = {}
@@ -182,10 +196,10 @@ class Actors:
         actor = ray.remote(num_cpus=0, max_concurrency=8)(Player)
         for name in set(wanted) - set(self.handles):
             self.made += 1
-            self.names[name] = f"{name}{self.made}"
+            self.names[name] = f"{self.lane}-{name}{self.made}"
             self.handles[name] = actor.options(name=self.names[name]).remote()
-            self.pids[name] = ray.get(self.handles[name].pid.remote())
-        ray.get([each.begin.remote(self.names) for each in self.handles.values()])
+            self.pids[name] = ray.get(self.handles[name].start.remote())
+        ray.get([each.begin.remote(self.names, self.lane) for each in self.handles.values()])
         return {name: self.handles[name] for name in wanted}
 
     def kill(self, name):
@@ -198,7 +212,7 @@ def play(all_actors, steps, expected, reads):
     others = sorted({w for words in steps for w in words[1:3] if w in ("a", "b", "c")})
     actors = all_actors.ready(others)
     driver = Player()
-    driver.begin(all_actors.names)
+    driver.begin(all_actors.names, all_actors.lane)
     names_by_id = {}
 
     def tables():
@@ -248,13 +262,28 @@ ray.init(
     runtime_env={"env_vars": {"SCRATCH": root}},
 )
 results = {}
-players = Actors()
-for name, scenario in scenarios.items():
-    begin = time.monotonic()
-    try:
-        results[name] = play(players, **scenario)
-    except Exception as error:
-        results[name] = f"{type(error).__name__}: {error}"
-    print(round(time.monotonic() - begin, 1), name, file=sys.stderr, flush=True)
+left = iter(scenarios.items())
+taking = threading.Lock()
+
+
+def play_some(lane):
+    """Go through what nobody else has begun, one after the other, until nothing is left."""
+    players = Actors(lane)
+    while True:
+        with taking:
+            name, scenario = next(left, (None, None))
+        if name is None:
+            return
+        begin = time.monotonic()
+        try:
+            results[name] = play(players, **scenario)
+        except Exception as error:
+            results[name] = f"{type(error).__name__}: {error}"
+        print(lane, round(time.monotonic() - begin, 1), name, file=sys.stderr, flush=True)
+
+
+forget_about_old()
+with ThreadPoolExecutor(AT_ONCE) as pool:
+    list(pool.map(play_some, range(AT_ONCE)))
 ray.shutdown()
 print(json.dumps(results))

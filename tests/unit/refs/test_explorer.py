@@ -65,6 +65,14 @@ def test_time_ends_an_exploration() -> None:
     assert "no violation" in output
 
 
+def test_exploration_for_a_time_goes_on_until_then() -> None:
+    # The default number of seeds would be through in a moment.
+    small = ("--processes", "2", "--steps", "1")
+    status, output = run("explore", "--time-s", "1.5", *small)
+    assert status == 0
+    assert float(output.split(" events, ")[1].split(" s,")[0]) >= 1.5
+
+
 @pytest.mark.parametrize("arguments", [("--bug", "no-such-bug"), ("--processes", "1")])
 def test_bad_arguments_are_refused(arguments: tuple[str, str]) -> None:
     status, _ = run("explore", *arguments)

@@ -39,7 +39,7 @@ class Session:
         self.ended = False
         self.current = True
         self.is_driver = True
-        self.gone: set[bytes] = set()
+        self.dropped: set[bytes] = set()
         self.refs: dict[bytes, Ref] = {}
         self.look: Callable[[], None] = lambda: None
         Session.latest = self
@@ -57,17 +57,17 @@ class Session:
         self.refs[ref.binary()] = ref
 
     def watch(self, ref: Ref) -> bool:
-        return ref.binary() not in self.gone
+        return ref.binary() not in self.dropped
 
-    def absent(self, ids: Sequence[bytes]) -> list[bytes]:
+    def gone(self, ids: Sequence[bytes]) -> list[bytes]:
         self.look()
-        return [each for each in ids if each in self.gone]
+        return [each for each in ids if each in self.dropped]
 
     def released(self, ids: Sequence[bytes], budget_s: float) -> tuple[list[bytes], int]:
         return [], len(ids)
 
     def make_ref(self, object_id: bytes) -> Ref | None:
-        return None if object_id in self.gone else self.refs[object_id]
+        return None if object_id in self.dropped else self.refs[object_id]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def _manners(make: Callable[..., Any], end: Callable[[Ref], None]) -> list[objec
 
 def test_manners_are_those_of_weakref(process: finalizers._Process) -> None:
     theirs = _manners(weakref.finalize, lambda ref: None)
-    ours = _manners(finalize, lambda ref: Session.latest.gone.add(ref.binary()))
+    ours = _manners(finalize, lambda ref: Session.latest.dropped.add(ref.binary()))
     assert ours == theirs
 
 
@@ -134,11 +134,25 @@ def test_finalizer_keeps_no_reference(process: finalizers._Process) -> None:
 
 
 def test_look_that_costs_much_is_rare(process: finalizers._Process) -> None:
+    def work() -> None:
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+
+    f = finalize(Ref(), print)
+    Session.latest.look = work
+    start = time.monotonic()
+    process._look()
+    assert process._next_look_s - start >= 0.05 / finalizers._LOOK_SHARE
+    f.detach()
+
+
+def test_look_that_waits_for_others_delays_no_later_one(process: finalizers._Process) -> None:
     f = finalize(Ref(), print)
     Session.latest.look = lambda: time.sleep(0.05)
     start = time.monotonic()
     process._look()
-    assert process._next_look_s - start >= 0.05 / finalizers._LOOK_SHARE
+    assert process._next_look_s - start < 0.05 / finalizers._LOOK_SHARE
     f.detach()
 
 
@@ -155,7 +169,7 @@ def test_look_that_fails_is_logged_and_the_next_one_follows(
             raise error
 
     Session.latest.look = fail
-    Session.latest.gone.add(b"x")
+    Session.latest.dropped.add(b"x")
     assert wait_until(lambda: calls == [1])
     assert "cut off" in caplog.text
 
@@ -181,7 +195,7 @@ def test_news_of_an_older_session_is_not_taken_for_the_same_id_of_this_one(
 def test_object_that_is_gone_at_once_is_told(process: finalizers._Process) -> None:
     calls: list[int] = []
     first = finalize(Ref("first"), print)
-    Session.latest.gone.add(b"x")
+    Session.latest.dropped.add(b"x")
     finalize(Ref(), calls.append, 1)
     assert wait_until(lambda: calls == [1])
     first.detach()
@@ -195,11 +209,11 @@ def test_callback_that_makes_and_ends_finalizers_does_not_lock_up(
     def callback() -> None:
         other.detach()
         finalize(Ref("again"), calls.append, "again")
-        Session.latest.gone.add(b"again")
+        Session.latest.dropped.add(b"again")
 
     other = finalize(Ref("other"), calls.append, "wrong")
     finalize(Ref(), callback)
-    Session.latest.gone |= {b"x"}
+    Session.latest.dropped |= {b"x"}
     assert wait_until(lambda: calls == ["again"])
     assert not other.alive
 
@@ -216,10 +230,42 @@ def test_exit_calls_the_newest_first_and_what_is_gone_in_any_case(
     Session.latest.look = lambda: time.sleep(0.001)
     gone = finalize(Ref("g"), calls.append, "gone")
     gone.atexit = False
-    Session.latest.gone.add(b"g")
+    Session.latest.dropped.add(b"g")
     process.exit()
     assert calls == ["gone", "made at exit", 2, 1]
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_exit_does_not_lose_what_ray_has_not_told_yet(
+    process: finalizers._Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "tells", True)
+    calls: list[str] = []
+    finalize(Ref("a"), calls.append, "left")
+    finalize(Ref("b"), calls.append, "gone").atexit = False
+    finalize(Ref("c"), calls.append, "not at exit").atexit = False
+    session = Session.latest
+    session.dropped.add(b"b")
+    process.exit()
+    session.on_gone(session, b"b")
+    process.exit()
+    assert calls == ["gone", "left"]
+
+
+def test_shutdown_calls_first_what_ray_has_not_told_yet(
+    process: finalizers._Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "tells", True)
+    calls: list[str] = []
+    finalize(Ref("a"), calls.append, "gone")
+    last = finalize(Ref("b"), calls.append, "lost with its owner")
+    session = Session.latest
+    session.dropped.add(b"a")
+    process.end_session()
+    session.on_gone(session, b"a")
+    assert wait_until(lambda: not last.alive)
+    process.exit()
+    assert calls == ["gone", "lost with its owner"]
 
 
 def test_exit_waits_for_a_callback_that_runs(process: finalizers._Process) -> None:
@@ -232,7 +278,7 @@ def test_exit_waits_for_a_callback_that_runs(process: finalizers._Process) -> No
         calls.append("slow")
 
     finalize(Ref(), slow)
-    Session.latest.gone.add(b"x")
+    Session.latest.dropped.add(b"x")
     assert begun.wait(10)
     process.exit()
     assert calls == ["slow"]
