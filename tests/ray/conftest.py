@@ -8,7 +8,11 @@ from tests.support.rays import VERSIONS, RayEnv, find_ray
 
 # A whole test run stays below 45 minutes on two cores: on the older Ray these run with the slow
 # tests only.
-_SLOW_ON_OLDER_RAY = ("test_relay_live.py", "test_refcount_conformance.py")
+_SLOW_ON_OLDER_RAY = (
+    "test_relay_live.py",
+    "test_relay_parts_live.py",
+    "test_refcount_conformance.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

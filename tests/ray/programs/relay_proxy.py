@@ -35,7 +35,7 @@ class Backend(grpc.GenericRpcHandler):
 
     def service(self, details: Any) -> Any:
         name = details.method.rsplit("/", 1)[1]
-        if name in ("Echo", "Fail", "Slow", "Metadata", "Order"):
+        if name in ("Echo", "Fail", "Slow", "Metadata", "Order", "Nap"):
             return grpc.unary_unary_rpc_method_handler(getattr(self, name.lower()))
         if name == "Talk":
             return grpc.stream_stream_rpc_method_handler(self.talk)
@@ -70,6 +70,10 @@ class Backend(grpc.GenericRpcHandler):
             return str(left).encode()
         cancelled.wait(30)
         return b"late"
+
+    def nap(self, request: bytes, context: Any) -> bytes:
+        time.sleep(float(request))
+        return b"rested"
 
     def metadata(self, request: bytes, context: Any) -> bytes:
         context.send_initial_metadata((("first", "yes"), ("bytes-bin", b"\1\2")))
@@ -236,15 +240,24 @@ def main() -> None:
         "code"
     ]
 
-    server.stop(None).wait()
-    seen["no_upstream"] = raises(
-        lambda: channel.unary_unary("/any.Service/Echo")(b"x", timeout=20)
-    )["code"]
+    # What is under way when the inner relay is told to end has its time, and no more.
+    nap = channel.unary_unary("/any.Service/Nap")
+    short, long = nap.future(b"1"), nap.future(b"20")
+    time.sleep(0.5)
     relay.terminate()
+    seen["drained"] = short.result() == b"rested"
+    seen["not_drained"] = raises(long.result)["code"]
     states += [message.hex() for message in _until_error(watch)]
     seen["watched"] = states
     seen["status"] = relay.wait(timeout=10)
-    for process in (outer, *ring):
+
+    server.stop(None)
+    lonely, lonely_port = start_relay(program, upstream)
+    lonely_channel = grpc.insecure_channel(f"127.0.0.1:{lonely_port}")
+    seen["no_upstream"] = raises(
+        lambda: lonely_channel.unary_unary("/any.Service/Echo")(b"x", timeout=20)
+    )["code"]
+    for process in (outer, lonely, *ring):
         process.terminate()
         process.wait(timeout=10)
     print(json.dumps(seen), flush=True)
