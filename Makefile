@@ -70,6 +70,7 @@ bench: setup-test ## the benchmarks: stock and Mantaray interleaved
 	@.venvs/ray-2.60.0/bin/python benchmarks/refs_finalize.py
 	@.venv/bin/python benchmarks/sync_storm.py
 	@.venv/bin/python benchmarks/sync_groups.py
+	@.venv/bin/python benchmarks/sync_noise.py
 	@.venv/bin/python benchmarks/relay_latency.py
 	@$(BAZEL) run //src/mantaray/refcount:reference_counter_bench
 

@@ -35,6 +35,8 @@ package(default_visibility = ["//visibility:public"])
 cc_library(name = "gtest", linkopts = ["-l:libgmock_main.a", "-l:libgmock.a", "-l:libgtest.a", "-lpthread"])
 cc_library(name = "benchmark", linkopts = ["-lbenchmark", "-lpthread"])
 cc_library(name = "pybind11")
+# For tests: protobuf's own parser as the judge of ours.
+cc_library(name = "protobuf", linkopts = ["-l:libprotobuf.a", "-lpthread"])
 cc_library(name = "grpc", linkopts = %s)
 """ % repr(grpc))
 

@@ -10,6 +10,7 @@ from tests.support.rays import VERSIONS, RayEnv, find_ray
 # tests only.
 _SLOW_ON_OLDER_RAY = (
     "test_relay_live.py",
+    "test_relay_parts_live.py",
     "test_refcount_conformance.py",
     "test_logs_live.py::test_whole_logs_are_answered_as_by_stock_ray",
 )

@@ -1,32 +1,106 @@
-"""Relays in tests: started with `mantaray relay` as an operator would, killed and started again."""
+"""Relays in tests: started with `mantaray relay` as an operator would, killed and started again.
+
+And what their tests need besides: nodes that join through them, a GCS that keeps its state and can be
+restarted, a wire that can be cut.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 from . import processes
-from .cluster import free_ports
+from .cluster import Cluster, Node, free_ports
 from .rays import RayEnv, new_tag
 
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 60.0
+_JOIN_TIMEOUT_S = 180.0
+# A generous one: what is waited for comes at once, or, on a machine with much else to do, late.
+WAIT_TIMEOUT_S = 120.0
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class RelayProcess:
+def wait_until(condition: Callable[[], bool], timeout_s: float = WAIT_TIMEOUT_S) -> bool:
+    """Wait until the condition holds; return whether it did. A relay that does not answer is no."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(OSError):
+            if condition():
+                return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+
+
+def dialect_of(env: RayEnv) -> str:
+    """Return in which dialect that Ray speaks of resources."""
+    return "bare" if env.version == "2.48.0" else "batch"
+
+
+class RelayAdmin:
+    """What a relay tells about itself.
+
+    Args:
+        port: of its admin address, on 127.0.0.1.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.admin = f"127.0.0.1:{port}"
+
+    def status(self) -> dict[str, Any]:
+        """Return how it stands."""
+        return dict(json.loads(self._get("/status")))
+
+    def streams(self) -> list[dict[str, Any]]:
+        """Return its downstream streams."""
+        return [stream for stream in self.status()["streams"] if not stream["upstream"]]
+
+    def carried(self) -> int:
+        """Return how many nodes stream through it, at whatever depth."""
+        return sum(stream["nodes"] for stream in self.streams())
+
+    def metric(self, sample: str) -> float:
+        """Return the value of one sample, named with its labels."""
+        for line in self._get("/metrics").splitlines():
+            name, _, value = line.rpartition(" ")
+            if name == sample:
+                return float(value)
+        raise AssertionError(f"no sample {sample}")
+
+    def answer(self, path: str) -> int:
+        """Return the HTTP status of a path."""
+        try:
+            with _OPENER.open(f"http://{self.admin}{path}", timeout=5) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def _get(self, path: str) -> str:
+        with _OPENER.open(f"http://{self.admin}{path}", timeout=5) as response:
+            text: bytes = response.read()
+        return text.decode()
+
+
+class RelayProcess(RelayAdmin):
     """A relay on the wildcard address of this machine, gone at the end of the `with` block.
 
     Args:
         env: the environment whose `mantaray` runs.
-        upstream: HOST:PORT.
+        upstream: HOST:PORT; may be changed before it is started again.
         root: a directory for its log.
         options: further options.
         variables: environment on top of the usual.
@@ -40,13 +114,14 @@ class RelayProcess:
         options: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
     ) -> None:
+        self.port, admin_port = free_ports(2)
+        super().__init__(admin_port)
         self.env = env
-        self.port, self.admin_port = free_ports(2)
+        self.upstream = upstream
         self.log = root / f"relay-{self.port}.log"
         self._arguments = [
-            f"--upstream={upstream}",
             f"--listen=0.0.0.0:{self.port}",
-            f"--admin-listen=127.0.0.1:{self.admin_port}",
+            f"--admin-listen={self.admin}",
             "--log-format=json",
             *options,
         ]
@@ -60,11 +135,6 @@ class RelayProcess:
         return f"127.0.0.9:{self.port}"
 
     @property
-    def admin(self) -> str:
-        """Where it tells how it stands."""
-        return f"127.0.0.1:{self.admin_port}"
-
-    @property
     def pid(self) -> int:
         """The id of its process."""
         assert self._process is not None
@@ -75,7 +145,10 @@ class RelayProcess:
         variables = {processes.TAG_VARIABLE: self._tag, **self._variables}
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
-                [str(self.env.bin("mantaray")), "relay", *self._arguments],
+                [
+                    *(str(self.env.bin("mantaray")), "relay", f"--upstream={self.upstream}"),
+                    *self._arguments,
+                ],
                 env=self.env.environment(**variables),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -102,36 +175,11 @@ class RelayProcess:
         """End it in good order; return its exit status."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(15)
+        return self._process.wait(30)
 
-    def status(self) -> dict[str, Any]:
-        """Return how it stands."""
-        return dict(json.loads(self._get("/status")))
-
-    def streams(self) -> list[dict[str, Any]]:
-        """Return its downstream streams."""
-        return [stream for stream in self.status()["streams"] if not stream["upstream"]]
-
-    def metric(self, sample: str) -> float:
-        """Return the value of one sample, named with its labels."""
-        for line in self._get("/metrics").splitlines():
-            name, _, value = line.rpartition(" ")
-            if name == sample:
-                return float(value)
-        raise AssertionError(f"no sample {sample}")
-
-    def answer(self, path: str) -> int:
-        """Return the HTTP status of a path."""
-        try:
-            with _OPENER.open(f"http://{self.admin}{path}", timeout=5) as response:
-                return int(response.status)
-        except urllib.error.HTTPError as error:
-            return error.code
-
-    def _get(self, path: str) -> str:
-        with _OPENER.open(f"http://{self.admin}{path}", timeout=5) as response:
-            text: bytes = response.read()
-        return text.decode()
+    def told(self, event: str) -> int:
+        """Return how often its log tells of an event."""
+        return self.log.read_text().count(f'"{event}"')
 
     def __enter__(self) -> RelayProcess:
         return self.start()
@@ -150,19 +198,122 @@ class RelayProcess:
         assert not left, f"relays that do not end:\n{processes.describe(left)}"
 
 
-def stopped(pid: int) -> Stopped:
-    """Stop a process for the time of a `with` block."""
-    return Stopped(pid)
+def add_nodes(
+    cluster: Cluster, relay: RelayProcess, names: Sequence[str], timeout_s: float = _JOIN_TIMEOUT_S
+) -> dict[str, Node]:
+    """Start nodes that join through a relay, each with one resource of its name; return them.
+
+    Raises:
+        AssertionError: they do not all stream through it in time.
+    """
+    nodes = {}
+    for name in names:
+        sockets = _sockets(cluster)
+        nodes[name] = cluster.add_node(through=relay.address, resources={name: 1}, wait=False)
+        # `ray start` looks for names that are free, and the raylet takes them a little later: two
+        # that share a session's directory and start at the same moment may find the same ones.
+        wait_until(lambda: _sockets(cluster) >= sockets + 2, timeout_s)  # noqa: B023
+    joined = wait_until(lambda: relay.carried() == len(names), timeout_s)
+    assert joined, f"{relay.status()}\n{relay.log.read_text()}\n{cluster.logs()}"
+    return nodes
 
 
-class Stopped:
-    """See `stopped`."""
+def _sockets(cluster: Cluster) -> int:
+    return len(list((cluster.root / "t/session_latest/sockets").glob("*")))
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
 
-    def __enter__(self) -> None:
-        os.kill(self._pid, signal.SIGSTOP)
+@contextlib.contextmanager
+def gcs_store(directory: Path, embedded: bool) -> Iterator[dict[str, str]]:
+    """Give a GCS something to keep its state in; yield the variables that say so.
 
-    def __exit__(self, *_: object) -> None:
-        os.kill(self._pid, signal.SIGCONT)
+    Args:
+        directory: for files.
+        embedded: whether to take the store that newer Rays have inside; else a Redis is started.
+    """
+    if embedded:
+        yield {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(directory / "store")}
+        return
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    (port,) = free_ports(1)
+    process = subprocess.Popen(
+        [program, "--port", str(port), "--save", "", "--dir", str(directory)],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield {"RAY_REDIS_ADDRESS": f"127.0.0.1:{port}"}
+    finally:
+        process.kill()
+        process.wait()
+
+
+def restart_gcs(cluster: Cluster) -> None:
+    """Kill the GCS and start it again as it was."""
+    # Else `ray start --block` would end the whole head with its GCS.
+    cluster.nodes[0].process.send_signal(signal.SIGSTOP)
+    (gcs,) = cluster.processes("gcs")
+    command, variables, cwd = gcs.cmdline(), gcs.environ(), gcs.cwd()
+    gcs.kill()
+    # It stays a zombie: its parent is stopped.
+    time.sleep(2)
+    subprocess.Popen(
+        command,
+        env=variables,
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+class Wire:
+    """A wire to an address that can be cut: bytes wait, and nobody is told.
+
+    Args:
+        target: HOST:PORT where it leads.
+    """
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open = threading.Event()
+        self._open.set()
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Carry nothing from now on."""
+        self._open.clear()
+
+    def heal(self) -> None:
+        """Carry again. Connections from before are reset, as a firewall that forgot them does."""
+        before, self._sockets = self._sockets, []
+        for one in before:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._open.set()
+
+    def _accept(self) -> None:
+        while True:
+            near, _ = self._listener.accept()
+            self._open.wait()
+            try:
+                far = socket.create_connection(self._target)
+            except OSError:
+                near.close()
+                continue
+            self._sockets += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self._open.wait()
+                sink.sendall(data)
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)

@@ -29,10 +29,7 @@
 #include "mantaray/relay/options.h"
 #include "mantaray/relay/proxy.h"
 #include "mantaray/relay/sync_service.h"
-
-#ifndef MANTARAY_VERSION
-#define MANTARAY_VERSION "development"
-#endif
+#include "mantaray/relay/version.h"
 
 namespace mantaray::relay {
 namespace {
@@ -302,7 +299,7 @@ int Main(int argc, char** argv) {
       std::fputs(HelpText().c_str(), stdout);
       return 0;
     case Ask::kVersion:
-      std::puts("mantaray-relay " MANTARAY_VERSION);
+      std::printf("mantaray-relay %s\n", kVersion);
       return 0;
     case Ask::kError:
       std::fprintf(stderr, "error: %s\nhint: mantaray relay --help lists the options\n", parsed.error.c_str());

@@ -200,7 +200,11 @@ class SyncStream final : public syncer::Peer {
     }
     if (id_ != syncer::kNoStream) {
       const FlatBytes bytes(message_);
+      const uint64_t stale = service_->core_.metrics().stale;
       service_->core_.OnDownstreamBytes(id_, bytes.view());
+      if (const uint64_t dropped = service_->core_.metrics().stale - stale; dropped > 0) {
+        LogDebug("stale messages dropped", {{"node", node_}, {"peer", peer()}, {"count", std::to_string(dropped)}});
+      }
     }
     message_.Clear();
     if (!end_.has_value()) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "mantaray/relay/log.h"
 #include "mantaray/relay/wire_bytes.h"
 #include "mantaray/syncer/wire.h"
 
@@ -96,7 +97,11 @@ void UpstreamStream::OnRead(bool ok) {
   }
   if (id_ != syncer::kNoStream) {
     const FlatBytes bytes(message_);
+    const uint64_t stale = core_->metrics().stale;
     core_->OnUpstreamBytes(id_, bytes.view());
+    if (const uint64_t dropped = core_->metrics().stale - stale; dropped > 0) {
+      LogDebug("stale messages dropped", {{"from", "upstream"}, {"count", std::to_string(dropped)}});
+    }
   }
   message_.Clear();
   Read();

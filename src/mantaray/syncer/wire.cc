@@ -20,6 +20,10 @@ constexpr uint32_t kRelayDigestField = 1015;
 constexpr uint32_t kRepairRequestField = 1016;
 constexpr uint32_t kCompleteBucketsField = 1017;
 
+constexpr size_t kMaxVarintBytes = 10;
+// Of tags and sizes; protobuf takes a longer one for damage, even if all it adds is zeros.
+constexpr size_t kMaxShortVarintBytes = 5;
+
 using Kind = WireReader::Kind;
 
 void AppendTag(uint32_t number, Kind kind, std::string* out) {
@@ -63,9 +67,9 @@ absl::Status SplitBatch(std::string_view frame, const WireLimits& limits, SplitF
 
 }  // namespace
 
-bool WireReader::ReadVarint(uint64_t* value) {
+bool WireReader::ReadVarint(size_t max_bytes, uint64_t* value) {
   *value = 0;
-  for (size_t at = 0; at < 10 && at < rest_.size(); ++at) {
+  for (size_t at = 0; at < max_bytes && at < rest_.size(); ++at) {
     const auto byte = static_cast<unsigned char>(rest_[at]);
     if (at == 9 && byte > 1) return Fail();
     *value |= uint64_t{byte & 0x7fU} << (7 * at);
@@ -88,7 +92,7 @@ bool WireReader::ReadFixed(size_t size, uint64_t* value) {
 bool WireReader::Next(Field* field) {
   if (!ok_ || rest_.empty()) return false;
   uint64_t tag = 0;
-  if (!ReadVarint(&tag)) return false;
+  if (!ReadVarint(kMaxShortVarintBytes, &tag)) return false;
   if (tag > UINT32_MAX || tag >> 3 == 0) return Fail();
   field->number = static_cast<uint32_t>(tag >> 3);
   field->bytes = {};
@@ -96,7 +100,7 @@ bool WireReader::Next(Field* field) {
   switch (tag & 7) {
     case 0:
       field->kind = Kind::kVarint;
-      return ReadVarint(&field->value);
+      return ReadVarint(kMaxVarintBytes, &field->value);
     case 1:
       field->kind = Kind::kFixed64;
       return ReadFixed(8, &field->value);
@@ -106,7 +110,7 @@ bool WireReader::Next(Field* field) {
     case 2: {
       field->kind = Kind::kBytes;
       uint64_t size = 0;
-      if (!ReadVarint(&size)) return false;
+      if (!ReadVarint(kMaxShortVarintBytes, &size)) return false;
       if (size > rest_.size()) return Fail();
       field->bytes = rest_.substr(0, size);
       rest_.remove_prefix(size);

@@ -127,7 +127,7 @@ class WireReader {
   bool ok() const { return ok_; }
 
  private:
-  bool ReadVarint(uint64_t* value);
+  bool ReadVarint(size_t max_bytes, uint64_t* value);
   bool ReadFixed(size_t size, uint64_t* value);
   bool Fail() {
     ok_ = false;

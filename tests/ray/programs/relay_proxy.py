@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -20,7 +21,9 @@ import grpc
 
 BIG = 40_000_000
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-cancelled = threading.Event()
+# By what the call said: whether the server has it, and whether it is over for the server.
+begun: defaultdict[bytes, threading.Event] = defaultdict(threading.Event)
+over: defaultdict[bytes, threading.Event] = defaultdict(threading.Event)
 order: list[int] = []
 
 
@@ -35,7 +38,7 @@ class Backend(grpc.GenericRpcHandler):
 
     def service(self, details: Any) -> Any:
         name = details.method.rsplit("/", 1)[1]
-        if name in ("Echo", "Fail", "Slow", "Metadata", "Order"):
+        if name in ("Echo", "Fail", "Slow", "Metadata", "Order", "Nap"):
             return grpc.unary_unary_rpc_method_handler(getattr(self, name.lower()))
         if name == "Talk":
             return grpc.stream_stream_rpc_method_handler(self.talk)
@@ -63,13 +66,18 @@ class Backend(grpc.GenericRpcHandler):
         return b""
 
     def slow(self, request: bytes, context: Any) -> bytes:
-        if not context.add_callback(cancelled.set):
-            cancelled.set()
-        left = context.time_remaining()
         if request == b"left":
-            return str(left).encode()
-        cancelled.wait(30)
+            return str(context.time_remaining()).encode()
+        if not context.add_callback(over[request].set):
+            over[request].set()
+        begun[request].set()
+        over[request].wait(60)
         return b"late"
+
+    def nap(self, request: bytes, context: Any) -> bytes:
+        begun[request].set()
+        time.sleep(float(request))
+        return b"rested"
 
     def metadata(self, request: bytes, context: Any) -> bytes:
         context.send_initial_metadata((("first", "yes"), ("bytes-bin", b"\1\2")))
@@ -102,10 +110,11 @@ def start_relay(
     """Start a relay that ends with this program; return it and its port once it listens."""
     port = port or free_port()
     options = [f"--upstream=127.0.0.1:{upstream}", f"--listen=127.0.0.1:{port}", "--admin-listen="]
+    options.append("--drain-ms=8000")
     process = subprocess.Popen(
         [program, *options, f"--parent-pid={os.getpid()}"], stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -135,15 +144,14 @@ def semantics(channel: grpc.Channel) -> dict[str, Any]:
     seen["failure"] = raises(lambda: channel.unary_unary("/any.Service/Fail")(b""))
     seen["unknown"] = raises(lambda: channel.unary_unary("/any.Service/NoSuchThing")(b""))["code"]
     slow = channel.unary_unary("/any.Service/Slow")
-    seen["deadline_left"] = float(slow(b"left", timeout=20))
-    cancelled.clear()
-    seen["deadline"] = raises(lambda: slow(b"", timeout=0.5))["code"]
-    seen["deadline_cancels"] = cancelled.wait(5)
-    cancelled.clear()
-    call = slow.future(b"")
-    time.sleep(0.3)
+    seen["deadline_left"] = float(slow(b"left", timeout=100))
+    late, left = os.urandom(8), os.urandom(8)
+    seen["deadline"] = raises(lambda: slow(late, timeout=1))["code"]
+    seen["deadline_cancels"] = over[late].wait(30)
+    call = slow.future(left)
+    begun[left].wait(60)
     call.cancel()
-    seen["cancels"] = cancelled.wait(5)
+    seen["cancels"] = over[left].wait(30)
     answer, call = channel.unary_unary("/any.Service/Metadata").with_call(
         b"",
         metadata=(
@@ -178,7 +186,7 @@ def greeting(channel: grpc.Channel) -> bool:
     done = threading.Event()
 
     def nothing() -> Iterator[bytes]:
-        done.wait(20)
+        done.wait(60)
         yield b"bye"
 
     call = channel.stream_stream("/any.Service/GreetFirst")(nothing())
@@ -212,7 +220,7 @@ def main() -> None:
     server.start()
     relay, port = start_relay(program, upstream)
     channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS)
-    grpc.channel_ready_future(channel).result(timeout=10)
+    grpc.channel_ready_future(channel).result(timeout=60)
     seen = {"through": semantics(channel)}
 
     health = channel.unary_unary("/grpc.health.v1.Health/Check")
@@ -223,30 +231,40 @@ def main() -> None:
 
     outer, outer_port = start_relay(program, port)
     outer_channel = grpc.insecure_channel(f"127.0.0.1:{outer_port}", options=OPTIONS)
-    grpc.channel_ready_future(outer_channel).result(timeout=10)
+    grpc.channel_ready_future(outer_channel).result(timeout=60)
     order.clear()
     seen["through_two"] = semantics(outer_channel)
 
     one, two = free_port(), free_port()
     ring = [start_relay(program, up, down)[0] for up, down in ((one, two), (two, one))]
     ring_channel = grpc.insecure_channel(f"127.0.0.1:{one}")
-    grpc.channel_ready_future(ring_channel).result(timeout=10)
+    grpc.channel_ready_future(ring_channel).result(timeout=60)
     time.sleep(1.5)
-    seen["ring"] = raises(lambda: ring_channel.unary_unary("/any.Service/Echo")(b"", timeout=20))[
+    seen["ring"] = raises(lambda: ring_channel.unary_unary("/any.Service/Echo")(b"", timeout=60))[
         "code"
     ]
 
-    server.stop(None).wait()
-    seen["no_upstream"] = raises(
-        lambda: channel.unary_unary("/any.Service/Echo")(b"x", timeout=20)
-    )["code"]
+    # What is under way when the inner relay is told to end has its time, and no more.
+    nap = channel.unary_unary("/any.Service/Nap")
+    short, long = nap.future(b"1"), nap.future(b"40")
+    for request in (b"1", b"40"):
+        begun[request].wait(60)
     relay.terminate()
+    seen["drained"] = short.result() == b"rested"
+    seen["not_drained"] = raises(long.result)["code"]
     states += [message.hex() for message in _until_error(watch)]
     seen["watched"] = states
-    seen["status"] = relay.wait(timeout=10)
-    for process in (outer, *ring):
+    seen["status"] = relay.wait(timeout=60)
+
+    server.stop(None)
+    lonely, lonely_port = start_relay(program, upstream)
+    lonely_channel = grpc.insecure_channel(f"127.0.0.1:{lonely_port}")
+    seen["no_upstream"] = raises(
+        lambda: lonely_channel.unary_unary("/any.Service/Echo")(b"x", timeout=60)
+    )["code"]
+    for process in (outer, lonely, *ring):
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     print(json.dumps(seen), flush=True)
     os._exit(0)
 

@@ -1,44 +1,63 @@
-"""What nodes behind relays see of each other: a task takes resources, clients watch.
+"""What nodes behind relays see of each other: an actor takes resources, clients watch.
 
-Arguments: "batch" or "bare", a node resource's name, addresses to watch at. Prints delays in ms and the
+Arguments: "batch" or "bare", a node resource's name, the process id of another node's raylet, and
+addresses to watch at. Twice: as it is, and while that raylet is stopped. Prints delays in ms and the
 versions' order.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
+from typing import Any
 
 import ray
 from sync_client import SyncClient, available
 
+TIMEOUT_S = 60.0
 
-def main() -> None:
-    """Watch a node's CPU go and come back."""
-    dialect, resource, *addresses = sys.argv[1:]
-    watchers = [SyncClient(address, dialect == "batch") for address in addresses]
-    ray.init(log_to_driver=False)
-    node = next(n for n in ray.nodes() if n["Alive"] and resource in n["Resources"])
-    node_id = bytes.fromhex(node["NodeID"])
+
+def cpus(client: SyncClient, node_id: bytes) -> float:
+    """Return the free CPUs that a client has been told of a node, -1 if it knows none such."""
+    seen = client.seen.get(node_id)
+    return -1.0 if seen is None else available(seen.payload).get("CPU", 0.0)
+
+
+def take(watchers: list[SyncClient], node_id: bytes, resource: str) -> dict[str, Any]:
+    """Take a node's CPU and give it back; return who saw it, and after how many ms."""
 
     @ray.remote(num_cpus=1, resources={resource: 0.5})
     class Taker:
         def ping(self) -> None:
             return None
 
-    def cpus(client: SyncClient) -> float:
-        seen = client.seen.get(node_id)
-        return -1.0 if seen is None else available(seen.payload).get("CPU", 0.0)
-
-    known = [client.wait(lambda c: cpus(c) == 1.0) for client in watchers]
     taker = Taker.remote()
-    ray.get(taker.ping.remote())
+    ray.get(taker.ping.remote(), timeout=TIMEOUT_S)
     begin = time.monotonic()
-    taken = [client.wait(lambda c: cpus(c) == 0.0) for client in watchers]
+    taken = [c.wait(lambda c: cpus(c, node_id) == 0.0, TIMEOUT_S) for c in watchers]
     taken_ms = [1000 * (c.seen[node_id].at - begin) for c in watchers if node_id in c.seen]
     ray.kill(taker)
-    given_back = [client.wait(lambda c: cpus(c) == 1.0) for client in watchers]
+    given_back = [c.wait(lambda c: cpus(c, node_id) == 1.0, TIMEOUT_S) for c in watchers]
+    return {"taken": taken, "taken_ms": taken_ms, "given_back": given_back}
+
+
+def main() -> None:
+    """Watch a node's CPU go and come back."""
+    dialect, resource, to_stop, *addresses = sys.argv[1:]
+    watchers = [SyncClient(address, dialect == "batch") for address in addresses]
+    ray.init(log_to_driver=False)
+    node = next(n for n in ray.nodes() if n["Alive"] and resource in n["Resources"])
+    node_id = bytes.fromhex(node["NodeID"])
+    known = [c.wait(lambda c: cpus(c, node_id) == 1.0, TIMEOUT_S) for c in watchers]
+    rounds = [take(watchers, node_id, resource)]
+    os.kill(int(to_stop), signal.SIGSTOP)
+    try:
+        rounds.append(take(watchers, node_id, resource))
+    finally:
+        os.kill(int(to_stop), signal.SIGCONT)
     rising = all(
         seen.history == sorted(set(seen.history)) for c in watchers for seen in c.seen.values()
     )
@@ -50,9 +69,7 @@ def main() -> None:
     )
     told = {
         "known": known,
-        "taken": taken,
-        "taken_ms": taken_ms,
-        "given_back": given_back,
+        "rounds": rounds,
         "rising": rising,
         "heard": heard,
         "echo": any(client.node_id in client.seen for client in watchers),

@@ -1,7 +1,8 @@
-"""Ordinary work on a cluster behind relays: tasks, actors, placement groups, `ray status`, and keepers.
+"""Ordinary work on a cluster behind relays: tasks, actors, placement groups, and keepers of what they got.
 
-Arguments: how many nodes, "start" to leave detached actors on each, or "check" to ask those. Prints
-what was seen.
+Arguments: how many nodes; "start" to leave detached actors on each, or "check" to ask those; the
+dashboard's address, if `ray status`, Serve and a submitted job are wanted too (an application that
+was left by "start" has to answer still). Prints what was seen.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -33,20 +35,12 @@ class Keeper:
 @ray.remote(num_cpus=1)
 def where() -> str:
     """Return on which node it ran."""
-    time.sleep(0.5)
+    time.sleep(0.3)
     return ray.get_runtime_context().get_node_id()
 
 
-def main() -> None:
-    """Do the work."""
-    count, mode = int(sys.argv[1]), sys.argv[2]
-    ray.init(log_to_driver=False, namespace="keepers")
-    deadline = time.monotonic() + 60
-    while True:
-        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
-        if len(nodes) == count or time.monotonic() > deadline:
-            break
-        time.sleep(0.2)
+def ask_keepers(nodes: list[str], mode: str) -> list[list[int]]:
+    """Start a keeper on each node, or find them; return what they keep."""
     if mode == "start":
         keepers = [
             Keeper.options(
@@ -58,22 +52,88 @@ def main() -> None:
         ]
     else:
         keepers = [ray.get_actor(f"keeper-{node}") for node in nodes]
-    kept = ray.get([keeper.keep.remote(len(nodes)) for keeper in keepers], timeout=60)
+    kept: list[list[int]] = ray.get([k.keep.remote(len(nodes)) for k in keepers], timeout=90)
+    return kept
+
+
+def run_everywhere(count: int) -> int:
+    """Run tasks until each node had one; return how many nodes had."""
     spread = where.options(scheduling_strategy="SPREAD")
-    ran = ray.get([spread.remote() for _ in range(3 * count)], timeout=60)
-    group = placement_group([{"CPU": 1}] * count, strategy="STRICT_SPREAD")
-    ray.get(group.ready(), timeout=60)
-    remove_placement_group(group)
-    status = subprocess.run(
-        ["ray", "status", "-v"], capture_output=True, text=True, timeout=60, check=False
-    )
-    told = {
-        "nodes": len(nodes),
-        "kept": kept,
-        "ran_on": len(set(ran)),
-        "in_status": sum(node in status.stdout for node in nodes),
+    ran: set[str] = set()
+    deadline = time.monotonic() + 60
+    # Where a worker is slow to start, others take its share.
+    while len(ran) < count and time.monotonic() < deadline:
+        ran.update(ray.get([spread.remote() for _ in range(2 * count)], timeout=90))
+    return len(ran)
+
+
+def serve_and_submit(mode: str, dashboard: str) -> dict[str, Any]:
+    """Answer requests with Serve, run a submitted job; return how both went."""
+    from ray import serve
+    from ray.job_submission import JobSubmissionClient
+
+    @serve.deployment(num_replicas=3, ray_actor_options={"num_cpus": 0})
+    class Echo:
+        """Says what it is told."""
+
+        def __call__(self, word: str) -> str:
+            """Return the word."""
+            return word
+
+    # Before the application, so that both take their time together.
+    client = JobSubmissionClient(dashboard)
+    entry = f"{sys.executable} -c \"import ray; ray.init(); print('says', len(ray.nodes()))\""
+    job = client.submit_job(entrypoint=entry)
+    # Requests come through handles; an HTTP port might be another cluster's.
+    serve.start(http_options={"location": "NoServer"})
+    serve.run(Echo.bind(), name=mode, route_prefix=None)
+    handles = [serve.get_app_handle(name) for name in ("start", mode)]
+    words = [str(number) for number in range(20)]
+    answers = [[h.remote(word).result(timeout_s=60) for word in words] for h in handles]
+    deadline = time.monotonic() + 120
+    while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return {
+        "served": answers == [words, words],
+        "job": client.get_job_status(job).value,
+        "job_said": "says" in client.get_job_logs(job),
     }
-    print(json.dumps(told))
+
+
+def nodes_in_status(nodes: list[str]) -> int:
+    """Return how many of the nodes `ray status` tells of."""
+    status = subprocess.run(
+        ["ray", "status", "-v"], capture_output=True, text=True, timeout=90, check=False
+    )
+    return sum(node in status.stdout for node in nodes)
+
+
+def main() -> None:
+    """Do the work."""
+    count, mode = int(sys.argv[1]), sys.argv[2]
+    ray.init(log_to_driver=False, namespace="keepers")
+    deadline = time.monotonic() + 60
+    while True:
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        if len(alive) == count or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    nodes = sorted(node["NodeID"] for node in alive)
+    told: dict[str, Any] = {
+        "nodes": len(nodes),
+        "kept": ask_keepers(nodes, mode),
+        "ran_on": run_everywhere(count),
+    }
+    group = placement_group([{"CPU": 1}] * count, strategy="STRICT_SPREAD")
+    ray.get(group.ready(), timeout=90)
+    remove_placement_group(group)
+    if len(sys.argv) > 3:
+        told |= serve_and_submit(mode, sys.argv[3])
+        told["in_status"] = nodes_in_status(nodes)
+    print(json.dumps(told), flush=True)
+    ray.shutdown()
+    # Threads of Serve's handles would hold up the end.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ class SyncClient:
         node_id: 28 bytes; random if not given.
         metadata: further metadata of the stream.
         say_hello: whether it tells its own view at once.
+        credentials: for TLS; none for a connection without.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class SyncClient:
         node_id: bytes | None = None,
         metadata: tuple[tuple[str, str], ...] = (),
         say_hello: bool = True,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self.node_id = node_id or os.urandom(28)
         self.batch = batch
@@ -142,7 +144,10 @@ class SyncClient:
         self.ended = threading.Event()
         self._outgoing: queue.Queue[bytes | None] = queue.Queue()
         self._version = 0
-        self._channel = grpc.insecure_channel(address)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address)
+        else:
+            self._channel = grpc.secure_channel(address, credentials)
         start = self._channel.stream_stream(METHOD)
         self.call = start(
             iter(self._outgoing.get, None), metadata=(("node_id", self.node_id.hex()), *metadata)

@@ -1,0 +1,223 @@
+"""Small relays on both Rays: TLS, tokens, Redis, the proxy alone, the Python interface, the command line.
+
+What four raylets behind relays see is in test_relay_live.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mantaray
+from tests.support.cluster import Cluster
+from tests.support.rays import RayEnv, assert_start_refused, short_directory
+from tests.support.relays import RelayProcess, add_nodes, gcs_store, restart_gcs, wait_until
+
+PROGRAMS = Path(__file__).with_name("programs")
+
+
+@contextlib.contextmanager
+def node_behind_relay(env: RayEnv, cluster: Cluster, **relay: Any) -> Iterator[RelayProcess]:
+    """Put one node behind one relay."""
+    with (
+        short_directory() as root,
+        RelayProcess(env, cluster.address, root, **relay) as process,
+    ):
+        add_nodes(cluster, process, ["n0"])
+        yield process
+
+
+def certificates(directory: Path) -> dict[str, str]:
+    """Make an authority and a certificate for the addresses of tests, as Ray wants them."""
+    names = ",".join(f"IP:127.0.0.{last}" for last in range(1, 12))
+    outward = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
+    names += "".join(f",IP:{address}" for address in sorted(map(str, outward)))
+    extension = directory / "names"
+    extension.write_text(f"subjectAltName={names},DNS:localhost\n")
+    commands = [
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.crt",
+        "req -newkey rsa:2048 -nodes -subj /CN=ray -keyout tls.key -out tls.csr",
+        "x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names "
+        "-out tls.crt",
+    ]
+    for command in commands:
+        subprocess.run(
+            ["openssl", *command.split()], cwd=directory, check=True, capture_output=True
+        )
+    return {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": str(directory / "tls.crt"),
+        "RAY_TLS_SERVER_KEY": str(directory / "tls.key"),
+        "RAY_TLS_CA_CERT": str(directory / "ca.crt"),
+    }
+
+
+# Arguments: the relay's address, the authority's certificate, tokens. Prints how a node ends that
+# comes without TLS, and one with each of the tokens.
+STRANGERS = f"""
+import json, sys
+sys.path.insert(0, {str(PROGRAMS)!r})
+import grpc
+from sync_client import SyncClient
+address, authority, batch, *tokens = sys.argv[1:]
+secret = grpc.ssl_channel_credentials(open(authority, "rb").read())
+said = [SyncClient(address, True).refusal(10)]
+for token in tokens:
+    metadata = (("authorization", "Bearer " + token),) if token else ()
+    client = SyncClient(address, batch == "batch", metadata=metadata, credentials=secret)
+    said.append(client.refusal(5))
+print(json.dumps(said))
+"""
+
+
+def test_tls_is_spoken_and_a_wrong_token_is_refused(ray_env: RayEnv, tmp_path: Path) -> None:
+    # Ray 2.48 has no tokens.
+    has_tokens = ray_env.version != "2.48.0"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64} if has_tokens else {}
+    tls = certificates(tmp_path)
+    with (
+        Cluster(ray_env, num_cpus=1, variables=tls | token) as cluster,
+        # The relay has no token: what it shows upstream, its nodes have shown it.
+        node_behind_relay(ray_env, cluster, variables=tls) as relay,
+    ):
+        assert cluster.run_program(PROGRAMS / "relay_work.py", ["2", "start"])["ran_on"] == 2
+        assert relay.status()["upstream_connected"]
+        authority = tls["RAY_TLS_CA_CERT"]
+        dialect = "batch" if has_tokens else "bare"
+        tokens = ["", "b" * 64, "a" * 64] if has_tokens else [""]
+        said = ray_env.run_program(STRANGERS, [relay.address, authority, dialect, *tokens])
+        refused = ["UNAUTHENTICATED"] * 2 if has_tokens else []
+        assert said == ["UNAVAILABLE", *refused, "OPEN"]
+        if has_tokens:
+            done = subprocess.run(
+                [str(ray_env.bin("ray")), "status", f"--address={relay.address}"],
+                env=ray_env.environment(**tls | token | {"RAY_AUTH_TOKEN": "b" * 64}),
+                capture_output=True,
+                text=True,
+                timeout=180,
+            )
+            assert done.returncode != 0
+        assert wait_until(lambda: len(relay.streams()) == 1)
+
+
+@pytest.mark.slow
+def test_a_gcs_that_comes_back_from_redis_gets_everything_back(
+    ray_env: RayEnv, tmp_path: Path
+) -> None:
+    with (
+        gcs_store(tmp_path, embedded=False) as store,
+        Cluster(ray_env, num_cpus=1, variables=store) as cluster,
+        node_behind_relay(ray_env, cluster) as relay,
+    ):
+        before = cluster.run_program(PROGRAMS / "relay_work.py", ["2", "start"])
+        connects = "mantaray_relay_sync_upstream_connects_total"
+        connected = relay.metric(connects)
+        restart_gcs(cluster)
+        assert wait_until(lambda: relay.metric(connects) > connected), relay.log.read_text()
+        after = cluster.run_program(PROGRAMS / "relay_work.py", ["2", "check"])
+        assert after["ran_on"] == 2
+        assert [kept[:-1] for kept in after["kept"]] == before["kept"]
+        # The raylet did not have to come again.
+        assert relay.told("stream taken") == 1
+
+
+def test_bad_relay_port_stops_ray_start_with_one_sentence(ray_env: RayEnv) -> None:
+    words = "MANTARAY_RELAY_PORT is set to 'many'"
+    assert_start_refused(ray_env, words, MANTARAY_RELAY_PORT="many")
+
+
+def test_the_relay_says_which_version_it_is(ray_env: RayEnv) -> None:
+    done = subprocess.run(
+        [str(ray_env.bin("mantaray")), "relay", "--version"],
+        env=ray_env.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"mantaray-relay {mantaray.__version__}\n"
+
+
+def test_nothing_is_lost_or_changed_between_grpcio_and_grpcio(ray_env: RayEnv) -> None:
+    program = ray_env.bin("python").parent / "mantaray"
+    where = "from mantaray.syncer import relay_program; print(relay_program())"
+    done = subprocess.run(
+        [str(ray_env.python), "-c", where], capture_output=True, text=True, check=True
+    )
+    assert program.exists()
+    seen = ray_env.run_program(PROGRAMS / "relay_proxy.py", [done.stdout.strip()])
+    for way in ("through", "through_two"):
+        told = seen[way]
+        for what in ("echo", "empty", "big", "talk", "silent_talk", "greeted"):
+            assert told[what], what
+        assert told["deadline_cancels"]
+        assert told["cancels"]
+        assert told["failure"] == {
+            "code": "DATA_LOSS",
+            "details": "lost: \u00e4 %\n",
+            "trailing": [["raw-bin", "00ff"], ["why", "because"], ["why", "twice"]],
+        }
+        assert told["unknown"] == "UNIMPLEMENTED"
+        assert 50 < told["deadline_left"] < 101
+        assert told["deadline"] == "DEADLINE_EXCEEDED"
+        assert told["initial"] == [["bytes-bin", "0102"], ["first", "yes"]]
+        sent = [["authorization", "Bearer x"], ["node_id", "ab"], ["raw-bin", "0001"]]
+        assert all(entry in told["metadata"] for entry in sent)
+        assert [v for k, v in told["metadata"] if k == "twice"] == ["1", "2"]
+        assert (told["sum"], told["count"], told["ping_pong"]) == (499_500, 3_000, 200)
+    assert seen["health"] == "0801"
+    assert seen["health_of_others"] == "UNIMPLEMENTED"
+    assert seen["drained"]
+    assert seen["not_drained"] == "UNAVAILABLE"
+    assert seen["watched"] == ["0801", "0802"]
+    assert seen["ring"] == "FAILED_PRECONDITION"
+    assert seen["no_upstream"] == "UNAVAILABLE"
+    assert seen["status"] == 0
+
+
+def test_python_starts_asks_and_ends_a_relay(ray_env: RayEnv) -> None:
+    program = """
+import json, os
+from mantaray.syncer import Relay, RelayError, fetch_status
+with Relay(upstream="127.0.0.1:1", listen="127.0.0.1:0", window_ms=7) as relay:
+    pid, status = relay.pid, relay.status()
+    same = fetch_status(relay.admin) == status and "mantaray_relay_sync_nodes 0" in relay.metrics()
+    try:
+        Relay(upstream="127.0.0.1:1", listen=f"127.0.0.1:{relay.port}").start()
+        taken = "started"
+    except RelayError as error:
+        taken = str(error)
+try:
+    Relay(upstream="nowhere").start()
+    wrong = "started"
+except RelayError as error:
+    wrong = str(error)
+gone = not os.path.exists(f"/proc/{pid}")
+print(json.dumps([same, status.window_ms, status.upstream_connected, taken, wrong, gone]))
+"""
+    same, window_ms, connected, taken, wrong, gone = ray_env.run_program(program)
+    assert (same, window_ms, connected, gone) == (True, 7, False, True)
+    assert "cannot listen on 127.0.0.1:" in taken
+    assert "--upstream is 'nowhere'; allowed: HOST:PORT" in wrong
+
+
+def test_a_ring_of_relays_is_refused(ray_env: RayEnv) -> None:
+    program = """
+import json, sys, time
+from mantaray.syncer import Relay
+sys.path.insert(0, sys.argv[1])
+from sync_client import SyncClient
+import socket
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0)); port = probe.getsockname()[1]
+with Relay(upstream=f"127.0.0.1:{port}") as one:
+    with Relay(upstream=f"127.0.0.1:{one.port}", listen=f"127.0.0.1:{port}"):
+        time.sleep(1)
+        print(json.dumps(SyncClient(f"127.0.0.1:{port}", True).refusal(25)))
+"""
+    assert ray_env.run_program(program, [PROGRAMS]) == "FAILED_PRECONDITION"
