@@ -28,7 +28,7 @@ ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".venvs"
 RAYS = ("2.48.0", "2.60.0")
 OBJECTS = 100_000
 DROPS = 60
-FEW_DROPS = 12
+FEW_DROPS = 6
 IDLE_S = 5.0
 TIMEOUT_S = 300
 # From the issue: the delay where Ray does not call back, with few finalizers.
