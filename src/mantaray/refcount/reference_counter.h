@@ -33,12 +33,14 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "mantaray/common/clock.h"
 #include "mantaray/common/ids.h"
 #include "mantaray/common/mutex.h"
+#include "mantaray/refcount/entry_table.h"
 #include "mantaray/refcount/faults.h"
 #include "mantaray/refcount/messages.h"
 #include "mantaray/refcount/reference.h"
@@ -250,7 +252,8 @@ class BasicReferenceCounter {
   absl::Status CheckInvariants() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  using Table = absl::flat_hash_map<ObjectId, Reference>;
+  // Objects of which somebody has let go just now; mostly one.
+  using Unused = absl::InlinedVector<ObjectId, 2>;
   // The entries of a received table by object.
   using Report = absl::flat_hash_map<ObjectId, const ObjectReferenceCount*>;
   class Operation;
@@ -305,10 +308,9 @@ class BasicReferenceCounter {
   void PublishIfUnused(const ObjectId& object_id, Reference* ref) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void DeleteIfUnused(const ObjectId& object_id, std::vector<ObjectId>* deleted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void ReleaseContents(const ObjectId& object_id, Reference* ref, std::vector<ObjectId>* unused)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReleaseContents(const ObjectId& object_id, Reference* ref, Unused* unused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnOutOfScopeOrFreed(const ObjectId& object_id, Reference* ref) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Erase(typename Table::iterator it) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Erase(EntryTable::iterator it) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t ReleaseLineage(const ObjectId& object_id) ABSL_LOCKS_EXCLUDED(mutex_);
   void UnsetPrimaryCopy(Reference* ref) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetPendingCreation(const ObjectId& object_id, bool pending_creation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -328,7 +330,7 @@ class BasicReferenceCounter {
   [[no_unique_address]] const Faults faults_;
 
   mutable Mutex mutex_;
-  Table table_ ABSL_GUARDED_BY(mutex_);
+  EntryTable table_ ABSL_GUARDED_BY(mutex_);
   size_t num_owned_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t last_question_ ABSL_GUARDED_BY(mutex_) = 0;
   RepeatedNotices repeated_ ABSL_GUARDED_BY(mutex_);

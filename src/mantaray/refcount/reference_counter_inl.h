@@ -47,14 +47,12 @@ BasicReferenceCounter<Faults>::BasicReferenceCounter(Dependencies dependencies, 
 
 template <typename Faults>
 Reference* BasicReferenceCounter<Faults>::Find(const ObjectId& object_id) {
-  const auto it = table_.find(object_id);
-  return it == table_.end() ? nullptr : &it->second;
+  return table_.Find(object_id);
 }
 
 template <typename Faults>
 const Reference* BasicReferenceCounter<Faults>::Find(const ObjectId& object_id) const {
-  const auto it = table_.find(object_id);
-  return it == table_.end() ? nullptr : &it->second;
+  return table_.Find(object_id);
 }
 
 // --- Effects: what is done without the lock
@@ -98,7 +96,7 @@ void BasicReferenceCounter<Faults>::BrokenInvariant(absl::string_view operation,
 template <typename Faults>
 absl::Status BasicReferenceCounter<Faults>::AddLocalReference(const ObjectId& object_id, absl::string_view call_site) {
   Operation operation(this);
-  Reference& ref = table_[object_id];
+  Reference& ref = *table_.FindOrAdd(object_id).first;
   if (ref.local_ref_count == std::numeric_limits<uint32_t>::max()) {
     return absl::ResourceExhaustedError(
         absl::StrCat("AddLocalReference: object ", object_id.Hex(), " has too many local references"));
@@ -144,7 +142,7 @@ template <typename Faults>
 void BasicReferenceCounter<Faults>::ReleaseAllLocalReferences() {
   Operation operation(this);
   std::vector<ObjectId> unused;
-  for (auto& [object_id, ref] : table_) {
+  for (const auto& [object_id, ref] : table_) {
     if (ref.local_ref_count == 0) continue;
     ref.local_ref_count = 0;
     if (ref.RefCount() == 0) unused.push_back(object_id);
@@ -162,12 +160,12 @@ absl::Status BasicReferenceCounter<Faults>::AddOwnedObject(const OwnedObject& ob
 
 template <typename Faults>
 absl::Status BasicReferenceCounter<Faults>::AddOwned(const OwnedObject& object) {
-  const auto [it, inserted] = table_.try_emplace(object.object_id);
+  const auto [added, inserted] = table_.FindOrAdd(object.object_id);
   if (!inserted) {
     return absl::AlreadyExistsError(
         absl::StrCat("AddOwnedObject: object ", object.object_id.Hex(), " is in the table already"));
   }
-  Reference& ref = it->second;
+  Reference& ref = *added;
   ref.owned_by_us = true;
   ref.object_size_bytes = object.object_size_bytes;
   ref.lineage_eligibility = object.lineage_eligibility;
@@ -244,7 +242,7 @@ void BasicReferenceCounter<Faults>::AddBorrowed(const ObjectId& object_id, const
   if (ref == nullptr) {
     // Neither used nor nested in something that is: there is nothing to keep.
     if (!found_in_borrowed) return;
-    ref = &table_[object_id];
+    ref = table_.FindOrAdd(object_id).first;
   }
   if (!ref->owned_by_us && !owner_address.worker_id.IsNil()) ref->MutableExtra().owner_address = owner_address;
   if (found_in_owned) ref->owner_will_ask = true;
@@ -298,12 +296,13 @@ template <typename Faults>
 void BasicReferenceCounter<Faults>::AddContainedInOwned(const ObjectId& object_id,
                                                         const std::vector<ObjectId>& inner_ids) {
   const Reference* const outer = Find(object_id);
-  // Nobody can look into a value that is gone.
-  if (outer == nullptr || outer->out_of_scope) return;
+  // Nobody can look into a value that is gone. An entry of ours that does not say so is one that was made when somebody
+  // gave us a reference to an object that we had freed.
+  if (outer == nullptr || !outer->owned_by_us || outer->out_of_scope) return;
   for (const ObjectId& inner_id : inner_ids) {
     // It would keep itself.
     if (inner_id == object_id) continue;
-    Reference& inner = table_[inner_id];
+    Reference& inner = *table_.FindOrAdd(inner_id).first;
     const bool was_in_use = inner.RefCount() > 0;
     if (!inner.MutableExtra().nested.contained_in_owned.Insert(object_id)) continue;
     inner.out_of_scope = false;
@@ -361,7 +360,7 @@ absl::Status BasicReferenceCounter<Faults>::CheckSubmitted(const std::vector<Obj
 
 template <typename Faults>
 void BasicReferenceCounter<Faults>::AddSubmitted(const ObjectId& argument_id, bool keep_lineage) {
-  Reference& ref = table_[argument_id];
+  Reference& ref = *table_.FindOrAdd(argument_id).first;
   const bool was_in_use = ref.RefCount() > 0;
   ++ref.submitted_task_ref_count;
   if (keep_lineage) ++ref.lineage_ref_count;
@@ -563,7 +562,7 @@ bool BasicReferenceCounter<Faults>::MakeReported(const ObjectReferenceCount& rep
       AddBorrowed(reported.object_id, outer_id, reported.owner_address);
     }
   }
-  if (faults_.Has(Fault::kResurrectedByReport)) table_.try_emplace(reported.object_id);
+  if (faults_.Has(Fault::kResurrectedByReport)) table_.FindOrAdd(reported.object_id);
   return Find(reported.object_id) != nullptr;
 }
 
@@ -766,8 +765,7 @@ absl::Status BasicReferenceCounter<Faults>::Repeated(const ObjectId& object_id, 
 // --- The end of objects
 
 template <typename Faults>
-void BasicReferenceCounter<Faults>::ReleaseContents(const ObjectId& object_id, Reference* ref,
-                                                    std::vector<ObjectId>* unused) {
+void BasicReferenceCounter<Faults>::ReleaseContents(const ObjectId& object_id, Reference* ref, Unused* unused) {
   if (ref->extra == nullptr) return;
   const std::vector<ObjectId> contains = std::move(ref->extra->nested.contains);
   ref->extra->nested.contains.clear();
@@ -788,13 +786,13 @@ void BasicReferenceCounter<Faults>::ReleaseContents(const ObjectId& object_id, R
 
 template <typename Faults>
 void BasicReferenceCounter<Faults>::DeleteIfUnused(const ObjectId& object_id, std::vector<ObjectId>* deleted) {
-  std::vector<ObjectId> unused = {object_id};
+  Unused unused = {object_id};
   while (!unused.empty()) {
     const ObjectId id = unused.back();
     unused.pop_back();
     const auto it = table_.find(id);
     if (it == table_.end()) continue;
-    Reference& ref = it->second;
+    Reference& ref = it->ref;
     if (!ref.owned_by_us && ref.RefCount() == 0) PublishIfUnused(id, &ref);
     if (faults_.Has(Fault::kNestedReleasedEarly) && ref.owned_by_us && ref.RefCount() == 0) {
       ReleaseContents(id, &ref, &unused);
@@ -825,9 +823,9 @@ void BasicReferenceCounter<Faults>::OnOutOfScopeOrFreed(const ObjectId& object_i
 }
 
 template <typename Faults>
-void BasicReferenceCounter<Faults>::Erase(typename Table::iterator it) {
-  const ObjectId object_id = it->first;
-  Reference& ref = it->second;
+void BasicReferenceCounter<Faults>::Erase(EntryTable::iterator it) {
+  const ObjectId object_id = it->object_id;
+  Reference& ref = it->ref;
   if (ref.locations_subscribed) {
     Later([this, object_id] { dependencies_.publisher->PublishFailure(object_id); });
   }
@@ -1108,7 +1106,7 @@ bool BasicReferenceCounter<Faults>::HandleObjectSpilled(const ObjectId& object_i
 template <typename Faults>
 void BasicReferenceCounter<Faults>::ResetObjectsOnRemovedNode(const NodeId& node_id) {
   Operation operation(this);
-  for (auto& [object_id, ref] : table_) {
+  for (const auto& [object_id, ref] : table_) {
     if (ref.extra == nullptr || ref.extra->placement == nullptr) continue;
     Placement& placement = *ref.extra->placement;
     if (placement.pinned_at_node_id == node_id || (placement.spilled && placement.spilled_node_id == node_id)) {

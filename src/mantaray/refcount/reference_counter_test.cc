@@ -357,6 +357,58 @@ TEST_F(ReferenceCounterTest, LateMessageDoesNotBringAnObjectBack) {
   EXPECT_EQ(owner_.counter.GetStats().reports_too_late, 1U);
 }
 
+TEST_F(ReferenceCounterTest, LateReportBringsBackNoEntryForAnObjectOfOnesOwn) {
+  // A worker that got y tells what it found in it, when x has been freed. The entry that it would get here would look
+  // like a borrowed one, with nobody to let go of it. Once y is ours, once we borrow it ourselves.
+  owner_.Own(kX);
+  owner_.Drop(kX);
+  ASSERT_FALSE(owner_.counter.HasReference(kX));
+  owner_.Own(kY);
+  owner_.Borrow(kZ, third_);
+  for (const ObjectId& outer_id : {kY, kZ}) {
+    ObjectReferenceCount outer;
+    outer.object_id = outer_id;
+    outer.owner_address = outer_id == kY ? owner_.address : third_.address;
+    outer.has_local_ref = true;
+    outer.contains = {kX};
+    ObjectReferenceCount inner;
+    inner.object_id = kX;
+    inner.owner_address = owner_.address;
+    inner.has_local_ref = true;
+    inner.contained_in_borrowed_ids = {outer_id};
+    ASSERT_TRUE(owner_.counter.UpdateSubmittedTaskReferences({}, {outer_id}).ok());
+    ASSERT_TRUE(
+        owner_.counter.UpdateFinishedTaskReferences({}, {outer_id}, true, borrower_.address, {outer, inner}).ok());
+    EXPECT_FALSE(owner_.counter.HasReference(kX)) << owner_.counter.DebugString(kX);
+    EXPECT_THAT(owner_.subscribed, SizeIs(1)) << "only about y";
+  }
+  EXPECT_EQ(owner_.counter.GetStats().reports_too_late, 2U);
+  // Nor does it keep what it was said to be in.
+  ASSERT_TRUE(owner_.counter.HandlePublisherFailed(borrower_.address, kY).ok());
+  owner_.Drop(kY);
+  owner_.Drop(kZ);
+  EXPECT_EQ(owner_.counter.Size(), 0U);
+}
+
+TEST_F(ReferenceCounterTest, FreedObjectThatCameBackAsAnArgumentContainsNothing) {
+  // The borrower returned x in y. We freed y and were given a reference to it once more, by somebody of whom nobody had
+  // told us; only then comes the word of what is in it.
+  owner_.Own(kX);
+  owner_.OwnReturn(kY);
+  Lend(&owner_, &borrower_, owner_, kX);
+  Ask(owner_, &borrower_);
+  ASSERT_TRUE(borrower_.counter.AddNestedObjectIds(kY, {kX}, owner_.address).ok());
+  owner_.Drop(kY);
+  owner_.Borrow(kY, owner_);
+  borrower_.Drop(kX);
+  Answer(borrower_, &owner_);
+  EXPECT_TRUE(owner_.counter.CheckInvariants().ok()) << owner_.counter.CheckInvariants();
+  owner_.Drop(kX);
+  EXPECT_FALSE(owner_.counter.HasReference(kX)) << owner_.counter.DebugString(kX);
+  owner_.Drop(kY);
+  EXPECT_EQ(owner_.counter.Size(), 0U);
+}
+
 TEST_F(ReferenceCounterTest, QuestionThatArrivesAgainIsAnsweredOnceWhenTheTimeComes) {
   owner_.Own(kX);
   Lend(&owner_, &borrower_, owner_, kX);
@@ -648,6 +700,33 @@ TEST_F(ReferenceCounterTest, LocalityOfABorrowedObjectIsWhatItsOwnerReported) {
   EXPECT_THAT(borrower_.counter.GetLocalityData(kX)->nodes, ElementsAre(kNode));
   EXPECT_FALSE(*borrower_.counter.ReportLocalityData(kY, {kNode}, 5));
   EXPECT_EQ(*borrower_.counter.GetOwner(kX), owner_.address);
+}
+
+TEST(EntryTableTest, ReferencesStayWhileOthersAreErasedAndIdsLikeRaysAreFound) {
+  // As in Ray: all objects that a task puts have the same first 24 bytes, and count in the last four, first byte first.
+  std::vector<ObjectId> ids;
+  for (uint32_t number = 0; number < 200'000; ++number) {
+    std::string binary(ObjectId::kBytes, '\x5a');
+    for (int byte = 0; byte < 4; ++byte) binary[24 + byte] = static_cast<char>(number >> (8 * byte));
+    ids.push_back(*ObjectId::FromBinary(binary));
+  }
+  EntryTable table;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const auto [ref, added] = table.FindOrAdd(ids[i]);
+    ASSERT_TRUE(added);
+    ref->local_ref_count = static_cast<uint32_t>(i);
+  }
+  ASSERT_FALSE(table.FindOrAdd(ids[7]).second);
+  Reference* const seventh = table.Find(ids[7]);
+  for (size_t i = 0; i < ids.size(); i += 2) table.erase(table.find(ids[i]));
+  EXPECT_EQ(table.Find(ids[7]), seventh);
+  EXPECT_EQ(table.size(), ids.size() / 2);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const Reference* const ref = table.Find(ids[i]);
+    ASSERT_EQ(ref != nullptr, i % 2 == 1);
+    if (ref == nullptr) continue;
+    ASSERT_EQ(ref->local_ref_count, i);
+  }
 }
 
 TEST(OrderedMapTest, AgreesWithItselfSmallAndLarge) {

@@ -65,6 +65,18 @@ TEST(RefcountExplorerTest, FreedObjectThatALateReportNamesKeepsNoLineage) {
   }
 }
 
+// A world of 8 processes and 120 steps: the word of what is in an object came when its owner had freed it and had been
+// given a reference to it once more.
+TEST(RefcountExplorerTest, FreedObjectThatCameBackAsAnArgumentContainsNothing) {
+  ExploreOptions options;
+  options.first_seed = 1649;
+  options.seeds = 1;
+  options.program.processes = 8;
+  options.program.steps = 120;
+  const Explored explored = Explore(options, GoOn);
+  EXPECT_FALSE(explored.failing_seed.has_value()) << explored.outcome.what;
+}
+
 class SeededFaultTest : public ::testing::TestWithParam<SeededFault> {};
 
 TEST_P(SeededFaultTest, IsFound) {
