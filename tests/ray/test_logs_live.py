@@ -14,7 +14,7 @@ from tests.support.job_logs import run_job, servers
 from tests.support.rays import RayEnv
 
 PROGRAMS = Path(__file__).with_name("programs")
-LARGE_BYTES = 60_000_000
+LARGE_BYTES = 100_000_000
 
 
 def whole_logs(cluster: Cluster, parts: str, size_bytes: int = LARGE_BYTES) -> Any:
@@ -75,7 +75,7 @@ def test_whole_logs_are_answered_as_they_are(ours: Any) -> None:
 def test_whole_log_is_never_held_in_memory(ours: Any) -> None:
     assert ours["growing"]
     # Stock Ray holds it several times over.
-    assert max(*ours["fast_mb"].values(), *ours["slow_mb"].values()) < 40
+    assert max(*ours["fast_mb"].values(), *ours["slow_mb"].values()) < 60
     assert ours["closed behind a client that left"]
     assert ours["at once"] == [ours["expected"][2:]] * 3
     assert ours["cut short"] in ("IncompleteRead", "ConnectionError")
