@@ -114,11 +114,28 @@ class Hit:
     Args:
         score: higher is better; comparable only within one search.
         found_by: the searches that found it, with its rank in each, from 1.
+        similarity: the cosine with the question, where a vector search found it.
     """
 
     record: Record
     score: float
     found_by: Mapping[str, int]
+    similarity: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A text from outside, whole.
+
+    Args:
+        uri: stable name, the same whenever and from wherever it is read.
+        title: for people; searched as well.
+    """
+
+    uri: str
+    title: str
+    text: str
+    metadata: Mapping[str, Value] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +147,7 @@ class Plan:
         k: pieces handed to the generator.
         token_budget: of the context, in tokens as `text.count_tokens` counts them.
         reasons: why the planner chose so, a sentence each.
+        query: what is searched for: the question, and what a follow-up left out of it.
     """
 
     strategy: Strategy
@@ -138,6 +156,7 @@ class Plan:
     summarise: bool
     token_budget: int
     reasons: tuple[str, ...] = ()
+    query: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +176,7 @@ class Answer:
         known: False when nothing in memory answers the question; `text` then says so.
         hits: what the generator was given, best first.
         timings_ms: by stage: queue, plan, embed, retrieve, prompt, generate, remember.
+        scope: whose question it was.
     """
 
     query_id: str
@@ -167,6 +187,7 @@ class Answer:
     plan: Plan
     hits: tuple[Hit, ...] = ()
     timings_ms: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    scope: Scope = dataclasses.field(default_factory=Scope)
 
 
 class KnowledgeError(Exception):
@@ -195,3 +216,11 @@ class ShuttingDown(KnowledgeError):
 
 class UnknownTrigger(KnowledgeError):
     """No ingestion route is registered for this trigger and source."""
+
+
+class StoreError(KnowledgeError):
+    """The memory's file cannot be used; the message says what to do."""
+
+
+class SourceError(KnowledgeError):
+    """A source of documents cannot be read, or what it holds is no document."""
