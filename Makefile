@@ -43,7 +43,7 @@ demo: setup-demo ## a workload that overruns the object store, on stock Ray and 
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_demo.py
 
 knowledge: setup-knowledge ## the knowledge service: ingests, serves, is asked, and prints answers with their sources
-	@$(KNOWLEDGE) -m knowledge demo
+	@.venvs/knowledge/bin/knowledge demo
 
 test-native: setup-lint ## C++ tests, plain and under ASan, UBSan and TSan, and a bounded fuzz run
 	$(BAZEL) test //...
