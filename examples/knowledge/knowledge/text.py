@@ -37,7 +37,9 @@ def content_words(text: str) -> list[str]:
 
 def identifiers(text: str) -> list[str]:
     """Return the names in a text that are several words to a search: `a.b`, `read_csv`; as one each."""
-    found = [match for match in _NAME.findall(text.lower()) if not _WORD.fullmatch(match) or "_" in match]
+    found = [
+        match for match in _NAME.findall(text.lower()) if not _WORD.fullmatch(match) or "_" in match
+    ]
     return [" ".join(words(match.replace("_", " "))) for match in found]
 
 
@@ -71,7 +73,11 @@ def sentences(text: str) -> list[str]:
 def _sentences_of(line: str) -> list[str]:
     found: list[str] = []
     for part in _END.split(line):
-        if found and found[-1].lower().endswith(_ABBREVIATIONS) and _ends_in_abbreviation(found[-1]):
+        if (
+            found
+            and found[-1].lower().endswith(_ABBREVIATIONS)
+            and _ends_in_abbreviation(found[-1])
+        ):
             found[-1] = f"{found[-1]} {part}"
         else:
             found.append(part)

@@ -276,8 +276,14 @@ class SqliteStore:
         Raises:
             StoreError: something is damaged; the message says what.
         """
-        with self._read() as connection:
-            found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
+        with self._clear_errors():
+            self._check_open()
+            # A connection of its own: one that has searched checks the words against what it knows.
+            connection = self._connect(for_reading=True)
+            try:
+                found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
+            finally:
+                connection.close()
         if found != ["ok"]:
             raise StoreError(f"{self.path} is damaged: {'; '.join(found[:5])}")
 
@@ -351,9 +357,7 @@ class SqliteStore:
         )
         connection.execute("DELETE FROM vectors WHERE number = ?", (number,))
 
-    def _remove(
-        self, connection: apsw.Connection, where: Filter, *, forget_documents: bool
-    ) -> int:
+    def _remove(self, connection: apsw.Connection, where: Filter, *, forget_documents: bool) -> int:
         condition, values = _condition(where)
         found = connection.execute(
             f"SELECT number, tenant, layer, uri FROM records WHERE {condition}", values
@@ -404,7 +408,12 @@ class SqliteStore:
         if where.session is not None:
             conditions.append("session = ?")
             values.append(_key(where.session))
-        if where.kinds is not None or where.uri is not None or where.ids is not None or where.metadata:
+        if (
+            where.kinds is not None
+            or where.uri is not None
+            or where.ids is not None
+            or where.metadata
+        ):
             condition, further = _condition(where)
             conditions.append(f"number IN (SELECT number FROM records WHERE {condition})")
             values += further
