@@ -54,6 +54,7 @@ def ray_cluster() -> Iterator[str]:
     # Ray's sockets have short names: not below pytest's own long directory.
     directory = tempfile.mkdtemp(prefix="kn-", dir="/tmp")
     context = ray.init(
+        address="local",
         num_cpus=2,
         object_store_memory=STORE_BYTES,
         include_dashboard=False,

@@ -95,11 +95,14 @@ def start_memory(
         KnowledgeError: the actor runs already, with another directory or other settings.
         StoreError: the store cannot be used.
     """
-    wanted = {
+    wanted: dict[str, Any] = {
         "directory": str(Path(directory).resolve()),
         "embedder": embedder,
         "short_term_limit": short_term_limit,
     }
+    if not _runs(name):
+        # What is wrong with the store is said here, not in the log of a process that did not start.
+        SqliteStore(Path(wanted["directory"]) / STORE_FILE, dimension_of(embedder), embedder).close()
     made = ray.remote(MemoryActor).options(
         name=name,
         namespace=NAMESPACE,
@@ -111,10 +114,7 @@ def start_memory(
         max_concurrency=_THREADS,
     )
     actor = made.remote(**wanted)
-    try:
-        found = ray.get(actor.describe.remote())
-    except ray.exceptions.ActorDiedError as error:
-        raise _why_not_started(error) from error
+    found = ray.get(actor.describe.remote())
     differing = {key: found[key] for key, value in wanted.items() if found[key] != value}
     if differing:
         raise KnowledgeError(f"the memory runs already, with {differing}; stop it first")
@@ -247,8 +247,9 @@ async def _reply(kind: type[Reply], reference: Awaitable[Any]) -> Reply:
     return cast(Reply, await reference)
 
 
-def _why_not_started(error: Exception) -> KnowledgeError:
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, KnowledgeError):
-        return cause
-    return KnowledgeError(f"the memory's actor does not start: {error}")
+def _runs(name: str) -> bool:
+    try:
+        find_memory(name)
+    except KnowledgeError:
+        return False
+    return True
