@@ -74,6 +74,15 @@ def ray_cluster() -> Iterator[str]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def running(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """The service with a small corpus, for all tests that ask it; its queue can be filled."""
+    from served import served
+
+    with served(tmp_path_factory.mktemp("memory"), capacity=4, workers=2) as started:
+        yield started
+
+
 def free_port() -> int:
     """Return a port that was free a moment ago."""
     with socket.socket() as probe:
