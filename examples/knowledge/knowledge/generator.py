@@ -33,6 +33,8 @@ _SENTENCES_OF_AN_ANSWER = 3
 _SENTENCES_OF_AN_OVERVIEW = 6
 # What a sentence's meaning, its words, its passage's rank, and standing first there count.
 _BY_MEANING, _BY_WORDS, _BY_RANK, _BY_PLACE = 0.6, 0.25, 0.1, 0.05
+# What a sentence loses that the answer before had, in a follow-up.
+_SAID_BEFORE = 0.15
 # A further sentence joins the best one if it scores at least this part of it.
 _NEARLY_AS_GOOD = 0.85
 _SAME_WORDS = 0.7
@@ -66,6 +68,8 @@ class _Sentence:
     Args:
         hit: its passage's place among the prompt's hits.
         place: its place in the passage.
+        words: stems of its words and of its source's title.
+        said: whether the answer before had it.
         score: how well it answers; 0 until known.
         similarity: its cosine with the question; 0 until known.
     """
@@ -74,6 +78,7 @@ class _Sentence:
     place: int
     text: str
     words: frozenset[str]
+    said: bool = False
     score: float = 0.0
     similarity: float = 0.0
 
@@ -109,7 +114,8 @@ class ExtractiveGenerator:
     async def _rank(self, prompt: Prompt, found: Sequence[_Sentence]) -> list[_Sentence]:
         """Return the shortlist, best first."""
         query = prompt.query or prompt.question
-        weights = _weights(query, found)
+        # Of a follow-up, its own words say what is new in it; its meaning needs both questions.
+        weights = _weights(prompt.question, found)
         by_words = sorted(found, key=lambda s: (-_first_score(s, weights), s.hit, s.place))
         shortlist = by_words[:_SHORTLIST]
         titled = [f"{prompt.hits[s.hit].record.source.title}: {s.text}" for s in shortlist]
@@ -161,10 +167,9 @@ def _sentences(prompt: Prompt) -> list[_Sentence]:
         for place, text in enumerate(sentences(_MARK.sub("", hit.record.text))):
             length = len(text.split())
             usable = _LEAST_WORDS <= length <= _LONGEST_SENTENCE_WORDS and not _CODE.match(text)
-            if usable and text not in said:
-                found.append(
-                    _Sentence(number, place, text, frozenset(_stems([*words(text), *title])))
-                )
+            if usable:
+                meant = frozenset(_stems([*words(text), *title]))
+                found.append(_Sentence(number, place, text, meant, said=text in said))
     return found
 
 
@@ -198,7 +203,8 @@ def _weights(query: str, found: Sequence[_Sentence]) -> dict[str, float]:
 def _first_score(sentence: _Sentence, weights: dict[str, float]) -> float:
     shared = sum(weight for word, weight in weights.items() if word in sentence.words)
     first = 1.0 if sentence.place == 0 else 0.0
-    return _BY_WORDS * shared + _BY_RANK / (1 + sentence.hit) + _BY_PLACE * first
+    new = _BY_WORDS * shared + _BY_RANK / (1 + sentence.hit) + _BY_PLACE * first
+    return new - _SAID_BEFORE if sentence.said else new
 
 
 def _stems(found: Iterable[str]) -> list[str]:

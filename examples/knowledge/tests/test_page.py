@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
-from served import Served, served
+from served import Served
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
-def running(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One service for all tests of this file."""
-    directory: Path = tmp_path_factory.mktemp("memory")
-    with served(directory) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def page(running: Served) -> Iterator[Page]:
+def page() -> Iterator[Page]:
     """A browser with nothing but this machine; whatever it asks of another fails the tests."""
     path = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if path is None:
@@ -76,15 +67,15 @@ def test_answer_is_shown_with_sources_plan_and_time(page: Page) -> None:
     expect(article.locator(".answer")).to_contain_text("Merge multiple sorted inputs")
     expect(article.get_by_role("listitem").first).to_contain_text("doc://python/heapq.merge")
     expect(page.get_by_role("status")).to_have_text("Answered.")
+    # Ready for the next question.
+    expect(page.get_by_label("Question")).to_be_focused()
+    expect(page.get_by_label("Question")).to_have_value("")
     article.get_by_text("Plan: lexical").click()
     expect(article.get_by_text("heapq.merge (contextual; lexical #1)")).to_be_visible()
     article.get_by_text("Time:").click()
     row = article.get_by_role("row", name="retrieve")
     expect(row).to_be_visible()
     assert float(row.get_by_role("cell").last.inner_text()) >= 0
-    # Ready for the next question.
-    expect(page.get_by_label("Question")).to_be_focused()
-    expect(page.get_by_label("Question")).to_have_value("")
 
 
 def test_follow_up_stands_above_what_was_asked_before_and_a_new_session_forgets_it(
