@@ -1,15 +1,19 @@
 """The same service under load on stock Ray and on Mantaray, in turn; one table, one plot.
 
-A run is a Ray with a small object store, the service with its real embedder, an ingest driver in a process of its own, and
-200 askers who all ask at once over HTTP, first while the driver ingests, then again when it has finished. The driver
-holds a crawl in Ray's objects: pages of 1 MB each (markup, scripts and pictures around a little text), several times what the
-object store holds. It ingests them in order of importance, not of arrival, wave by wave, lets go of each wave, and keeps the
-last twentieth for another night. "On disk" is what spilled objects take, looked at ten times a second. "Stall" is the longest
-time that the service's event loop was kept from a timer of 1 ms.
+A run is a Ray with a small object store, the service with its real embedder, an ingest driver in a
+process of its own, and 200 askers who all ask at once over HTTP: first while a crawl goes on and is
+ingested, then again afterwards. The crawl keeps pages of 1 MB each (markup, scripts and pictures
+around a little text) in Ray's objects and runs ahead of the ingestion by more than the object store
+holds. Pages are ingested in order of importance, not of arrival, and given up as their text is
+taken; one in twenty is set aside for another night and stays. "On disk" is what spilled objects
+take, looked at ten times a second. "Stall" is the longest time that the service's event loop was
+kept from a timer of 1 ms.
 
-Stock is the same environment with MANTARAY_DISABLE=1. Each figure is the median of the rounds; rounds alternate which comes first.
+Stock is the same environment with MANTARAY_DISABLE=1. Each figure is the median of the rounds;
+rounds alternate which comes first.
 
-    python benchmarks/load.py [--quick] [--rounds N] [--results FILE.json [--report-only]] [--plot FILE.png] [--json]
+    python benchmarks/load.py [--quick] [--rounds N] [--pages N] [--askers N]
+        [--results FILE.json [--report-only]] [--plot FILE.png] [--json]
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """How good answers are: recall and answer hit rate of each way to search, by class of question.
 
-The corpus is the documentation strings of this Python's standard library and of its NumPy; the questions are those of
-questions.yaml. Everything is the service's own: store, embedder, planner, retriever, prompt and generator, in this
-process without Ray, because what is found does not depend on where it is looked for. "Recall@5" is the share of
-questions for which a document that answers is among the five passages that the generator gets; "hit rate" the share whose
-answer says what it must, and for unanswerable questions, the share that are told so. "Adaptive" lets the planner choose.
+The corpus is the documentation strings of this Python's standard library and of its NumPy; the
+questions are those of questions.yaml. Everything is the service's own: store, embedder, planner,
+retriever, prompt and generator, in this process without Ray, because what is found does not depend
+on where it is looked for. "Recall" is the share of questions for which a document that answers is
+among the first five passages that the generator gets; "hit rate" the share whose answer says what
+it must, and of unanswerable questions, the share that are told so. "Adaptive" is the planner's
+choice for each question.
 
-    python benchmarks/quality.py [--documents N] [--vectors FILE.npz] [--show-misses] [--json]
+    python benchmarks/quality.py [--documents N] [--every N] [--vectors FILE.npz] [--misses] [--json]
 """
 
 from __future__ import annotations
@@ -17,18 +19,31 @@ import dataclasses
 import hashlib
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import labels
 import numpy as np
 from labels import Question
 
+from knowledge import corpus
+from knowledge.config import Settings
+from knowledge.embedding import SentenceEmbedder
+from knowledge.ingest.prepare import prepare
+from knowledge.memory.manager import MemoryManager
+from knowledge.memory.sqlite import SqliteStore
+from knowledge.operators import Question as Asked
+from knowledge.operators import Resources
+from knowledge.pipeline import Chain
+from knowledge.planner import Choice
+from knowledge.resources import LocalEmbedder, LocalMemory
+from knowledge.types import Answer, Document, Layer, Scope
+
+TENANT = "default"
 STRATEGIES = ("lexical", "vector", "adaptive")
 DEPTH = 5
 
@@ -51,7 +66,6 @@ class Verdict:
     chose: str
     text: str
     sources: tuple[str, ...]
-    spent_ms: float
 
 
 class KeptEmbedder:
@@ -89,6 +103,66 @@ class KeptEmbedder:
             np.savez(self._path, keys=np.array(list(self._known)), vectors=vectors)
 
 
+def sample(questions: Iterable[Question], count: int) -> list[Document]:
+    """Return documents of the corpus: all that a question is about, and others up to a number.
+
+    Args:
+        count: of documents; 0 for the whole corpus.
+    """
+    everything = corpus.docstrings()
+    asked = {uri for question in questions for uri in question.uris}
+    chosen = [document for document in everything if document.uri in asked]
+    others = [document for document in everything if document.uri not in asked]
+    if not count:
+        return everything
+    room = max(0, count - len(chosen))
+    # Spread over the corpus, the same ones each time.
+    step = max(1, len(others) // max(1, room))
+    return chosen + others[::step][:room]
+
+
+def index(documents: Sequence[Document], path: Path, embedder: KeptEmbedder) -> MemoryManager:
+    """Return a memory that has read the documents.
+
+    Args:
+        path: of its store.
+    """
+    store = SqliteStore(path, embedder.dimension, embedder.name)
+    for document in documents:
+        store.update_documents([prepare(document, TENANT, Layer.CONTEXTUAL, embedder)])
+    return MemoryManager(store, embedder)
+
+
+async def judge(
+    questions: Sequence[Question], strategy: Choice, memory: MemoryManager, embedder: KeptEmbedder
+) -> list[Verdict]:
+    """Ask all questions, each in a session of its own, and judge the answers."""
+    resources = Resources(LocalMemory(memory), LocalEmbedder(embedder))
+    chain = Chain(Settings(strategy=strategy).answering().operators, resources)
+    verdicts = []
+    for number, question in enumerate(questions):
+        scope = Scope(TENANT, f"{strategy}-{number}")
+        if question.before:
+            await chain.run(Asked(question.before, scope))
+        (answer,) = await chain.run(Asked(question.ask, scope))
+        verdicts.append(_verdict(question, answer))
+        memory.forget_session(scope)
+    await chain.close()
+    return verdicts
+
+
+def _verdict(question: Question, answer: Answer) -> Verdict:
+    sources = tuple(hit.record.source.uri for hit in answer.hits)
+    return Verdict(
+        question=question,
+        found=question.found_in(sources[:DEPTH]) if question.uris else None,
+        right=question.is_answered_by(answer.text, answer.known),
+        chose=answer.plan.strategy,
+        text=answer.text,
+        sources=sources,
+    )
+
+
 def table(verdicts: dict[str, Sequence[Verdict]]) -> list[dict[str, Any]]:
     """Return a row a class of questions, and one for all, with each strategy's two rates."""
     manners = list(dict.fromkeys(v.question.manner for v in next(iter(verdicts.values()))))
@@ -119,3 +193,66 @@ def shortfalls(rows: Sequence[dict[str, Any]]) -> list[str]:
                     f" others {best:.3f}"
                 )
     return found
+
+
+def evaluate(
+    questions: Sequence[Question], documents: int, vectors: Path | None = None
+) -> dict[str, list[Verdict]]:
+    """Return each strategy's verdicts.
+
+    Args:
+        documents: that the corpus has; see `sample`.
+        vectors: where vectors are kept from run to run.
+    """
+    embedder = KeptEmbedder(SentenceEmbedder(threads=os.cpu_count()), vectors)
+    with tempfile.TemporaryDirectory(prefix="quality-") as directory:
+        began = time.monotonic()
+        memory = index(sample(questions, documents), Path(directory, "memory.db"), embedder)
+        try:
+            count = memory.stats(TENANT)[Layer.CONTEXTUAL.value]
+            print(f"{count} pieces in {time.monotonic() - began:.0f} s", file=sys.stderr)
+            verdicts = {}
+            for strategy in (name for name in get_args(Choice) if name in STRATEGIES):
+                verdicts[strategy] = asyncio.run(judge(questions, strategy, memory, embedder))
+        finally:
+            memory.close()
+            embedder.save()
+    return {strategy: verdicts[strategy] for strategy in STRATEGIES}
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table as the documents have it."""
+    heads = [f"{strategy} {rate}" for rate in ("recall", "hit rate") for strategy in STRATEGIES]
+    lines = [f"| class | questions | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
+    for row in rows:
+        rates = ("" if row[head] is None else f"{row[head]:.2f}" for head in heads)
+        lines.append(f"| {row['class']} | {row['questions']} | {' | '.join(rates)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure and print; return 0 if adaptive is nowhere worse than the better of the others."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--documents", type=int, default=0, help="in the corpus; 0: all")
+    parser.add_argument("--every", type=int, default=1, help="ask every Nth question only")
+    parser.add_argument("--vectors", type=Path, help="where vectors are kept from run to run")
+    parser.add_argument("--misses", action="store_true", help="show what adaptive got wrong")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args()
+    verdicts = evaluate(labels.load()[:: options.every], options.documents, options.vectors)
+    rows = table(verdicts)
+    if options.misses:
+        for verdict in verdicts["adaptive"]:
+            if verdict.found is False or not verdict.right:
+                print(json.dumps(dataclasses.asdict(verdict)), file=sys.stderr)
+    short = shortfalls(rows)
+    print(json.dumps({"rows": rows, "shortfalls": short}) if options.json else markdown(rows))
+    for sentence in short:
+        print(f"FALLS SHORT: {sentence}", file=sys.stderr)
+    return int(bool(short))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
