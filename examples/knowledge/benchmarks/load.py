@@ -172,7 +172,10 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Run both arms in turn, as often as asked."""
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for number in range(options.rounds):
+    if options.results is not None and options.results.exists():
+        results = json.loads(options.results.read_text())
+    before = len(results[ARMS[0]])
+    for number in range(before, before + options.rounds):
         for arm in ARMS if number % 2 == 0 else ARMS[::-1]:
             started = time.monotonic()
             run = run_arm(arm, options)
@@ -190,16 +193,18 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a smaller crawl, two rounds")
-    parser.add_argument("--rounds", type=int, help="of both arms (default 3, quick 2)")
+    parser.add_argument("--quick", action="store_true", help="a smaller crawl, one round")
+    parser.add_argument("--rounds", type=int, help="of both arms (default 3, quick 1)")
     parser.add_argument("--pages", type=int, help="of 1 MB, crawled (default 800, quick 400)")
     parser.add_argument("--askers", type=int, default=200)
-    parser.add_argument("--results", type=Path, help="where the figures of all runs are kept")
+    parser.add_argument(
+        "--results", type=Path, help="where the figures of all runs are kept; those there count too"
+    )
     parser.add_argument("--report-only", action="store_true", help="of the kept figures")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
-    options.rounds = options.rounds or (2 if options.quick else 3)
+    options.rounds = options.rounds or (1 if options.quick else 3)
     options.pages = options.pages or (400 if options.quick else 800)
     return options
 

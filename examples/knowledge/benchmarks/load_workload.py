@@ -32,7 +32,7 @@ from knowledge.types import Layer
 
 STORE_BYTES = 100_000_000
 # Documents that are there before the crawl, so that there is something to ask about from the start.
-KNOWN_DOCUMENTS = 120
+KNOWN_DOCUMENTS = 60
 ANSWER_TIMEOUT_S = 240.0
 SETTLE_S = 8.0
 INGEST = Path(__file__).with_name("load_ingest.py")

@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from faults.asking import Account, ask_many
 from served import Served, served
 
+from faults.asking import Account, ask_many
 from knowledge.memory.actor import find_memory
 from knowledge.memory.manager import exchange_id
 from knowledge.types import Scope
