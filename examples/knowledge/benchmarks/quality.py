@@ -22,7 +22,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -163,7 +163,7 @@ def _verdict(question: Question, answer: Answer) -> Verdict:
     )
 
 
-def table(verdicts: dict[str, Sequence[Verdict]]) -> list[dict[str, Any]]:
+def table(verdicts: Mapping[str, Sequence[Verdict]]) -> list[dict[str, Any]]:
     """Return a row a class of questions, and one for all, with each strategy's two rates."""
     manners = list(dict.fromkeys(v.question.manner for v in next(iter(verdicts.values()))))
     rows = []

@@ -7,6 +7,7 @@ for minutes, with several at a time.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import signal
@@ -50,13 +51,13 @@ def replicas(role: str) -> list[int]:
     return sorted(found)
 
 
-def memory_actor() -> int:
+def memory_actors() -> list[int]:
     """Return the id of the process of the memory's actor."""
-    return int(ray.get(find_memory().describe.remote(), timeout=BACK_TIMEOUT_S)["pid"])
+    return [int(ray.get(find_memory().describe.remote(), timeout=BACK_TIMEOUT_S)["pid"])]
 
 
 def under_fire(
-    running: Served, shots: Callable[[], None], askers: int, each: int, prefix: str
+    running: Served, shots: Callable[[], object], askers: int, each: int, prefix: str
 ) -> Account:
     """Ask with many askers, and call `shots` in a thread meanwhile; return the askers' account."""
     failed: list[BaseException] = []
@@ -107,7 +108,7 @@ def test_killed_replica_leaves_no_asker_without_a_word(running: Served, role: st
     assert before
 
     account = under_fire(
-        running, lambda: kill_one(lambda: replicas(role)) and None, askers, each, name
+        running, lambda: kill_one(functools.partial(replicas, role)), askers, each, name
     )
 
     check(running, account, askers, each)
@@ -116,14 +117,12 @@ def test_killed_replica_leaves_no_asker_without_a_word(running: Served, role: st
 
 def test_killed_memory_actor_loses_and_doubles_no_exchange(running: Served) -> None:
     askers, each = 30, 2
-    before = memory_actor()
+    before = memory_actors()
 
-    account = under_fire(
-        running, lambda: kill_one(lambda: [memory_actor()]) and None, askers, each, "memory"
-    )
+    account = under_fire(running, lambda: kill_one(memory_actors), askers, each, "memory")
 
     check(running, account, askers, each)
-    assert memory_actor() != before
+    assert memory_actors() != before
 
 
 @pytest.mark.slow
@@ -134,11 +133,7 @@ def test_everything_is_killed_again_and_again(running: Served) -> None:
     def shots() -> None:
         for _ in range(12):
             role = randomly.choice((SERVICE, EMBEDDER, "memory"))
-            kill_one(
-                (lambda: [memory_actor()])
-                if role == "memory"
-                else (lambda role=role: replicas(role))
-            )
+            kill_one(memory_actors if role == "memory" else functools.partial(replicas, role))
             time.sleep(randomly.uniform(2.0, 8.0))
 
     account = under_fire(running, shots, askers, each, "again")
