@@ -13,13 +13,12 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import psutil
 import pytest
 import ray
-from served import Served, served
+from served import Served
 
 from faults.asking import Account, ask_many
 from knowledge.memory.actor import find_memory
@@ -29,14 +28,6 @@ from knowledge.types import Scope
 SERVICE = "ServeReplica:knowledge:KnowledgeService"
 EMBEDDER = "ServeReplica:knowledge:Embedder"
 BACK_TIMEOUT_S = 90.0
-
-
-@pytest.fixture(scope="module")
-def running(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A service of which one replica can be spared."""
-    directory: Path = tmp_path_factory.mktemp("memory")
-    with served(directory, service_replicas=2, deadline_ms=30_000.0) as started:
-        yield started
 
 
 def replicas(role: str) -> list[int]:

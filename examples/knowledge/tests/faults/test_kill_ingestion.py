@@ -10,12 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
-from served import Served, served
+from served import Served
 
 from faults.asking import ask_many
 from knowledge.ingest.pipeline import ingest_source
@@ -27,13 +26,6 @@ from knowledge.types import Layer, Scope
 TENANT = "library"
 FILES = 300
 START_TIMEOUT_S = 120.0
-
-
-@pytest.fixture(scope="module")
-def running(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A running service."""
-    with served(tmp_path_factory.mktemp("memory")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
