@@ -152,6 +152,8 @@ def run(directory: Path, pages: int, askers: int) -> dict[str, Any]:
         log_to_driver=False,
         configure_logging=False,
         _temp_dir=str(directory / "t"),
+        # Loopback, so that nothing of it can be reached from elsewhere.
+        _node_ip_address="127.0.0.2",
     )
     settings = Settings(
         directory=str(directory / "memory"), port=_free_port(), capacity=askers + 50,
