@@ -1,4 +1,4 @@
-"""How long an event loop was kept from its work: by a collection of garbage, a long call, a busy machine."""
+"""How long an event loop was kept from its work: by garbage collection, a long call, a busy machine."""
 
 from __future__ import annotations
 
