@@ -12,13 +12,15 @@ import dataclasses
 import importlib
 import inspect
 import io
+import json
 import pkgutil
 import random
-import re
+import subprocess
 import sys
 import types
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from knowledge.text import clean
@@ -28,20 +30,22 @@ PYTHON = "python"
 NUMPY = "numpy"
 _LEAST_LETTERS = 20
 # Modules that do something when they are imported, or that are no library.
-_LEFT_OUT = frozenset(
-    "antigravity this idlelib lib2to3 test turtledemo turtle tkinter pydoc_data ensurepip venv"
-    " distutils imp asyncore asynchat smtpd nt ntpath posixpath genericpath posix sre_compile"
-    " sre_constants sre_parse opcode symtable xxlimited xxsubtype nis ossaudiodev spwd crypt"
-    " winreg winsound msvcrt msilib".split()
+_LEFT_OUT_NAMES = (
+    "antigravity this idlelib lib2to3 test turtledemo turtle tkinter pydoc_data ensurepip"
+    " venv distutils imp asyncore asynchat smtpd nt ntpath posixpath genericpath posix"
+    " sre_compile sre_constants sre_parse opcode symtable xxlimited xxsubtype nis ossaudiodev"
+    " spwd crypt winreg winsound msvcrt msilib"
 )
-_NUMPY_MODULES = (
+_LEFT_OUT = frozenset(_LEFT_OUT_NAMES.split())
+_NUMPY_MODULES_NAMES = (
     "numpy numpy.linalg numpy.fft numpy.random numpy.ma numpy.polynomial"
     " numpy.polynomial.polynomial numpy.polynomial.chebyshev numpy.polynomial.hermite"
     " numpy.polynomial.hermite_e numpy.polynomial.laguerre numpy.polynomial.legendre numpy.lib"
     " numpy.lib.stride_tricks numpy.lib.format numpy.lib.scimath numpy.lib.mixins numpy.char"
     " numpy.strings numpy.rec numpy.testing numpy.ctypeslib numpy.dtypes numpy.exceptions"
-    " numpy.typing".split()
+    " numpy.typing"
 )
+_NUMPY_MODULES = tuple(_NUMPY_MODULES_NAMES.split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,22 +90,53 @@ def docstrings(
     unknown = sorted(set(packages) - {PYTHON, NUMPY})
     if unknown or not packages:
         raise SourceError(f"packages are {PYTHON!r} and {NUMPY!r}, not {unknown}")
+    found = [Document(**fields) for fields in _in_own_process(packages, modules)]
+    if not found:
+        raise SourceError(f"nothing is documented in {', '.join(modules or packages)}")
+    return found[:limit]
+
+
+def _in_own_process(packages: Sequence[str], modules: Sequence[str]) -> list[dict[str, Any]]:
+    """Collect in a process that has imported nothing else.
+
+    Others replace functions of the standard library by their own, and importing all of it is nothing
+    to do to a process that has other work.
+    """
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]);"
+        "from knowledge.corpus import _print; _print(sys.argv[2:])"
+    )
+    asked = json.dumps([list(packages), list(modules)])
+    root = str(Path(__file__).resolve().parents[1])
+    # -I: the directory that this process happens to be in holds no part of the library.
+    command = [sys.executable, "-I", "-c", program, root, asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SourceError(f"the documentation cannot be collected: {done.stderr[-500:]}")
+    collected: list[dict[str, Any]] = json.loads(done.stdout.rsplit("\n", 2)[-2])
+    return collected
+
+
+def _print(arguments: Sequence[str]) -> None:
+    packages, modules = json.loads(arguments[0])
+    print("\n" + json.dumps(_collect(packages, modules)))
+
+
+def _collect(packages: Sequence[str], modules: Sequence[str]) -> list[dict[str, Any]]:
     found: list[_Named] = []
     for package in dict.fromkeys(packages):
         for module in _modules(package, modules):
             found += _documented(package, module)
-    if not found:
-        raise SourceError(f"nothing is documented in {', '.join(modules) or packages}")
     chosen = _each_once(found)
     chosen.sort(key=lambda named: (_depth(named), named.package, named.name))
     return [
-        Document(
-            uri=f"doc://{named.package}/{named.name}",
-            title=named.name,
-            text=named.text,
-            metadata={"package": named.package, "module": _module_of(named)},
-        )
-        for named in chosen[:limit]
+        {
+            "uri": f"doc://{named.package}/{named.name}",
+            "title": named.name,
+            "text": named.text,
+            "metadata": {"package": named.package, "module": _module_of(named)},
+        }
+        for named in chosen
     ]
 
 
@@ -117,7 +152,9 @@ def _modules(package: str, wanted: Sequence[str]) -> Iterator[types.ModuleType]:
 
 def _standard_modules() -> set[str]:
     top = {
-        name for name in sys.stdlib_module_names if not name.startswith("_") and name not in _LEFT_OUT
+        name
+        for name in sys.stdlib_module_names
+        if not name.startswith("_") and name not in _LEFT_OUT
     }
     found = set(top) | {"os.path"}
     for name in sorted(top):
@@ -167,7 +204,7 @@ def _documented(package: str, module: types.ModuleType) -> Iterator[_Named]:
 def _public_names(module: types.ModuleType) -> Iterable[str]:
     listed = getattr(module, "__all__", None)
     if listed is not None:
-        return sorted(set(map(str, listed)))
+        return sorted(name for name in set(map(str, listed)) if not name.startswith("_"))
     homes = (module.__name__, f"_{module.__name__}")
     return sorted(
         name
@@ -219,13 +256,14 @@ def _get(module: types.ModuleType, name: str) -> Any:
 
 def _each_once(found: Sequence[_Named]) -> list[_Named]:
     """Return each object under its best name, and of equal texts the one with the best name."""
-    by_object: dict[int, _Named] = {}
+    objects: set[int] = set()
+    names: set[str] = set()
     by_text: dict[str, _Named] = {}
     for named in sorted(found, key=lambda named: named.preference):
-        if id(named.identity) in by_object:
-            continue
-        by_object[id(named.identity)] = named
-        by_text.setdefault(" ".join(named.text.split()), named)
+        if id(named.identity) not in objects and named.name not in names:
+            objects.add(id(named.identity))
+            names.add(named.name)
+            by_text.setdefault(" ".join(named.text.split()), named)
     return list(by_text.values())
 
 
@@ -233,9 +271,7 @@ def _depth(named: _Named) -> int:
     """Return 0 for a module, 1 for what is in one, 2 for what is in a class."""
     if isinstance(named.identity, types.ModuleType):
         return 0
-    return 1 if inspect.isclass(named.identity) or _module_of(named).count(".") + 1 == named.name.count(
-        "."
-    ) else 2
+    return named.name.count(".") - _module_of(named).count(".")
 
 
 def _module_of(named: _Named) -> str:
@@ -250,10 +286,13 @@ def _module_of(named: _Named) -> str:
 
 # --- Made-up pages
 
-_PLACES = "Arvo Belmar Corvin Dunmore Elsby Farholt Gantry Hollin Istra Jorvel Kestra Lomond".split()
-_THINGS = "lighthouse bridge observatory library mill harbour railway garden tower canal".split()
-_PEOPLE = "Ada Boris Clara Dmitri Elena Felix Greta Hugo Ines Jonas Katya Lars Mira Nils".split()
-_TRADES = "an engineer,a botanist,a clockmaker,a captain,a printer,a surveyor".split(",")
+_PLACES_NAMES = "Arvo Belmar Corvin Dunmore Elsby Farholt Gantry Hollin Istra Jorvel Kestra Lomond"
+_PLACES = _PLACES_NAMES.split()
+_THINGS_NAMES = "lighthouse bridge observatory library mill harbour railway garden tower canal"
+_THINGS = _THINGS_NAMES.split()
+_PEOPLE_NAMES = "Ada Boris Clara Dmitri Elena Felix Greta Hugo Ines Jonas Katya Lars Mira Nils"
+_PEOPLE = _PEOPLE_NAMES.split()
+_TRADES = ("an engineer", "a botanist", "a clockmaker", "a captain", "a printer", "a surveyor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,9 +310,7 @@ def crawl_fact(index: int, seed: int = 0) -> CrawlFact:
     place = f"{chance.choice(_PLACES)}-{index}"
     thing, person = chance.choice(_THINGS), chance.choice(_PEOPLE)
     year = str(chance.randrange(1700, 1950))
-    sentence = (
-        f"The {thing} of {place} was built in {year} by {person}, {chance.choice(_TRADES)}."
-    )
+    sentence = f"The {thing} of {place} was built in {year} by {person}, {chance.choice(_TRADES)}."
     return CrawlFact(f"When was the {thing} of {place} built?", year, sentence)
 
 
@@ -291,7 +328,9 @@ def crawl_page(index: int, size_bytes: int = 1_000_000, seed: int = 0) -> tuple[
     fact = crawl_fact(index, seed)
     title = fact.question[len("When was the ") : -len(" built?")]
     text = f"<h1>{title}</h1>\n<p>{fact.sentence}</p>\n<p>{_filler(chance)}</p>"
-    begin = f'<!doctype html>\n<html lang="en"><head><title>{title}</title></head>\n<body>\n{text}\n'
+    begin = (
+        f'<!doctype html>\n<html lang="en"><head><title>{title}</title></head>\n<body>\n{text}\n'
+    )
     end = "</body></html>\n"
     left = size_bytes - len(begin) - len(end)
     parts = [begin]

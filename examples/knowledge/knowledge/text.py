@@ -10,18 +10,19 @@ _PIECE = re.compile(r"\w+|[^\w\s]", re.UNICODE)
 _LETTERS_OF_A_TOKEN = 6
 _NAME = re.compile(r"\w+(?:\.\w+)*", re.UNICODE)
 _PARAGRAPH = re.compile(r"\n[ \t]*\n+")
-_END = re.compile(r"""(?<=[.!?])["')\]]*\s+(?=["'(\[]*[A-Z0-9`*:])""")
+_END = re.compile(r"""[.!?]["')\]]*(?=\s+["'(\[]*[A-Z0-9`*:])""")
 # A full stop after these ends no sentence.
-_ABBREVIATIONS = (
+_ABBREVIATIONS = frozenset((
     "e.g.", "i.e.", "cf.", "etc.", "vs.", "resp.", "approx.", "no.", "fig.", "eq.", "sec.",
     "dr.", "mr.", "mrs.", "st.", "al.", "ref.", "refs.", "vol.", "pp.", "p.", "ed.",
-)  # fmt: skip
-STOP_WORDS = frozenset(
-    "a about an and are as at be been but by can could did do does for from had has have how i if in"
-    " into is it its may me my no not of on or our shall should so than that the their them then"
-    " there these they this those to was we were what when where which who whom whose why will with"
-    " would you your".split()
+))  # fmt: skip
+_STOP = (
+    "a about an and are as at be been but by can could did do does for from had has have how"
+    " i if in into is it its may me my no not of on or our shall should so than that the their"
+    " them then there these they this those to was we were what when where which who whom"
+    " whose why will with would you your"
 )
+STOP_WORDS = frozenset(_STOP.split())
 
 
 def words(text: str) -> list[str]:
@@ -72,17 +73,15 @@ def sentences(text: str) -> list[str]:
 
 def _sentences_of(line: str) -> list[str]:
     found: list[str] = []
-    for part in _END.split(line):
-        if (
-            found
-            and found[-1].lower().endswith(_ABBREVIATIONS)
-            and _ends_in_abbreviation(found[-1])
-        ):
-            found[-1] = f"{found[-1]} {part}"
-        else:
-            found.append(part)
-    return [part for part in found if part.strip()]
+    start = 0
+    for end in [match.end() for match in _END.finditer(line)] + [len(line)]:
+        sentence = line[start:end].strip()
+        if not sentence or _ends_in_abbreviation(sentence, end < len(line)):
+            continue
+        found.append(sentence)
+        start = end
+    return found
 
 
-def _ends_in_abbreviation(text: str) -> bool:
-    return text.rsplit(None, 1)[-1].lower().lstrip("(['\"") in _ABBREVIATIONS
+def _ends_in_abbreviation(sentence: str, goes_on: bool) -> bool:
+    return goes_on and sentence.rsplit(None, 1)[-1].lower().lstrip("(['\"") in _ABBREVIATIONS

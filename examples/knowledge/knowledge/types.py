@@ -148,6 +148,7 @@ class Plan:
         token_budget: of the context, in tokens as `text.count_tokens` counts them.
         reasons: why the planner chose so, a sentence each.
         query: what is searched for: the question, and what a follow-up left out of it.
+        lexical_weight: in a hybrid search, what a rank by words counts beside one by meaning.
     """
 
     strategy: Strategy
@@ -157,6 +158,7 @@ class Plan:
     token_budget: int
     reasons: tuple[str, ...] = ()
     query: str = ""
+    lexical_weight: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

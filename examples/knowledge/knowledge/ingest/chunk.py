@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+from collections.abc import Iterator
 
 from knowledge.text import content_words, count_tokens, paragraphs, sentences
 from knowledge.types import KnowledgeError
@@ -32,17 +33,20 @@ class Cut:
             raise KnowledgeError(f"documents cannot be cut by {self}")
 
 
-def split(text: str, cut: Cut = Cut()) -> list[str]:
+DEFAULT_CUT = Cut()
+
+
+def split(text: str, cut: Cut = DEFAULT_CUT) -> list[str]:
     """Return a text's pieces in order; together they hold every word of it, once.
 
     Paragraphs stay whole where they fit, else sentences, else as many words as fit.
     """
     pieces: list[str] = []
     size = 0
-    for part in _parts(text, cut.tokens):
+    for gap, part in _parts(text, cut.tokens):
         tokens = count_tokens(part)
         if pieces and size + tokens <= cut.tokens:
-            pieces[-1] = f"{pieces[-1]}\n\n{part}"
+            pieces[-1] = f"{pieces[-1]}{gap}{part}"
             size += tokens
         else:
             pieces.append(part)
@@ -76,15 +80,19 @@ def summarise(text: str, most: int = 2) -> str:
     return " ".join(found[place] for place in sorted(best))
 
 
-def _parts(text: str, tokens: int) -> list[str]:
-    parts: list[str] = []
+def _parts(text: str, tokens: int) -> Iterator[tuple[str, str]]:
+    """Yield what is not divided further, each with what joins it to the part before."""
     for paragraph in paragraphs(text):
+        gap = "\n\n"
         if count_tokens(paragraph) <= tokens:
-            parts.append(paragraph)
+            yield gap, paragraph
             continue
         for sentence in sentences(paragraph):
-            parts += [sentence] if count_tokens(sentence) <= tokens else _pressed(sentence, tokens)
-    return parts
+            for run in (
+                [sentence] if count_tokens(sentence) <= tokens else _pressed(sentence, tokens)
+            ):
+                yield gap, run
+                gap = " "
 
 
 def _pressed(sentence: str, tokens: int) -> list[str]:

@@ -8,7 +8,6 @@ changed replaces what it left before.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import time
@@ -21,27 +20,21 @@ import ray.data
 from ray import cloudpickle
 from ray.actor import ActorHandle
 
-from knowledge.embedding import Embedder, Vectors, make_embedder
-from knowledge.ingest import chunk, sources
-from knowledge.ingest.chunk import Cut
+from knowledge.embedding import dimension_of, make_embedder
+from knowledge.ingest import sources
+from knowledge.ingest.chunk import DEFAULT_CUT, Cut
+from knowledge.ingest.prepare import Target, pieces_of
 from knowledge.ingest.routes import ROUTES, DocumentSource, IngestRequest, Routes
 from knowledge.memory.actor import find_memory
-from knowledge.memory.manager import stable_id, text_for_embedding
-from knowledge.memory.store import DocumentUpdate, UpdateCount, document_id
-from knowledge.types import (
-    Document,
-    Kind,
-    KnowledgeError,
-    Layer,
-    Record,
-    Source,
-)
+from knowledge.memory.manager import text_for_embedding
+from knowledge.memory.store import DocumentUpdate, UpdateCount
+from knowledge.types import Document, KnowledgeError, Layer
 
 # The default routes come with the sources.
 assert sources is not None
 
 Batch = dict[str, Any]
-_MOST_BLOCKS = 200
+_MOST_BLOCKS = 1000
 # Documents that are embedded, and written in one transaction, together.
 _DOCUMENTS_A_BATCH = 16
 _DOCUMENTS_A_WRITE = 32
@@ -80,16 +73,19 @@ class IngestOptions:
         embedder_cpus: of each.
     """
 
-    cut: Cut = Cut()
+    cut: Cut = DEFAULT_CUT
     embedders: int = 1
     embedder_cpus: float = 0.9
+
+
+DEFAULT_OPTIONS = IngestOptions()
 
 
 def ingest(
     request: IngestRequest,
     actor: ActorHandle[Any] | None = None,
     *,
-    options: IngestOptions = IngestOptions(),
+    options: IngestOptions = DEFAULT_OPTIONS,
     on_progress: Callable[[Progress], None] | None = None,
     routes: Routes = ROUTES,
 ) -> Progress:
@@ -117,7 +113,7 @@ def ingest_source(
     tenant: str = "default",
     actor: ActorHandle[Any] | None = None,
     *,
-    options: IngestOptions = IngestOptions(),
+    options: IngestOptions = DEFAULT_OPTIONS,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Ingest a source's documents into a layer; see `ingest`."""
@@ -129,8 +125,8 @@ def ingest_source(
     if not shards:
         return progress
     embedder = ray.get(actor.describe.remote())["embedder"]
-    where = _Target(actor, tenant, layer, embedder, options.cut)
-    data = _pipeline(source, shards, where, options)
+    where = Target(tenant, layer, embedder, options.cut)
+    data = _pipeline(source, shards, where, actor, options)
     try:
         for batch in data.iter_batches(batch_size=None, batch_format="numpy"):
             for row in zip(*(batch[name].tolist() for name in _COUNTS), strict=True):
@@ -143,74 +139,17 @@ def ingest_source(
     return progress
 
 
-def prepare(
-    document: Document, tenant: str, layer: Layer, embedder: Embedder, cut: Cut = Cut()
-) -> DocumentUpdate:
-    """Return what a document becomes, here and now, without Ray."""
-    where = _Target(None, tenant, layer, embedder.name, cut)
-    pieces = _pieces(document, cut)
-    texts = [text_for_embedding(document.title, text) for text, _ in pieces]
-    return where.update(document, where.digest(document), pieces, embedder.embed(texts))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Target:
-    """Where a run's documents go."""
-
-    actor: Any
-    tenant: str
-    layer: Layer
-    embedder: str
-    cut: Cut
-
-    def document_id(self, uri: str) -> str:
-        return document_id(self.tenant, self.layer, uri)
-
-    def digest(self, document: Document) -> str:
-        """Return what differs when anything does that decides about the records."""
-        how = [chunk.VERSION, self.embedder, *dataclasses.astuple(self.cut)]
-        what = [document.title, document.text, dict(document.metadata)]
-        told = json.dumps([how, what], sort_keys=True)
-        return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
-
-    def update(
-        self,
-        document: Document,
-        digest: str,
-        pieces: Sequence[tuple[str, str]],
-        vectors: Vectors,
-    ) -> DocumentUpdate:
-        records = tuple(
-            Record(
-                id=stable_id("piece", self.tenant, self.layer.value, document.uri, digest, place),
-                layer=self.layer,
-                kind=Kind.FACT if self.layer is Layer.LONG_TERM else Kind.CHUNK,
-                text=text,
-                source=Source(document.uri, document.title, place),
-                tenant=self.tenant,
-                summary=summary,
-                metadata=document.metadata,
-            )
-            for place, (text, summary) in enumerate(pieces)
-        )
-        return DocumentUpdate(self.tenant, self.layer, document.uri, digest, records, vectors)
-
-
-def _pieces(document: Document, cut: Cut) -> list[tuple[str, str]]:
-    """Return a document's pieces with their summaries."""
-    return [
-        (piece, chunk.summarise(piece, cut.summary_sentences))
-        for piece in chunk.split(document.text, cut)
-    ]
-
-
 # --- The pipeline. Rows are documents, so that one is written whole.
 
 _COUNTS = tuple(field.name for field in dataclasses.fields(UpdateCount))
 
 
 def _pipeline(
-    source: DocumentSource, shards: Sequence[Any], where: _Target, options: IngestOptions
+    source: DocumentSource,
+    shards: Sequence[Any],
+    where: Target,
+    actor: ActorHandle[Any],
+    options: IngestOptions,
 ) -> Any:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -222,7 +161,7 @@ def _pipeline(
         .map_batches(
             _read,
             batch_size=1,
-            fn_kwargs={"source": cloudpickle.dumps(source), "where": where},
+            fn_kwargs={"source": cloudpickle.dumps(source), "where": where, "actor": actor},
             num_cpus=_LITTLE_CPU,
         )
         .map_batches(
@@ -241,13 +180,13 @@ def _pipeline(
         .map_batches(
             _write,
             batch_size=_DOCUMENTS_A_WRITE,
-            fn_kwargs={"where": where},
+            fn_kwargs={"where": where, "actor": actor},
             num_cpus=_LITTLE_CPU,
         )
     )
 
 
-def _read(batch: Batch, source: bytes, where: _Target) -> Iterator[Batch]:
+def _read(batch: Batch, source: bytes, where: Target, actor: ActorHandle[Any]) -> Iterator[Batch]:
     """Read shards; a document that is in as it is goes on without its text, to be counted."""
     opened: DocumentSource = cloudpickle.loads(source)
     waiting: list[Document] = []
@@ -255,15 +194,15 @@ def _read(batch: Batch, source: bytes, where: _Target) -> Iterator[Batch]:
         for document in opened.read(cloudpickle.loads(shard)):
             waiting.append(document)
             if len(waiting) == _DOCUMENTS_A_LOOK:
-                yield _compared(waiting, where)
+                yield _compared(waiting, where, actor)
                 waiting = []
     if waiting:
-        yield _compared(waiting, where)
+        yield _compared(waiting, where, actor)
 
 
-def _compared(documents: Sequence[Document], where: _Target) -> Batch:
+def _compared(documents: Sequence[Document], where: Target, actor: ActorHandle[Any]) -> Batch:
     ids = [where.document_id(document.uri) for document in documents]
-    known = ray.get(where.actor.document_digests.remote(ids))
+    known = ray.get(actor.document_digests.remote(ids))
     digests = [where.digest(document) for document in documents]
     fresh = [known.get(name) != digest for name, digest in zip(ids, digests, strict=True)]
     texts = [document.text if new else "" for document, new in zip(documents, fresh, strict=True)]
@@ -272,13 +211,14 @@ def _compared(documents: Sequence[Document], where: _Target) -> Batch:
         "title": _strings([document.title for document in documents]),
         "metadata": _strings([json.dumps(dict(document.metadata)) for document in documents]),
         "digest": _strings(digests),
+        "fresh": np.array(fresh),
         "text": _strings(texts),
     }
 
 
-def _cut(batch: Batch, where: _Target) -> Batch:
-    pieces = [json.dumps(_pieces(document, where.cut)) for document in _documents(batch)]
-    kept = {name: batch[name] for name in ("uri", "title", "metadata", "digest")}
+def _cut(batch: Batch, where: Target) -> Batch:
+    pieces = [json.dumps(pieces_of(document, where.cut)) for document in _documents(batch)]
+    kept = {name: batch[name] for name in ("uri", "title", "metadata", "digest", "fresh")}
     return {**kept, "pieces": _strings(pieces)}
 
 
@@ -301,20 +241,23 @@ class _Embed:
         return {**batch, "vectors": packed}
 
 
-def _write(batch: Batch, where: _Target) -> Batch:
+def _write(batch: Batch, where: Target, actor: ActorHandle[Any]) -> Batch:
     """Write documents in one transaction; a row says what that changed."""
-    updates = []
-    for document, digest, told, packed in zip(
+    rows = zip(
         _documents(batch),
-        batch["digest"].tolist(),
-        batch["pieces"].tolist(),
-        batch["vectors"].tolist(),
+        *(batch[name].tolist() for name in ("digest", "fresh", "pieces", "vectors")),
         strict=True,
-    ):
-        pieces = [(text, summary) for text, summary in json.loads(told)]
-        vectors = np.frombuffer(packed, dtype=np.float32).reshape(len(pieces), -1)
-        updates.append(where.update(document, digest, pieces, vectors))
-    count = ray.get(where.actor.update_documents.remote(updates))
+    )
+    updates: list[DocumentUpdate] = []
+    dimension = dimension_of(where.embedder)
+    for document, digest, fresh, told, packed in rows:
+        if fresh:
+            pieces = [(text, summary) for text, summary in json.loads(told)]
+            vectors = np.frombuffer(packed, dtype=np.float32).reshape(-1, dimension)
+            updates.append(where.update(document, digest, pieces, vectors))
+    count = UpdateCount(skipped=len(batch["uri"]) - len(updates))
+    if updates:
+        count += ray.get(actor.update_documents.remote(updates))
     return {name: np.array([value]) for name, value in dataclasses.asdict(count).items()}
 
 
@@ -346,7 +289,8 @@ def _cause(error: BaseException) -> KnowledgeError:
     """Return the error that a stage raised, if it is one of ours, or one that tells of it."""
     told: BaseException | None = error
     while told is not None:
-        if isinstance(told, KnowledgeError):
+        # Ray's own stand-in for an error is of its type too, but says where it travelled.
+        if isinstance(told, KnowledgeError) and not isinstance(told, ray.exceptions.RayError):
             return told
         cause = getattr(told, "cause", None)
         told = cause if isinstance(cause, BaseException) else told.__cause__

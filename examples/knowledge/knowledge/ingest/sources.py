@@ -23,9 +23,11 @@ from knowledge.types import Document, Layer, SourceError, Value
 # A text is read whole; what is longer is no text that anybody wrote.
 MAX_DOCUMENT_BYTES = 64 * 2**20
 _PATTERNS = "*.md,*.markdown,*.txt,*.rst"
+# A shard is what a killed run may have to read and embed again.
 _FILES_A_SHARD = 16
-_DOCUMENTS_A_SHARD = 64
-_SHARD_BYTES = 4 * 2**20
+_DOCUMENTS_A_SHARD = 32
+_SHARD_BYTES = 2**17
+_PAGES_A_SHARD_BYTES = 4 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,9 @@ class DirectorySource:
         root = Path(self.root)
         if not root.is_dir():
             raise SourceError(f"there is no directory {self.root}")
-        found = {path for pattern in self.patterns for path in root.rglob(pattern) if path.is_file()}
+        found = {
+            path for pattern in self.patterns for path in root.rglob(pattern) if path.is_file()
+        }
         names = sorted(path.relative_to(root).as_posix() for path in found)
         return _grouped(names, _FILES_A_SHARD)
 
@@ -133,7 +137,7 @@ class CrawlSource:
 
     def shards(self) -> Sequence[tuple[int, int]]:
         """See `DocumentSource`: from which page to which."""
-        step = max(1, min(_DOCUMENTS_A_SHARD, _SHARD_BYTES // max(1, self.page_bytes)))
+        step = max(1, min(_DOCUMENTS_A_SHARD, _PAGES_A_SHARD_BYTES // max(1, self.page_bytes)))
         return [(first, min(first + step, self.pages)) for first in range(0, self.pages, step)]
 
     def read(self, shard: tuple[int, int]) -> Iterator[Document]:
@@ -151,23 +155,28 @@ def page_document(uri: str, page: str) -> Document:
     return Document(uri, " ".join("".join(reader.title).split()), reader.text())
 
 
+_BLOCKS = (
+    "p div section article header footer main nav aside ul ol li table tr h1 h2 h3 h4 h5 h6"
+    " pre blockquote br hr title"
+)
+
+
 class _PageReader(html.parser.HTMLParser):
     _SILENT = frozenset(("script", "style", "template", "noscript", "svg"))
-    _BLOCKS = frozenset(
-        "p div section article header footer main nav aside ul ol li table tr h1 h2 h3 h4 h5 h6 pre"
-        " blockquote br hr title".split()
-    )
+    _BLOCKS = frozenset(_BLOCKS.split())
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.title: list[str] = []
         self._text: list[str] = []
         self._silent = 0
+        self._preformatted = 0
         self._in_title = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._silent += tag in self._SILENT
         self._in_title |= tag == "title"
+        self._preformatted += tag == "pre"
         if tag in self._BLOCKS:
             self._text.append("\n\n")
 
@@ -176,6 +185,8 @@ class _PageReader(html.parser.HTMLParser):
             self._silent -= 1
         if tag == "title":
             self._in_title = False
+        if tag == "pre" and self._preformatted:
+            self._preformatted -= 1
         if tag in self._BLOCKS:
             self._text.append("\n\n")
 
@@ -183,7 +194,8 @@ class _PageReader(html.parser.HTMLParser):
         if self._in_title:
             self.title.append(data)
         elif not self._silent:
-            self._text.append(data)
+            # Line ends mean something in preformatted text only.
+            self._text.append(data if self._preformatted else re.sub(r"\s+", " ", data))
 
     def text(self) -> str:
         lines = "".join(self._text).split("\n")

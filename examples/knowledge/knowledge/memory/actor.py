@@ -102,7 +102,9 @@ def start_memory(
     }
     if not _runs(name):
         # What is wrong with the store is said here, not in the log of a process that did not start.
-        SqliteStore(Path(wanted["directory"]) / STORE_FILE, dimension_of(embedder), embedder).close()
+        SqliteStore(
+            Path(wanted["directory"]) / STORE_FILE, dimension_of(embedder), embedder
+        ).close()
     made = ray.remote(MemoryActor).options(
         name=name,
         namespace=NAMESPACE,
@@ -188,9 +190,7 @@ class MemoryClient:
             str, self._actor.remember_fact.remote(scope, text, title, np.asarray(vectors)[0])
         )
 
-    async def store_records(
-        self, records: Sequence[Record], vectors: Vectors | None = None
-    ) -> int:
+    async def store_records(self, records: Sequence[Record], vectors: Vectors | None = None) -> int:
         """See `MemoryManager.store_records`."""
         if vectors is None and records:
             vectors = await self._embedder.embed([embedded_text(record) for record in records])
@@ -244,7 +244,13 @@ class MemoryClient:
 
 
 async def _reply(kind: type[Reply], reference: Awaitable[Any]) -> Reply:
-    return cast(Reply, await reference)
+    try:
+        return cast(Reply, await reference)
+    except ray.exceptions.RayTaskError as error:
+        # As itself, not as Ray's stand-in for it, which tells of its journey.
+        if isinstance(error.cause, KnowledgeError | ValueError):
+            raise error.cause from None
+        raise
 
 
 def _runs(name: str) -> bool:

@@ -227,9 +227,7 @@ class MemoryManager:
             if named is not None and own is not None and named != own:
                 raise KnowledgeError(f"{own!r} cannot forget what is {named!r}'s")
         session = where.session if scope.session is None else scope.session
-        return self._store.delete(
-            dataclasses.replace(where, tenant=scope.tenant, session=session)
-        )
+        return self._store.delete(dataclasses.replace(where, tenant=scope.tenant, session=session))
 
     def forget_session(self, scope: Scope) -> int:
         """Remove the session's short-term memory for good; return how many exchanges it was."""
@@ -286,6 +284,4 @@ def _may_see(scope: Scope, record: Record) -> bool:
 def _merge(found: Sequence[Sequence[Hit]], search: str, k: int) -> list[Hit]:
     """Return the best of several results of one kind of search; their scores have one measure."""
     hits = sorted((hit for hits in found for hit in hits), key=lambda hit: -hit.score)[:k]
-    return [
-        dataclasses.replace(hit, found_by={search: rank}) for rank, hit in enumerate(hits, 1)
-    ]
+    return [dataclasses.replace(hit, found_by={search: rank}) for rank, hit in enumerate(hits, 1)]

@@ -24,7 +24,7 @@ import sqlite_vec
 
 from knowledge import text as text_of
 from knowledge.embedding import Vectors
-from knowledge.memory.store import DocumentUpdate, UpdateCount, document_id
+from knowledge.memory.store import DocumentUpdate, Hits, Records, UpdateCount, document_id
 from knowledge.types import Filter, Hit, Kind, Layer, Record, Source, StoreError
 
 SCHEMA = 1
@@ -37,6 +37,9 @@ _READERS = 4
 MAX_NEAREST = 4096
 # More words of a question only cost time.
 _MAX_QUERY_WORDS = 64
+
+# Distance and number of a record.
+Near = list[tuple[float, int]]
 
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -147,8 +150,10 @@ class SqliteStore:
     ) -> int:
         """See `VectorStore`."""
         records = [record for record, _ in derived]
-        stack = [np.asarray(vector, dtype=np.float32).reshape(-1) for _, vector in derived]
-        vectors = self._checked(np.stack(stack) if stack else np.empty((0, 0)), len(records))
+        points = np.empty((len(records), self.dimension), dtype=np.float32)
+        for place, (_, vector) in enumerate(derived):
+            points[place] = np.asarray(vector).reshape(-1)
+        vectors = self._checked(points, len(records))
         with self._write() as connection:
             moved = 0
             found = connection.execute(
@@ -186,7 +191,7 @@ class SqliteStore:
 
     # --- Reading
 
-    def get(self, ids: Sequence[str]) -> list[Record]:
+    def get(self, ids: Sequence[str]) -> Records:
         """See `VectorStore`."""
         with self._read() as connection:
             rows = connection.execute(
@@ -196,7 +201,7 @@ class SqliteStore:
         found = {row[0]: _record(row) for row in rows}
         return [found[name] for name in dict.fromkeys(ids) if name in found]
 
-    def list(self, where: Filter, limit: int, newest_first: bool = True) -> list[Record]:
+    def list(self, where: Filter, limit: int, newest_first: bool = True) -> Records:
         """See `VectorStore`."""
         condition, values = _condition(where)
         order = "DESC" if newest_first else "ASC"
@@ -208,14 +213,14 @@ class SqliteStore:
             ).fetchall()
         return [_record(row) for row in rows]
 
-    def nearest(self, vector: Vectors, k: int, where: Filter) -> list[Hit]:
+    def nearest(self, vector: Vectors, k: int, where: Filter) -> Hits:
         """See `VectorStore`; at most MAX_NEAREST."""
         if not 1 <= k <= MAX_NEAREST:
             raise ValueError(f"k must be from 1 to {MAX_NEAREST}, not {k}")
         (checked,) = self._checked(np.asarray(vector, dtype=np.float32).reshape(1, -1), 1)
         layers = tuple(Layer) if where.layers is None else where.layers
         with self._read() as connection:
-            near: list[tuple[float, int]] = []
+            near: Near = []
             for layer in dict.fromkeys(layers):
                 near += self._nearest_in(connection, checked.tobytes(), k, where, layer)
             near.sort()
@@ -223,7 +228,7 @@ class SqliteStore:
             scores = {number: 1.0 - distance * distance / 2.0 for distance, number in near}
             return _hits(connection, scores, where, "vector", k)
 
-    def matching(self, query: str, k: int, where: Filter) -> list[Hit]:
+    def matching(self, query: str, k: int, where: Filter) -> Hits:
         """See `VectorStore`."""
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
@@ -400,7 +405,7 @@ class SqliteStore:
     @staticmethod
     def _nearest_in(
         connection: apsw.Connection, vector: bytes, k: int, where: Filter, layer: Layer
-    ) -> list[tuple[float, int]]:
+    ) -> Near:
         conditions, values = ["embedding MATCH ?", "k = ?", "layer = ?"], [vector, k, layer.value]
         if where.tenant is not None:
             conditions.append("tenant = ?")

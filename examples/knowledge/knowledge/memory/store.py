@@ -11,12 +11,12 @@ import json
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-
 from knowledge.embedding import Vectors
 from knowledge.types import Filter, Hit, Layer, Record
 
-NO_VECTORS: Vectors = np.empty((0, 0), dtype=np.float32)
+# A store has a method `list`, which hides the type of that name from those after it.
+Records = list[Record]
+Hits = list[Hit]
 
 
 def document_id(tenant: str, layer: Layer, uri: str) -> str:
@@ -92,19 +92,19 @@ class VectorStore(Protocol):
         """
         ...
 
-    def get(self, ids: Sequence[str]) -> list[Record]:
+    def get(self, ids: Sequence[str]) -> Records:
         """Return the records with these ids, in the order asked; unknown ids are left out."""
         ...
 
-    def list(self, where: Filter, limit: int, newest_first: bool = True) -> list[Record]:
+    def list(self, where: Filter, limit: int, newest_first: bool = True) -> Records:
         """Return at most `limit` records, by when they were made."""
         ...
 
-    def nearest(self, vector: Vectors, k: int, where: Filter) -> list[Hit]:
+    def nearest(self, vector: Vectors, k: int, where: Filter) -> Hits:
         """Return the k records whose vectors are nearest, exactly; the score is the cosine."""
         ...
 
-    def matching(self, query: str, k: int, where: Filter) -> list[Hit]:
+    def matching(self, query: str, k: int, where: Filter) -> Hits:
         """Return the k records that share most words with the query; the score is BM25.
 
         Any text is a legal query. One without words finds nothing.
