@@ -156,7 +156,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    with local.cluster(arguments.address):
+    with local.cluster(arguments.address, settings.directory):
         service.start(settings)
         print(
             f"the knowledge service answers at http://{settings.host}:{settings.port}/", flush=True
@@ -167,6 +167,45 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ingest(arguments: argparse.Namespace) -> int:
+    import ray
+
+    from knowledge import local
+    from knowledge.ingest.pipeline import IngestOptions, Progress, ingest
+    from knowledge.ingest.routes import IngestRequest
+    from knowledge.memory.actor import start_memory
+
+    settings = local.settings_of(arguments)
+    request = IngestRequest(
+        arguments.trigger, arguments.source, arguments.tenant, dict(arguments.option)
+    )
+
+    def show(progress: Progress) -> None:
+        print(f"\r{_progress(progress)}", end="", file=sys.stderr, flush=True)
+
+    with local.cluster(arguments.address, settings.directory):
+        actor = start_memory(settings.directory, settings.embedder, settings.short_term_limit)
+        # One embedder for each two processors: they share the machine with everything else.
+        embedders = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
+        done = ingest(request, actor, options=IngestOptions(embedders=embedders), on_progress=show)
+    print(f"\r{_progress(done)}", file=sys.stderr)
+    return 0
+
+
+def _progress(progress: Any) -> str:
+    return (
+        f"{progress.documents} documents: {progress.written} written in {progress.pieces} pieces,"
+        f" {progress.skipped} in already, {progress.elapsed_s:.0f} s"
+    )
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, int(value) if value.lstrip("-").isdigit() else value
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from knowledge import local
     from knowledge.config import load_pipeline
@@ -174,7 +213,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     pipeline = load_pipeline(Path(arguments.file))
     settings = local.settings_of(arguments)
-    with local.cluster(arguments.address), Session(settings) as session:
+    with local.cluster(arguments.address, settings.directory), Session(settings) as session:
         status = session.submit(pipeline).wait()
     print(json.dumps(vars(status), indent=2))
     return 0 if status.state == "done" and not status.failed else 1
@@ -215,10 +254,22 @@ def _parser() -> argparse.ArgumentParser:
     serve = _running(command("serve", _serve, "run the service until it is told to end"))
     serve.add_argument("--host", help="that HTTP listens on")
     serve.add_argument("--port", type=int, help="and its port")
+    ingest = _running(command("ingest", _ingest, "take in documents; again, only what changed"))
+    ingest.add_argument("--trigger", default="manual", help="why (manual)")
+    ingest.add_argument("--source", default="python-docs", help="what (python-docs)")
+    ingest.add_argument("--tenant", default="default", help="whose memory they become part of")
+    ingest.add_argument(
+        "--option",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the source, as path=notes; may be given several times",
+    )
     pipeline = _running(command("run", _run, "run a pipeline that a YAML file describes"))
     pipeline.add_argument("file")
     demo = command("demo", _demo, "ingest a corpus, serve, ask six questions, shut down")
-    demo.add_argument("--documents", type=int, default=1500, help="how many to ingest at most")
+    demo.add_argument("--documents", type=int, default=0, help="how many to ingest at most (all)")
     return parser
 
 
@@ -232,5 +283,5 @@ def _asking(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def _running(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--settings", type=Path, help="a YAML file of settings")
     parser.add_argument("--directory", help="of the memory")
-    parser.add_argument("--address", help="of a running Ray; a local one is started otherwise")
+    parser.add_argument("--address", help="of a running Ray; else the memory's, or a new one")
     return parser

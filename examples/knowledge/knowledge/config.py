@@ -20,6 +20,7 @@ from knowledge.chat import Endpoint
 from knowledge.embedding import DEFAULT_EMBEDDER
 from knowledge.generator import DEFAULT_THRESHOLD
 from knowledge.operators import (
+    Chunk,
     Directory,
     Generate,
     MakePrompt,
@@ -27,6 +28,8 @@ from knowledge.operators import (
     Operator,
     Questions,
     Retrieve,
+    Store,
+    Summarise,
 )
 from knowledge.pipeline import Pipeline
 from knowledge.planner import DEFAULT_K, DEFAULT_TOKEN_BUDGET, Choice
@@ -67,6 +70,7 @@ class Settings:
         embed_wait_ms: how long it waits for more of them.
         host: that HTTP listens on.
         port: and its port.
+        http_triggers: of ingestion that HTTP may use; others read files of the service's machine.
     """
 
     directory: str = "knowledge-data"
@@ -90,6 +94,7 @@ class Settings:
     embed_wait_ms: float = 5.0
     host: str = "127.0.0.1"
     port: int = 8000
+    http_triggers: tuple[str, ...] = ("upload", "fact")
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -147,7 +152,7 @@ def load_settings(
     values: dict[str, Any] = dict(_mapping(_read(file), str(file))) if file else {}
     where = str(file) if file else "settings"
     endpoint = dict(_mapping(values.get("endpoint") or {}, f"{where}, endpoint"))
-    for name in _names(Settings) - {"endpoint"}:
+    for name in _names(Settings) - {"endpoint", "http_triggers"}:
         if (text := environ.get(f"{_PREFIX}{name.upper()}")) is not None:
             values[name] = yaml.safe_load(text) if _is_number(Settings, name) else text
     for name in _names(Endpoint):
@@ -166,6 +171,9 @@ OPERATORS: dict[str, type[Operator[Any, Any]]] = {
     "prompt": MakePrompt,
     "generator": Generate,
     "writer": MemoryWriter,
+    "chunk": Chunk,
+    "summarise": Summarise,
+    "store": Store,
 }
 """The operators by the names that they have in YAML; register others here."""
 

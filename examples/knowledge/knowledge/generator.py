@@ -21,7 +21,7 @@ from knowledge.text import content_words, sentences, words
 from knowledge.types import Citation, Hit, Kind
 
 NOTHING_FOUND = f"{UNKNOWN}: nothing in memory answers this question."
-DEFAULT_THRESHOLD = 0.45
+DEFAULT_THRESHOLD = 0.37
 """The least cosine of question and sentence at which the sentence counts as an answer."""
 
 _MARK = re.compile(r"\s*\[(\d+)\]")
@@ -32,11 +32,14 @@ _LONGEST_SENTENCE_WORDS = 90
 _SENTENCES_OF_AN_ANSWER = 3
 _SENTENCES_OF_AN_OVERVIEW = 6
 # What a sentence's meaning, its words, its passage's rank, and standing first there count.
-_BY_MEANING, _BY_WORDS, _BY_RANK, _BY_PLACE = 0.6, 0.25, 0.1, 0.05
+_BY_MEANING, _BY_WORDS, _BY_RANK, _BY_PLACE = 0.6, 0.25, 0.15, 0.05
+_BEGINS_DOCUMENT = 2.0
 # What a sentence loses that the answer before had, in a follow-up.
 _SAID_BEFORE = 0.15
 # A further sentence joins the best one if it scores at least this part of it.
-_NEARLY_AS_GOOD = 0.85
+_NEARLY_AS_GOOD = 0.75
+# In an overview, where it stands beside others, at least this part.
+_GOOD_ENOUGH = 0.5
 _SAME_WORDS = 0.7
 
 
@@ -70,6 +73,7 @@ class _Sentence:
         place: its place in the passage.
         words: stems of its words and of its source's title.
         said: whether the answer before had it.
+        begins: whether its passage begins its document.
         score: how well it answers; 0 until known.
         similarity: its cosine with the question; 0 until known.
     """
@@ -79,6 +83,7 @@ class _Sentence:
     text: str
     words: frozenset[str]
     said: bool = False
+    begins: bool = False
     score: float = 0.0
     similarity: float = 0.0
 
@@ -164,12 +169,13 @@ def _sentences(prompt: Prompt) -> list[_Sentence]:
             # The answer before tells a model what is meant; it is no answer to what is asked now.
             continue
         title = words(hit.record.source.title)
+        begins = hit.record.source.position == 0
         for place, text in enumerate(sentences(_MARK.sub("", hit.record.text))):
             length = len(text.split())
             usable = _LEAST_WORDS <= length <= _LONGEST_SENTENCE_WORDS and not _CODE.match(text)
             if usable:
                 meant = frozenset(_stems([*words(text), *title]))
-                found.append(_Sentence(number, place, text, meant, said=text in said))
+                found.append(_Sentence(number, place, text, meant, text in said, begins))
     return found
 
 
@@ -202,7 +208,7 @@ def _weights(query: str, found: Sequence[_Sentence]) -> dict[str, float]:
 
 def _first_score(sentence: _Sentence, weights: dict[str, float]) -> float:
     shared = sum(weight for word, weight in weights.items() if word in sentence.words)
-    first = 1.0 if sentence.place == 0 else 0.0
+    first = 0.0 if sentence.place else _BEGINS_DOCUMENT if sentence.begins else 1.0
     new = _BY_WORDS * shared + _BY_RANK / (1 + sentence.hit) + _BY_PLACE * first
     return new - _SAID_BEFORE if sentence.said else new
 
@@ -220,14 +226,14 @@ def _stem(word: str) -> str:
 
 
 def _best_and_alike(ranked: Sequence[_Sentence]) -> list[_Sentence]:
-    """Return the best sentence, and those nearly as good from the same passage, as they stand."""
+    """Return the best sentence and those nearly as good, those of one passage as they stand in it."""
     best = ranked[0]
     chosen = [best]
     for sentence in ranked[1:]:
-        alike = sentence.hit == best.hit and sentence.score >= _NEARLY_AS_GOOD * best.score
+        alike = sentence.score >= _NEARLY_AS_GOOD * best.score
         if alike and len(chosen) < _SENTENCES_OF_AN_ANSWER and not _repeats(sentence, chosen):
             chosen.append(sentence)
-    return sorted(chosen, key=lambda s: s.place)
+    return sorted(chosen, key=lambda s: (s.hit != best.hit, s.hit, s.place))
 
 
 def _one_of_each(ranked: Sequence[_Sentence]) -> list[_Sentence]:
@@ -235,7 +241,8 @@ def _one_of_each(ranked: Sequence[_Sentence]) -> list[_Sentence]:
     chosen: list[_Sentence] = []
     for sentence in ranked:
         taken = any(sentence.hit == other.hit for other in chosen)
-        if not taken and not _repeats(sentence, chosen):
+        good = sentence.score >= _GOOD_ENOUGH * ranked[0].score
+        if good and not taken and not _repeats(sentence, chosen):
             chosen.append(sentence)
     return chosen[:_SENTENCES_OF_AN_OVERVIEW]
 

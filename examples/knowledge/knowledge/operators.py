@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import dataclasses
+import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from knowledge.chat import ChatClient, Endpoint
 from knowledge.generator import DEFAULT_THRESHOLD, ChatGenerator, ExtractiveGenerator, Generator
+from knowledge.ingest import chunk
+from knowledge.memory.manager import stable_id, text_for_embedding
+from knowledge.memory.store import DocumentUpdate, UpdateCount, document_id
 from knowledge.planner import (
     DEFAULT_K,
     DEFAULT_TOKEN_BUDGET,
@@ -27,7 +31,8 @@ from knowledge.planner import (
 from knowledge.prompt import ANSWER_TEXT, AnswerFields, Prompt, Template, passage
 from knowledge.retrieval import Memory, Retriever, TextEmbedder
 from knowledge.timing import Timings
-from knowledge.types import Answer, Document, Hit, KnowledgeError, Plan, Scope
+from knowledge.types import Answer, Document, Hit, Kind, KnowledgeError, Layer, Plan, Record, Scope
+from knowledge.types import Source as DocumentSource
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -35,11 +40,15 @@ Nothing = type(None)
 _HISTORY = 5
 
 
-class DocumentWriter(Protocol):
-    """Writes documents into the memory, each whole, once."""
+class DocumentMemory(Protocol):
+    """What ingestion needs of the memory."""
 
-    async def write(self, document: Document, pieces: Sequence[Piece]) -> int:
-        """Store a document's pieces in place of what it left before; return how many are new."""
+    async def document_digests(self, document_ids: Sequence[str]) -> dict[str, str]:
+        """Return the digests of those of these documents that are in."""
+        ...
+
+    async def update_documents(self, updates: Sequence[DocumentUpdate]) -> UpdateCount:
+        """Write documents, all or none, each in place of what it left before."""
         ...
 
 
@@ -49,12 +58,15 @@ class Resources:
 
     Args:
         endpoint: of the language model, where one is set.
+        documents: where documents go, where any are ingested.
+        embedder_name: of the embedder; part of what makes a document the same.
     """
 
     memory: Memory
     embedder: TextEmbedder
     endpoint: Endpoint | None = None
-    documents: DocumentWriter | None = None
+    documents: DocumentMemory | None = None
+    embedder_name: str = ""
 
 
 # --- What flows between operators
@@ -119,11 +131,11 @@ class Stored:
     """A document that is in the memory.
 
     Args:
-        new: pieces that were not there before.
+        pieces: written; 0 if it was there as it is.
     """
 
     uri: str
-    new: int
+    pieces: int
 
 
 # --- Operators
@@ -405,6 +417,133 @@ class _MemoryWriterStep(Step[Answer, Answer]):
                 item.scope, item.question, item.text, item.citations, item.query_id
             )
         return [dataclasses.replace(item, timings_ms={**item.timings_ms, **timings.as_dict()})]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk(Operator[Document, Pieces]):
+    """Cuts a document into pieces that are found and cited.
+
+    Args:
+        tokens: of a piece, at most.
+        least_tokens: a shorter rest joins the piece before it.
+    """
+
+    takes = Document
+    gives = Pieces
+    tokens: int = chunk.Cut.tokens
+    least_tokens: int = chunk.Cut.least_tokens
+
+    def __post_init__(self) -> None:
+        chunk.Cut(self.tokens, self.least_tokens)
+
+    def open(self, resources: Resources) -> Step[Document, Pieces]:
+        """See `Operator`."""
+        return _ChunkStep(chunk.Cut(self.tokens, self.least_tokens))
+
+
+class _ChunkStep(Step[Document, Pieces]):
+    def __init__(self, cut: chunk.Cut) -> None:
+        self._cut = cut
+
+    async def process(self, item: Document) -> Sequence[Pieces]:
+        pieces = chunk.split(item.text, self._cut)
+        return [Pieces(item, tuple(Piece(text, place) for place, text in enumerate(pieces)))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summarise(Operator[Pieces, Pieces]):
+    """Says each piece in a sentence or two of its own.
+
+    Args:
+        sentences: at most.
+    """
+
+    takes = Pieces
+    gives = Pieces
+    sentences: int = chunk.Cut.summary_sentences
+
+    def open(self, resources: Resources) -> Step[Pieces, Pieces]:
+        """See `Operator`."""
+        return _SummariseStep(self.sentences)
+
+
+class _SummariseStep(Step[Pieces, Pieces]):
+    def __init__(self, sentences: int) -> None:
+        self._sentences = sentences
+
+    async def process(self, item: Pieces) -> Sequence[Pieces]:
+        pieces = tuple(
+            dataclasses.replace(piece, summary=chunk.summarise(piece.text, self._sentences))
+            for piece in item.pieces
+        )
+        return [dataclasses.replace(item, pieces=pieces)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Store(Operator[Pieces, Stored]):
+    """Writes a document's pieces, whole, in place of what it left before; the same document once.
+
+    Args:
+        layer: where they go.
+        tenant: whose they are.
+    """
+
+    takes = Pieces
+    gives = Stored
+    layer: Literal["contextual", "long-term"] = "contextual"
+    tenant: str = "default"
+
+    def open(self, resources: Resources) -> Step[Pieces, Stored]:
+        """See `Operator`."""
+        if resources.documents is None:
+            raise KnowledgeError(f"{self.name} has no memory to write documents to")
+        return _StoreStep(Layer(self.layer), self.tenant, resources, resources.documents)
+
+
+class _StoreStep(Step[Pieces, Stored]):
+    def __init__(
+        self, layer: Layer, tenant: str, resources: Resources, documents: DocumentMemory
+    ) -> None:
+        self._layer = layer
+        self._tenant = tenant
+        self._resources = resources
+        self._documents = documents
+
+    async def process(self, item: Pieces) -> Sequence[Stored]:
+        uri = item.document.uri
+        name = document_id(self._tenant, self._layer, uri)
+        digest = self._digest(item)
+        if (await self._documents.document_digests([name])).get(name) == digest:
+            return [Stored(uri, 0)]
+        texts = [text_for_embedding(item.document.title, piece.text) for piece in item.pieces]
+        vectors = await self._resources.embedder.embed(texts)
+        records = tuple(self._record(item.document, piece, digest) for piece in item.pieces)
+        update = DocumentUpdate(self._tenant, self._layer, uri, digest, records, vectors)
+        count = await self._documents.update_documents([update])
+        return [Stored(uri, count.records)]
+
+    def _digest(self, item: Pieces) -> str:
+        """Return what differs when anything does that decides about the records."""
+        told = [
+            self._resources.embedder_name,
+            item.document.title,
+            dict(item.document.metadata),
+            [[piece.text, piece.summary] for piece in item.pieces],
+        ]
+        return stable_id("document", json.dumps(told, sort_keys=True))
+
+    def _record(self, document: Document, piece: Piece, digest: str) -> Record:
+        place = piece.position
+        return Record(
+            id=stable_id("piece", self._tenant, self._layer.value, document.uri, digest, place),
+            layer=self._layer,
+            kind=Kind.FACT if self._layer is Layer.LONG_TERM else Kind.CHUNK,
+            text=piece.text,
+            source=DocumentSource(document.uri, document.title, place),
+            tenant=self._tenant,
+            summary=piece.summary,
+            metadata=document.metadata,
+        )
 
 
 def _chat(operator: Operator[Any, Any], resources: Resources) -> ChatClient:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 from knowledge.chat import ChatClient, EndpointError
 from knowledge.prompt import Template
-from knowledge.text import STOP_WORDS, words
+from knowledge.text import STOP_WORDS, sentences, words
 from knowledge.types import KnowledgeError, Layer, Plan, Record, Strategy
 
 Choice = Literal["adaptive", "lexical", "vector", "hybrid"]
@@ -39,6 +39,7 @@ _REFERS_BACK = re.compile(
     r"\b(?:it|its|itself|they|them|their|theirs)\b"
     r"|\b(?:this|that|these|those)(?=\s*(?:[?.!,]|$|\b(?:is|are|does|do|did|was|were|work|works|mean"
     r"|means|return|returns|one|ones|function|class|method|module)\b))"
+    r"|\b(?:is|are|was|were|does|do|did)\s+(?:this|that|these|those)\b"
     r"|^(?:and|but|so|or|then|also)\b|^(?:what|how) about\b|\b(?:the same|the other|else|instead)\b",
     re.IGNORECASE,
 )
@@ -60,6 +61,21 @@ _OVERVIEW = re.compile(
     r"|\btell me (?:all|everything)\b|\bwhat (?:kinds?|types?|sorts?) of\b",
     re.IGNORECASE,
 )
+# What searches by words count in a question of several sentences: most of their words are beside
+# the point.
+_A_LITTLE = 0.15
+_KEYWORDS = 3
+DEFAULT_VOCABULARY = (
+    "argparse", "asyncio", "base64", "bisect", "bz2", "contextlib", "csv", "ctypes", "dataclass",
+    "dataclasses", "datetime", "difflib", "einsum", "functools", "glob", "gzip", "hashlib", "heapq",
+    "hmac", "importlib", "inspect", "ipaddress", "itertools", "logging", "lzma", "mmap", "numpy",
+    "np", "os", "pathlib", "pickle", "re", "regex", "shlex", "shutil", "smtplib", "sqlite",
+    "sqlite3", "ssl", "subprocess", "sys", "tarfile", "tempfile", "textwrap", "tkinter",
+    "traceback", "tracemalloc", "unittest", "urllib", "uuid", "venv", "weakref", "zipfile", "zlib",
+    "zoneinfo",
+)  # fmt: skip
+"""Names of the default corpus that are no English words, or hardly."""
+
 # Of a question's words, these say what is asked of a name, not which.
 _ASKING = frozenset((
     "argument", "arguments", "call", "called", "class", "default", "describe", "do", "doing",
@@ -105,6 +121,8 @@ class RulePlanner:
         strategy: of every plan, unless "adaptive".
         k: pieces for a plain question; an overview takes twice as many.
         token_budget: for a plain question; an overview takes twice as much.
+        vocabulary: words in lower case that are names in what is ingested, though nothing in how
+            they are written says so.
     """
 
     def __init__(
@@ -112,7 +130,9 @@ class RulePlanner:
         strategy: Choice = "adaptive",
         k: int = DEFAULT_K,
         token_budget: int = DEFAULT_TOKEN_BUDGET,
+        vocabulary: Sequence[str] = DEFAULT_VOCABULARY,
     ) -> None:
+        self._vocabulary = frozenset(vocabulary)
         self._strategy = strategy
         self._k = k
         self._token_budget = token_budget
@@ -126,36 +146,55 @@ class RulePlanner:
         names = identifiers(question)
         topic = _topic(question, names)
         layers, query, why_layers = _layers(question, names, topic, history)
-        strategy, why_strategy = self._choose(names, topic)
+        choice = self._choose(query)
         summarise = bool(_OVERVIEW.search(question))
-        reasons = [why_strategy, why_layers]
+        reasons = [choice.why, why_layers]
         factor = 1
         if summarise:
             factor = 2
             reasons.append("It asks for an overview: more pieces, one sentence of each.")
         return Plan(
-            strategy=strategy,
+            strategy=choice.strategy,
             layers=layers,
             k=min(MOST_K, self._k * factor),
             summarise=summarise,
             token_budget=self._token_budget * factor,
             reasons=tuple(reasons),
             query=query,
+            lexical_weight=choice.lexical_weight,
         )
 
-    def _choose(self, names: Sequence[str], topic: Sequence[str]) -> tuple[Strategy, str]:
+    def _choose(self, query: str) -> _Choice:
         if self._strategy != "adaptive":
-            return self._strategy, f"The settings say {self._strategy} for every question."
+            why = f"The settings say {self._strategy} for every question."
+            return _Choice(self._strategy, why)
+        names = identifiers(query)
+        topic = _topic(query, names)
         shown = ", ".join(names)
         if names and not topic:
-            return "lexical", f"It only names {shown}: the words themselves are looked up."
+            return _Choice("lexical", f"It only names {shown}: the words themselves are looked up.")
         if names:
-            return "hybrid", (
+            why = (
                 f"It names {shown} and asks about {' '.join(topic)}: words and meaning both count."
             )
-        if len(topic) <= 2:
-            return "hybrid", "A few words and no sentence: words and meaning both count."
-        return "vector", "It is plain language without names: the meaning is looked up."
+            return _Choice("hybrid", why)
+        known = [word for word in words(query) if word in self._vocabulary]
+        if known:
+            why = f"It has {known[0]!r}, which is a name here: words and meaning both count."
+            return _Choice("hybrid", why)
+        if len(words(query)) <= _KEYWORDS:
+            return _Choice("hybrid", "A few words, no sentence: words and meaning both count.")
+        if len(sentences(query)) > 1:
+            why = "It is several sentences: the meaning is looked up, and words count a little."
+            return _Choice("hybrid", why, _A_LITTLE)
+        return _Choice("vector", "It is plain language without names: the meaning is looked up.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+    strategy: Strategy
+    why: str
+    lexical_weight: float = 1.0
 
 
 def _topic(question: str, names: Sequence[str]) -> list[str]:

@@ -101,7 +101,7 @@ def connect(settings: Settings, embedder: TextEmbedder) -> tuple[MemoryClient, R
     """
     actor = start_memory(settings.directory, settings.embedder, settings.short_term_limit)
     memory = MemoryClient(actor, embedder)
-    return memory, Resources(memory, embedder, settings.endpoint)
+    return memory, Resources(memory, embedder, settings.endpoint, memory, settings.embedder)
 
 
 def deployed_embedder() -> ServeEmbedder | None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from knowledge.embedding import Vectors
+from knowledge.planner import identifiers
 from knowledge.prompt import passage
 from knowledge.text import count_tokens, sentences
 from knowledge.timing import Timings
@@ -26,10 +28,13 @@ LEXICAL, VECTOR, RECENT = "lexical", "vector", "recent"
 _FUSION = 60.0
 # How much each further layer in the order of trust counts less.
 _DISTRUST = 0.05
+# What a document gains that is called as the question says: more than any rank, or as a good one.
+_CALLED, _CALLED_ALIKE = 0.05, 0.01
 # Searches return this many times k, because what two of them found counts more than either's rank.
 _DEPTH = 4
 _LEAST_DEPTH = 20
 _RECENT_EXCHANGES = 3
+_PIECES_OF_A_DOCUMENT = 2
 
 
 class TextEmbedder(Protocol):
@@ -99,8 +104,8 @@ class Retriever:
                 vector = (await self._embedder.embed([plan.query]))[0]
         with timings.stage("retrieve"):
             found = await self._search(plan, scope, vector)
-            merged = fuse(found, plan.layers)
-            return within_budget(merged[: plan.k], plan.token_budget)
+            merged = fuse(found, plan.layers, identifiers(plan.query), plan.lexical_weight)
+            return within_budget(various(merged)[: plan.k], plan.token_budget)
 
     async def _search(
         self, plan: Plan, scope: Scope, vector: Vectors | None
@@ -123,13 +128,22 @@ class Retriever:
         return [Hit(record, 0.0, {RECENT: rank}) for rank, record in enumerate(records, 1)]
 
 
-def fuse(found: Mapping[str, Sequence[Hit]], layers: Sequence[Layer]) -> list[Hit]:
+def fuse(
+    found: Mapping[str, Sequence[Hit]],
+    layers: Sequence[Layer],
+    names: Sequence[str] = (),
+    lexical_weight: float = 1.0,
+) -> list[Hit]:
     """Return what the searches found, each text once, best first.
 
     Args:
         found: hits, best first, by the search's name.
         layers: in order of trust; the first has the last word between equal texts.
+        names: that the question names; documents called so come first.
+        lexical_weight: what a rank by words counts, where a rank by meaning counts 1.
     """
+    weights = {LEXICAL: lexical_weight} if VECTOR in found else {}
+    called = tuple(name.casefold() for name in names)
     best: dict[str, Hit] = {}
     for search, hits in found.items():
         for rank, hit in enumerate(filter(_answers_something, hits), 1):
@@ -137,9 +151,29 @@ def fuse(found: Mapping[str, Sequence[Hit]], layers: Sequence[Layer]) -> list[Hi
             seen = dataclasses.replace(hit, found_by={search: rank}, similarity=similarity)
             key = _fingerprint(hit.record)
             best[key] = _merge(best[key], seen, layers) if key in best else seen
-    scored = [dataclasses.replace(hit, score=_score(hit, layers)) for hit in best.values()]
+    scored = [
+        dataclasses.replace(hit, score=_score(hit, layers, weights) + _called(hit.record, called))
+        for hit in best.values()
+    ]
     # The id settles what scores alike, so that the same memory gives the same answer.
     return sorted(scored, key=lambda hit: (-hit.score, hit.record.id))
+
+
+def various(hits: Sequence[Hit]) -> list[Hit]:
+    """Return the hits with a document's third and further ones behind all others.
+
+    A long document has many pieces that are alike; the answer may be in the document next to it.
+    """
+    counts: Counter[str] = Counter()
+    first: list[Hit] = []
+    rest: list[Hit] = []
+    for hit in hits:
+        uri = hit.record.source.uri
+        counts[uri] += 1
+        # The exchanges of a session are not pieces of one text.
+        alike = hit.record.kind is not Kind.EXCHANGE and counts[uri] > _PIECES_OF_A_DOCUMENT
+        (rest if alike else first).append(hit)
+    return first + rest
 
 
 def within_budget(hits: Sequence[Hit], token_budget: int) -> tuple[Hit, ...]:
@@ -179,9 +213,21 @@ def _place(hit: Hit, layers: Sequence[Layer]) -> int:
     return layers.index(hit.record.layer) if hit.record.layer in layers else len(layers)
 
 
-def _score(hit: Hit, layers: Sequence[Layer]) -> float:
-    fused = sum(1.0 / (_FUSION + rank) for rank in hit.found_by.values())
+def _score(hit: Hit, layers: Sequence[Layer], weights: Mapping[str, float]) -> float:
+    ranks = hit.found_by.items()
+    fused = sum(weights.get(search, 1.0) / (_FUSION + rank) for search, rank in ranks)
     return fused * (1.0 - _DISTRUST * _place(hit, layers))
+
+
+def _called(record: Record, names: Sequence[str]) -> float:
+    """Return what a record gains because its document is called as one of these names."""
+    title = record.source.title.casefold()
+    # People write np.mean for numpy.mean, and monthrange for calendar.monthrange.
+    exact = any(title == name or title.endswith(f".{name}") for name in names)
+    alike = any(title.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1] for name in names)
+    # What a document is begins with its first piece.
+    first = 1.0 if record.source.position == 0 else 0.8
+    return first * (_CALLED if exact else _CALLED_ALIKE if alike else 0.0)
 
 
 def _cut(hit: Hit, token_budget: int) -> Hit:

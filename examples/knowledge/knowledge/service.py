@@ -12,7 +12,7 @@ import asyncio
 import importlib.resources
 import math
 from collections.abc import Awaitable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Header, Request, Response
@@ -25,16 +25,21 @@ from knowledge.chat import EndpointError
 from knowledge.config import Settings
 from knowledge.embedding import Vectors, make_embedder
 from knowledge.engine import Engine
-from knowledge.operators import Question
+from knowledge.ingest import sources
+from knowledge.ingest.routes import ROUTES
+from knowledge.operators import Chunk, Question, Store, Stored, Summarise
+from knowledge.pipeline import Chain
 from knowledge.queue import Priority
 from knowledge.resources import APPLICATION, EMBEDDER, ServeEmbedder, connect
 from knowledge.stall import StallMeter
 from knowledge.types import (
     DeadlineExceeded,
     KnowledgeError,
+    Layer,
     QueueFull,
     Scope,
     ShuttingDown,
+    SourceError,
     StoreError,
     UnknownTrigger,
 )
@@ -42,6 +47,8 @@ from knowledge.wire import (
     AskReply,
     AskRequest,
     CountReply,
+    IngestReply,
+    IngestRequest,
     PlanReply,
     PlanRequest,
     Problem,
@@ -56,6 +63,8 @@ class WrongTenant(KnowledgeError):
     """A request names two tenants."""
 
 
+# The default routes come with the sources.
+assert sources is not None
 SERVICE = "KnowledgeService"
 _DEFAULT_TENANT = "default"
 _MOST_SESSION = 200
@@ -70,6 +79,7 @@ _STATUSES: dict[type[Exception], int] = {
     StoreError: 503,
     EndpointError: 502,
     UnknownTrigger: 400,
+    SourceError: 400,
 }
 # Everything a page may load comes from here.
 _SECURITY = {
@@ -151,9 +161,17 @@ def _problem(status: int, error: Exception, headers: dict[str, str]) -> Response
 
 
 def _scope(asked: PlanRequest, tenant: str) -> Scope:
-    if asked.tenant is not None and tenant not in (_DEFAULT_TENANT, asked.tenant):
-        raise WrongTenant(f"the header says tenant {tenant!r}, the body {asked.tenant!r}")
-    return Scope(asked.tenant or tenant, asked.session_id)
+    return Scope(_tenant(asked.tenant, tenant), asked.session_id)
+
+
+def _tenant(in_body: str | None, in_header: str) -> str:
+    if in_body is not None and in_header not in (_DEFAULT_TENANT, in_body):
+        raise WrongTenant(f"the header says tenant {in_header!r}, the body {in_body!r}")
+    return in_body or in_header
+
+
+def _layer(layer: Layer) -> Literal["contextual", "long-term"]:
+    return "long-term" if layer is Layer.LONG_TERM else "contextual"
 
 
 async def _soon(reply: Awaitable[Reply], who: str) -> Reply:
@@ -175,8 +193,8 @@ class KnowledgeService:
 
     def __init__(self, settings: Settings, embedder: DeploymentHandle) -> None:
         self._settings = settings
-        self._memory, resources = connect(settings, ServeEmbedder(embedder))
-        self._engine = Engine(resources, settings)
+        self._memory, self._resources = connect(settings, ServeEmbedder(embedder))
+        self._engine = Engine(self._resources, settings)
         self._meter = StallMeter()
         self._metering: asyncio.Task[None] | None = None
         page = importlib.resources.files("knowledge") / "page"
@@ -201,6 +219,27 @@ class KnowledgeService:
     async def plan(self, asked: PlanRequest, x_tenant: Tenant = _DEFAULT_TENANT) -> PlanReply:
         """Show how a question would be answered."""
         return plan_reply(await self._engine.plan(asked.question, _scope(asked, x_tenant)))
+
+    @app.post("/ingest", responses=_PROBLEMS)
+    async def ingest(self, asked: IngestRequest, x_tenant: Tenant = _DEFAULT_TENANT) -> IngestReply:
+        """Take in documents; the same again changes nothing. They can be found when this returns.
+
+        For much of it there is `knowledge ingest`, which works on all of the cluster.
+        """
+        if asked.trigger not in self._settings.http_triggers:
+            known = ", ".join(self._settings.http_triggers) or "none"
+            raise UnknownTrigger(f"trigger {asked.trigger!r} is not open to HTTP; open: {known}")
+        route = ROUTES.resolve(asked.trigger, asked.source)
+        source = route.open(asked.options)
+        store = Store(_layer(route.layer), _tenant(asked.tenant, x_tenant))
+        chain = Chain([Chunk(), Summarise(), store], self._resources)
+        stored: list[Stored] = []
+        for shard in await asyncio.to_thread(source.shards):
+            for document in source.read(shard):
+                stored += await chain.run(document)
+        written = sum(one.pieces > 0 for one in stored)
+        pieces = sum(one.pieces for one in stored)
+        return IngestReply(documents=len(stored), written=written, pieces=pieces)
 
     @app.get("/sessions/{session_id}", responses=_PROBLEMS)
     async def session(self, session_id: str, x_tenant: Tenant = _DEFAULT_TENANT) -> SessionReply:

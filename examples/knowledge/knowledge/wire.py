@@ -41,6 +41,35 @@ class AskRequest(PlanRequest):
     explain: bool = False
 
 
+class IngestRequest(_Strict):
+    """Documents to be taken in.
+
+    Attributes:
+        trigger: why; which ones HTTP may use is a setting.
+        source: what, as "text".
+        options: of the source, as {"text": "...", "title": "..."}.
+    """
+
+    trigger: str = Field(min_length=1, max_length=200)
+    source: str = Field(min_length=1, max_length=200)
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    tenant: str | None = Name
+
+
+class IngestReply(BaseModel):
+    """What became of the documents.
+
+    Attributes:
+        documents: that are in now.
+        written: of these, new or changed.
+        pieces: written.
+    """
+
+    documents: int
+    written: int
+    pieces: int
+
+
 class CitationReply(BaseModel):
     """What a mark such as [1] in an answer means."""
 

@@ -57,6 +57,8 @@ def test_names_in_a_question_are_found(question: str, names: tuple[str, ...]) ->
         ("How do I keep json.dumps from escaping accented letters?", "hybrid"),
         ("broadcasting", "hybrid"),
         ("context managers", "hybrid"),
+        ("In the bisect module, how do I keep a list sorted?", "hybrid"),
+        ("I have two lists. How do I find what they have in common?", "hybrid"),
         ("How can I find out how much room is left on a disk?", "vector"),
         ("Which way of sampling gives every item the same chance?", "vector"),
     ],
@@ -72,7 +74,7 @@ def test_way_of_asking_decides_the_search(question: str, strategy: str) -> None:
         "And with an axis?",
         "What about empty lists?",
         "Does that work for tuples?",
-        "Why is this slow?",
+        "Why is this so?",
         "Are they sorted?",
     ],
 )
@@ -134,3 +136,15 @@ def test_any_text_has_a_plan_and_always_the_same(question: str, before: list[str
     assert 1 <= made.k <= MOST_K
     assert made.reasons and all(made.reasons)
     assert made.query.endswith(question)
+
+
+def test_words_count_little_in_a_story_and_fully_beside_a_name() -> None:
+    story = plan("I have two lists. How do I find what they have in common?")
+    assert story.lexical_weight < 1.0
+    assert plan("How does numpy.median treat missing values?").lexical_weight == 1.0
+
+
+def test_names_that_look_like_words_can_be_told() -> None:
+    question = "What can the frobnicator do about missing values?"
+    assert RulePlanner().plan_now(question).strategy == "vector"
+    assert RulePlanner(vocabulary=("frobnicator",)).plan_now(question).strategy == "hybrid"
