@@ -9,10 +9,12 @@ BAZEL := bazel
 # PYTHON_BIN_PATH: the interpreter that the extension module is built for.
 export PYTHON_BIN_PATH = $(CURDIR)/.venv/bin/python
 PYTEST := .venv/bin/python -m pytest
+# The example has an environment, and with that a test run, of its own.
+KNOWLEDGE := .venvs/knowledge/bin/python
 FUZZ_SECONDS := 20
 
-.PHONY: help demo test test-slow test-native fuzz lint bench wheel build clean distclean
-.PHONY: setup-build setup-demo setup-lint setup-test
+.PHONY: help demo knowledge test test-slow test-native test-knowledge fuzz lint bench bench-knowledge wheel build clean distclean
+.PHONY: setup-build setup-demo setup-knowledge setup-knowledge-dev setup-lint setup-test
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -23,16 +25,25 @@ setup-build:
 setup-demo:
 	@tools/setup packages dev wheel ray-2.60.0
 
+setup-knowledge:
+	@tools/setup packages dev wheel knowledge
+
+setup-knowledge-dev:
+	@tools/setup packages test-packages dev wheel knowledge-dev
+
 setup-lint:
-	@tools/setup packages lint-packages dev wheel
+	@tools/setup packages lint-packages dev wheel knowledge-dev
 
 setup-test:
-	@tools/setup packages lint-packages test-packages dev wheel ray-2.48.0 ray-2.60.0
+	@tools/setup packages lint-packages test-packages dev wheel ray-2.48.0 ray-2.60.0 knowledge-dev
 
 build: setup-demo ## build Mantaray and install it beside Ray 2.60.0
 
 demo: setup-demo ## a workload that overruns the object store, on stock Ray and on Mantaray
 	@.venvs/ray-2.60.0/bin/python benchmarks/spill_demo.py
+
+knowledge: setup-knowledge ## the knowledge service: ingests, serves, is asked, and prints answers with their sources
+	@.venvs/knowledge/bin/knowledge demo
 
 test-native: setup-lint ## C++ tests, plain and under ASan, UBSan and TSan, and a bounded fuzz run
 	$(BAZEL) test //...
@@ -48,10 +59,14 @@ fuzz: setup-lint ## fuzz the parsers of spill files and of resource-view sync fo
 	bazel-bin/src/mantaray/syncer/relay_fuzz -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ \
 	  -verbosity=0 -print_final_stats=1
 
-test: setup-test test-native lint ## everything that CI runs
+test-knowledge: setup-knowledge-dev ## the tests of the knowledge service
+	$(KNOWLEDGE) -m pytest examples/knowledge/tests -m "not slow" --durations=5
+
+test: setup-test test-native lint test-knowledge ## everything that CI runs
 	$(PYTEST) -m "not slow" --durations=15
 
 test-slow: setup-test ## the long tests
+	$(KNOWLEDGE) -m pytest examples/knowledge/tests -m slow --durations=5
 	$(PYTEST) -m slow --durations=15
 
 lint: setup-lint ## ruff, mypy, clang-format, clang-tidy and the house rules
@@ -73,6 +88,10 @@ bench: setup-test ## the benchmarks: stock and Mantaray interleaved
 	@.venv/bin/python benchmarks/sync_noise.py
 	@.venv/bin/python benchmarks/relay_latency.py
 	@$(BAZEL) run //src/mantaray/refcount:reference_counter_bench
+
+bench-knowledge: setup-knowledge-dev ## the knowledge service on stock Ray and on Mantaray, and how good its answers are
+	@$(KNOWLEDGE) examples/knowledge/benchmarks/quality.py
+	@$(KNOWLEDGE) examples/knowledge/benchmarks/load.py
 
 wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)
 	@.venv/bin/mantaray wheel --ray $(RAY) -o dist

@@ -267,6 +267,13 @@ def _python_literals(text: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
+# --- What is built upon Mantaray
+
+EXAMPLE_NAMES = re.compile(
+    r"\bexamples?/|\b(?:import|from) knowledge\.|\bknowledge[ _-](?:service|base)\b", re.I
+)
+
+
 # --- Every file
 
 
@@ -306,7 +313,7 @@ def _is_text(path: PurePosixPath) -> bool:
 
 def _is_test(path: PurePosixPath) -> bool:
     if path.suffix == ".py":
-        return path.parts[0] == "tests" and path.name.startswith("test_")
+        return "tests" in path.parts[:-1] and path.name.startswith("test_")
     return _is_cpp(path) and path.stem.endswith("_test")
 
 
@@ -362,6 +369,12 @@ RULES = (
         _is_named_elsewhere,
         _spill_names,
         "use the names of src/mantaray/spill/names.h; Python has them from mantaray._native.spill",
+    ),
+    Rule(
+        "no-example",
+        lambda path: path.is_relative_to(PACKAGE) or path.is_relative_to(SOURCES),
+        _matches(EXAMPLE_NAMES, "knows of an example:"),
+        "examples use the public face; what they need from inside belongs there",
     ),
     Rule(
         "opening",

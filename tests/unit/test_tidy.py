@@ -67,6 +67,9 @@ VIOLATIONS = [
     ("spill-names", "python/mantaray/spill/a.py", PY + "x = '.damaged'\n", 3),
     ("spill-names", "python/mantaray/spill/names.py", PY + "x = 'ray_spilled_objects_'\n", 3),
     ("spill-names", "src/mantaray/python/names.cc", CC + 'x = "ray_spilled_objects_";\n', 2),
+    ("no-example", "python/mantaray/serve/a.py", PY + "import knowledge.service\n", 3),
+    ("no-example", "src/mantaray/spill/a.cc", CC + "// As the knowledge service does.\n", 2),
+    ("no-example", "python/mantaray/py.toml", "# See examples" + "/knowledge.\n", 1),
     ("opening", "src/mantaray/spill/a.h", "#include <string>\n", 1),
     ("opening", "tests/unit/a.py", "from __future__ import annotations\n", 1),
     ("opening", "src/mantaray/spill/BUILD.bazel", "package()\n", 1),
@@ -80,6 +83,7 @@ VIOLATIONS = [
     ("machine-paths", "tests/a.py", f'"""A."""\nx = "{SLASH}tmp/x/log"\n', 2),
     ("registry-hosts", "README.md", "curl https://pypi" + ".org/simple\n", 1),
     ("assertions", "tests/unit/test_a.py", PY + "def test_nothing():\n    print(1)\n", 1),
+    ("assertions", "examples/a/tests/test_a.py", PY + "def test_nothing():\n    print(1)\n", 1),
     ("assertions", "src/mantaray/spill/a_test.cc", CC + "TEST(A, B) { Run(); }\n", 1),
 ]
 
@@ -108,6 +112,7 @@ ALLOWED = [
     ("src/mantaray/spill/a_test.cc", CC + '#include <thread>\nEXPECT_EQ(n, "fused-1");\n'),
     ("src/mantaray/spill/a.cc", CC + "x = clock->Now();  // not std::this_thread\n"),
     ("src/mantaray/spill/names.h", CC + 'kPrefix = "ray_spilled_objects_";\n'),
+    ("python/mantaray/cli/a.py", PY + "# For example, from knowledge of the node.\n"),
     ("docs/a.md", "Objects lie in ../root of http://host/work-items.\n"),
     ("tools/a", "#!/usr/bin/env bash\n# For this.\n"),
 ]

@@ -1,0 +1,1 @@
+"""How knowledge comes in from outside: routes, sources, chunks, and the pipeline through them."""

@@ -1,0 +1,1 @@
+"""What the service remembers: the store, the layers above it, the actor that owns them."""

@@ -1,0 +1,1 @@
+"""Tests that kill the service's processes while it is being asked."""
