@@ -22,8 +22,7 @@ class Slowly(JsonLinesSource):
 
     def read(self, shard: tuple[int, int]) -> Iterator[Document]:
         """See `DocumentSource`."""
-        start, end = shard
-        time.sleep(start / (end - start) * 0.7)
+        time.sleep(0.25)
         yield from super().read(shard)
 
 
