@@ -18,6 +18,7 @@ from knowledge.config import Settings, load_settings
 from knowledge.ingest.pipeline import IngestOptions, Progress, ingest
 from knowledge.ingest.routes import IngestRequest
 from knowledge.memory.actor import start_memory
+from knowledge.types import Value
 from knowledge.wire import as_text
 
 _SESSION = "demo"
@@ -101,7 +102,7 @@ def run(documents: int) -> int:
 def _ingest(settings: Settings, documents: int) -> None:
     _say("ingesting documentation strings of Python's standard library and of NumPy")
     actor = start_memory(settings.directory, settings.embedder, settings.short_term_limit)
-    options = {"limit": documents, "modules": _MODULES}
+    options: dict[str, Value] = {"limit": documents, "modules": _MODULES}
     request = IngestRequest("manual", "python-docs", options=options)
     last_s = time.monotonic()
 
