@@ -52,13 +52,17 @@ _QUESTIONS = (
         "plain language: looked up by its meaning",
         "disk_usage",
     ),
+    _Asked("What does numpy.linalg.norm return?", "a name of NumPy's", "numpy.linalg.norm"),
     _Asked(
         "How does json.dumps treat characters that are not ASCII?",
-        "both: words and meaning",
-        "json",
+        "a name and more: words and meaning",
+        "json.dumps",
     ),
-    _Asked("What does numpy.linalg.norm return?", "the next one refers to it", "linalg"),
-    _Asked("And what does it raise?", "a follow-up: 'it' is in the session's memory", "linalg"),
+    _Asked(
+        "And what does it do with a circular reference?",
+        "a follow-up: the session's memory says what 'it' is",
+        "json.dump",
+    ),
     _Asked("What is the capital of Australia?", "nothing in the corpus answers it", None),
 )
 
