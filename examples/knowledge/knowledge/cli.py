@@ -154,10 +154,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     settings = local.settings_of(arguments)
     stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
     with local.cluster(arguments.address, settings.directory):
         service.start(settings)
+        # Now, because Ray has put handlers of its own in place of earlier ones.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
         print(
             f"the knowledge service answers at http://{settings.host}:{settings.port}/", flush=True
         )

@@ -18,6 +18,7 @@ from knowledge.config import Settings, load_settings
 from knowledge.ingest.pipeline import IngestOptions, Progress, ingest
 from knowledge.ingest.routes import IngestRequest
 from knowledge.memory.actor import start_memory
+from knowledge.types import Value
 from knowledge.wire import as_text
 
 _SESSION = "demo"
@@ -51,13 +52,17 @@ _QUESTIONS = (
         "plain language: looked up by its meaning",
         "disk_usage",
     ),
+    _Asked("What does numpy.linalg.norm return?", "a name of NumPy's", "numpy.linalg.norm"),
     _Asked(
         "How does json.dumps treat characters that are not ASCII?",
-        "both: words and meaning",
-        "json",
+        "a name and more: words and meaning",
+        "json.dumps",
     ),
-    _Asked("What does numpy.linalg.norm return?", "the next one refers to it", "linalg"),
-    _Asked("And what does it raise?", "a follow-up: 'it' is in the session's memory", "linalg"),
+    _Asked(
+        "And what does it do with a circular reference?",
+        "a follow-up: the session's memory says what 'it' is",
+        "json.dump",
+    ),
     _Asked("What is the capital of Australia?", "nothing in the corpus answers it", None),
 )
 
@@ -101,7 +106,7 @@ def run(documents: int) -> int:
 def _ingest(settings: Settings, documents: int) -> None:
     _say("ingesting documentation strings of Python's standard library and of NumPy")
     actor = start_memory(settings.directory, settings.embedder, settings.short_term_limit)
-    options = {"limit": documents, "modules": _MODULES}
+    options: dict[str, Value] = {"limit": documents, "modules": _MODULES}
     request = IngestRequest("manual", "python-docs", options=options)
     last_s = time.monotonic()
 

@@ -25,7 +25,11 @@ DEFAULT_THRESHOLD = 0.37
 """The least cosine of question and sentence at which the sentence counts as an answer."""
 
 _MARK = re.compile(r"\s*\[(\d+)\]")
-_CODE = re.compile(r"^(?:>>>|\.\.\. |array\(|Traceback\b)")
+# Code, its output, and the sections of documentation that list rather than say.
+_NO_PROSE = re.compile(
+    r"^(?:>>>|\.\.\. |array\(|Traceback\b"
+    r"|(?:Attributes|Examples?|Methods|Notes|Parameters|References|See Also)\s+-{3,})"
+)
 _SHORTLIST = 12
 _LEAST_WORDS = 3
 _LONGEST_SENTENCE_WORDS = 90
@@ -172,7 +176,7 @@ def _sentences(prompt: Prompt) -> list[_Sentence]:
         begins = hit.record.source.position == 0
         for place, text in enumerate(sentences(_MARK.sub("", hit.record.text))):
             length = len(text.split())
-            usable = _LEAST_WORDS <= length <= _LONGEST_SENTENCE_WORDS and not _CODE.match(text)
+            usable = _LEAST_WORDS <= length <= _LONGEST_SENTENCE_WORDS and not _NO_PROSE.match(text)
             if usable:
                 meant = frozenset(_stems([*words(text), *title]))
                 found.append(_Sentence(number, place, text, meant, text in said, begins))

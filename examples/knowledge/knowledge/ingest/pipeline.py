@@ -166,7 +166,9 @@ def _pipeline(
         )
         .map_batches(
             _cut,
-            batch_size=_DOCUMENTS_A_BATCH,
+            # Whatever came together: a number would make Ray read as many shards at once.
+            batch_size=None,
+            batch_format="numpy",
             fn_kwargs={"where": where},
             num_cpus=_LITTLE_CPU,
         )
