@@ -1,9 +1,10 @@
 """What `--suppress-noise` saves: sync messages of real raylets on which objects come and go.
 
 One cluster, two relays of it, one with the option and one without, each with as many raylets. On
-every raylet an actor puts and drops objects at a steady rate, which moves nothing but the bytes of
-its object store. Counted over the same seconds: what each relay sent to the GCS and to its nodes. To
-its nodes each relay sends the other relay's updates too, and those are as the other relay sends them.
+every raylet an actor puts objects at a steady rate and drops them all when there are 40, which moves
+nothing but the bytes of its object store. Counted over the same seconds: what each relay sent to the
+GCS and to its nodes. To its nodes each relay sends the other relay's updates too, and those are as
+the other relay sends them.
 
     python benchmarks/sync_noise.py [--ray VERSION] [--nodes N] [--hz N] [--seconds N] [--json]
 """
@@ -38,9 +39,11 @@ ray.init(log_to_driver=False)
 @ray.remote(num_cpus=0)
 class Churn:
     def run(self):
-        done, begin = 0, time.monotonic()
+        done, begin, held = 0, time.monotonic(), []
         while time.monotonic() - begin < seconds:
-            ray.put(numpy.zeros(size, numpy.uint8))
+            held.append(ray.put(numpy.zeros(size, numpy.uint8)))
+            if len(held) == 40:
+                held.clear()
             done += 1
             time.sleep(max(0.0, begin + done / hz - time.monotonic()))
         return done

@@ -17,7 +17,14 @@ import pytest
 import mantaray
 from tests.support.cluster import Cluster
 from tests.support.rays import RayEnv, assert_start_refused, short_directory
-from tests.support.relays import RelayProcess, add_nodes, gcs_store, restart_gcs, wait_until
+from tests.support.relays import (
+    RelayProcess,
+    add_nodes,
+    dialect_of,
+    gcs_store,
+    restart_gcs,
+    wait_until,
+)
 
 PROGRAMS = Path(__file__).with_name("programs")
 
@@ -58,20 +65,23 @@ def certificates(directory: Path) -> dict[str, str]:
     }
 
 
-# Arguments: the relay's address, the authority's certificate, tokens. Prints how a node ends that
-# comes without TLS, and one with each of the tokens.
+# Arguments: the relay's address, a directory with the certificates, a dialect, tokens. Prints how a
+# node ends that comes without TLS, one without a certificate, and one with each of the tokens.
 STRANGERS = f"""
 import json, sys
+from pathlib import Path
 sys.path.insert(0, {str(PROGRAMS)!r})
 import grpc
 from sync_client import SyncClient
-address, authority, batch, *tokens = sys.argv[1:]
-secret = grpc.ssl_channel_credentials(open(authority, "rb").read())
-said = [SyncClient(address, True).refusal(10)]
+address, directory, dialect, *tokens = sys.argv[1:]
+authority, key, own = ((Path(directory) / name).read_bytes() for name in ("ca.crt", "tls.key", "tls.crt"))
+nameless = grpc.ssl_channel_credentials(authority)
+secret = grpc.ssl_channel_credentials(authority, key, own)
+said = [SyncClient(address, True, credentials=with_).refusal(20) for with_ in (None, nameless)]
 for token in tokens:
     metadata = (("authorization", "Bearer " + token),) if token else ()
-    client = SyncClient(address, batch == "batch", metadata=metadata, credentials=secret)
-    said.append(client.refusal(5))
+    client = SyncClient(address, dialect == "batch", metadata=metadata, credentials=secret)
+    said.append(client.refusal(6))
 print(json.dumps(said))
 """
 
@@ -88,12 +98,11 @@ def test_tls_is_spoken_and_a_wrong_token_is_refused(ray_env: RayEnv, tmp_path: P
     ):
         assert cluster.run_program(PROGRAMS / "relay_work.py", ["2", "start"])["ran_on"] == 2
         assert relay.status()["upstream_connected"]
-        authority = tls["RAY_TLS_CA_CERT"]
-        dialect = "batch" if has_tokens else "bare"
         tokens = ["", "b" * 64, "a" * 64] if has_tokens else [""]
-        said = ray_env.run_program(STRANGERS, [relay.address, authority, dialect, *tokens])
+        arguments = [relay.address, tmp_path, dialect_of(ray_env), *tokens]
+        said = ray_env.run_program(STRANGERS, arguments)
         refused = ["UNAUTHENTICATED"] * 2 if has_tokens else []
-        assert said == ["UNAVAILABLE", *refused, "OPEN"]
+        assert said == ["UNAVAILABLE", "UNAVAILABLE", *refused, "OPEN"]
         if has_tokens:
             done = subprocess.run(
                 [str(ray_env.bin("ray")), "status", f"--address={relay.address}"],

@@ -2,6 +2,7 @@
 
 #include "mantaray/relay/event_loop.h"
 
+#include <grpc/grpc.h>
 #include <grpc/support/time.h>
 #include <pthread.h>
 
@@ -17,13 +18,20 @@ constexpr auto kLater = [](const auto& a, const auto& b) {
 
 }  // namespace
 
-EventLoop::EventLoop(std::unique_ptr<grpc::ServerCompletionQueue> queue, std::string thread_name)
+EventLoop::EventLoop(std::unique_ptr<grpc::CompletionQueue> queue, std::string thread_name)
     : queue_(std::move(queue)),
       thread_name_(std::move(thread_name)),
       alarm_(std::make_unique<grpc::Alarm>()),
       wake_event_(this, &EventLoop::OnWake) {}
 
 EventLoop::~EventLoop() = default;
+
+std::unique_ptr<grpc::CompletionQueue> EventLoop::QueueThatDoesNotPoll() {
+  const grpc_completion_queue_attributes attributes{GRPC_CQ_CURRENT_VERSION, GRPC_CQ_NEXT, GRPC_CQ_NON_POLLING,
+                                                    nullptr};
+  const grpc_completion_queue_factory* factory = grpc_completion_queue_factory_lookup(&attributes);
+  return std::make_unique<grpc::CompletionQueue>(grpc_completion_queue_create(factory, &attributes, nullptr));
+}
 
 void EventLoop::Start() {
   thread_ = std::thread([this] { Run(); });

@@ -17,17 +17,18 @@ constexpr auto kTimeout = std::chrono::seconds(10);
 Probe::Probe(EventLoop* loop, Done done)
     : loop_(loop),
       done_(std::move(done)),
-      started_(this, &Probe::OnStart),
-      metadata_(this, &Probe::OnMetadata),
-      finished_(this, &Probe::OnFinish) {}
+      started_(loop, this, &Probe::OnStart),
+      metadata_(loop, this, &Probe::OnMetadata),
+      finished_(loop, this, &Probe::OnFinish) {}
 
-void Probe::Open(grpc::GenericStub* stub, EventLoop* loop, const OwnedMetadata& metadata, Done done) {
+void Probe::Open(grpc::GenericStub* stub, EventLoop* loop, grpc::CompletionQueue* polled, const OwnedMetadata& metadata,
+                 Done done) {
   auto* probe = new Probe(loop, std::move(done));
   for (const auto& [key, value] : metadata) {
     probe->context_.AddMetadata(key, value);
   }
   probe->context_.set_deadline(std::chrono::system_clock::now() + kTimeout);
-  probe->stream_ = stub->PrepareCall(&probe->context_, std::string(syncer::kStartSyncMethod), loop->queue());
+  probe->stream_ = stub->PrepareCall(&probe->context_, std::string(syncer::kStartSyncMethod), polled);
   probe->pending_ = 2;
   probe->stream_->StartCall(&probe->started_);
   probe->stream_->ReadInitialMetadata(&probe->metadata_);

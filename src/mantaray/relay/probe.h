@@ -23,8 +23,9 @@ class Probe {
   // What came of it: the upstream's metadata, if it took the stream, else its status. Runs on the loop.
   using Done = std::function<void(const grpc::Status& status, const OwnedMetadata& answer)>;
 
-  // Opens the stream with this metadata and deletes itself when it is over.
-  static void Open(grpc::GenericStub* stub, EventLoop* loop, const OwnedMetadata& metadata, Done done);
+  // Opens the stream with this metadata and deletes itself when it is over. `polled`: the queue of a loop that polls.
+  static void Open(grpc::GenericStub* stub, EventLoop* loop, grpc::CompletionQueue* polled,
+                   const OwnedMetadata& metadata, Done done);
 
  private:
   Probe(EventLoop* loop, Done done);
@@ -42,9 +43,9 @@ class Probe {
   OwnedMetadata answer_;
   bool accepted_ = false;
   int pending_ = 0;
-  MethodEvent<Probe> started_;
-  MethodEvent<Probe> metadata_;
-  MethodEvent<Probe> finished_;
+  PostedEvent<Probe> started_;
+  PostedEvent<Probe> metadata_;
+  PostedEvent<Probe> finished_;
 };
 
 }  // namespace mantaray::relay

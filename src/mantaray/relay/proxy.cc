@@ -64,7 +64,7 @@ class ProxyCall {
         client_finish_(this, &ProxyCall::OnClientFinish) {}
 
   void Accept() {
-    auto* queue = proxy_->loop_->queue();
+    auto* queue = proxy_->queue_;
     server_context_.AsyncNotifyWhenDone(&done_);
     proxy_->service_.RequestCall(&server_context_, &server_stream_, queue, queue, &accepted_);
   }
@@ -450,9 +450,9 @@ class ProxyCall {
   bool flush_deferred_ = false;
 };
 
-Proxy::Proxy(EventLoop* loop, std::vector<std::shared_ptr<grpc::Channel>> channels, std::string relay_id,
-             Metrics* metrics)
-    : loop_(loop), relay_id_(std::move(relay_id)), metrics_(metrics) {
+Proxy::Proxy(EventLoop* loop, grpc::ServerCompletionQueue* queue, std::vector<std::shared_ptr<grpc::Channel>> channels,
+             std::string relay_id, Metrics* metrics)
+    : loop_(loop), queue_(queue), relay_id_(std::move(relay_id)), metrics_(metrics) {
   for (auto& channel : channels) {
     stubs_.push_back(std::make_unique<grpc::GenericStub>(std::move(channel)));
   }

@@ -34,9 +34,10 @@ class ProxyCall;
 
 class Proxy {
  public:
-  // Args: `loop` runs all calls; `channels` lead to the upstream, each over a connection of its own; `relay_id` is this
-  // relay's in `mantaray-relay-path`.
-  Proxy(EventLoop* loop, std::vector<std::shared_ptr<grpc::Channel>> channels, std::string relay_id, Metrics* metrics);
+  // Args: `loop` runs all calls, and `queue` is its queue, registered with the server; `channels` lead to the upstream,
+  // each over a connection of its own; `relay_id` is this relay's in `mantaray-relay-path`.
+  Proxy(EventLoop* loop, grpc::ServerCompletionQueue* queue, std::vector<std::shared_ptr<grpc::Channel>> channels,
+        std::string relay_id, Metrics* metrics);
   ~Proxy();
 
   // To be registered with the server before that is started.
@@ -56,6 +57,7 @@ class Proxy {
 
   grpc::AsyncGenericService service_;
   EventLoop* loop_;
+  grpc::ServerCompletionQueue* queue_;
   std::vector<std::unique_ptr<grpc::GenericStub>> stubs_;
   std::string relay_id_;
   Metrics* metrics_;

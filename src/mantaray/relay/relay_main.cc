@@ -143,15 +143,17 @@ class Relay {
     ConfigureServer(options_, &builder);
     int port = 0;
     builder.AddListeningPort(options_.listen, credentials_.server, &port);
-    proxy_loop_ = std::make_unique<EventLoop>(builder.AddCompletionQueue(), "proxy");
-    sync_loop_ = std::make_unique<EventLoop>(builder.AddCompletionQueue(), "sync");
-    sync_ = std::make_unique<SyncService>(sync_loop_.get(), NewChannel(), SyncOptions(options_));
+    std::unique_ptr<grpc::ServerCompletionQueue> queue = builder.AddCompletionQueue();
+    grpc::ServerCompletionQueue* const polled = queue.get();
+    proxy_loop_ = std::make_unique<EventLoop>(std::move(queue), "proxy");
+    sync_loop_ = std::make_unique<EventLoop>(EventLoop::QueueThatDoesNotPoll(), "sync");
+    sync_ = std::make_unique<SyncService>(sync_loop_.get(), polled, NewChannel(), SyncOptions(options_));
     std::vector<std::shared_ptr<grpc::Channel>> channels;
     for (int64_t i = 0; i < options_.upstream_connections; ++i) {
       channels.push_back(NewChannel());
     }
     probed_channel_ = channels.front();
-    proxy_ = std::make_unique<Proxy>(proxy_loop_.get(), std::move(channels), sync_->relay_id(), &metrics_);
+    proxy_ = std::make_unique<Proxy>(proxy_loop_.get(), polled, std::move(channels), sync_->relay_id(), &metrics_);
     if (!options_.passthrough_sync) {
       builder.RegisterService(sync_->method());
     }
@@ -292,6 +294,8 @@ int Run(const Options& options) {
 }
 
 int Main(int argc, char** argv) {
+  // One thread polls for all (event_loop.h), which other ways of polling do not offer.
+  setenv("GRPC_POLL_STRATEGY", "epoll1", /*overwrite=*/1);
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   const Parsed parsed = ParseOptions(arguments, [](const char* name) { return std::getenv(name); });
   switch (parsed.ask) {

@@ -65,8 +65,9 @@ SyncMethod::SyncMethod() {
   MarkMethodRaw(0);
 }
 
-void SyncMethod::Request(grpc::ServerContext* context, Stream* stream, grpc::ServerCompletionQueue* queue, void* tag) {
-  RequestAsyncBidiStreaming(0, context, stream, queue, queue, tag);
+void SyncMethod::Request(grpc::ServerContext* context, Stream* stream, grpc::CompletionQueue* queue,
+                         grpc::ServerCompletionQueue* accepting, void* tag) {
+  RequestAsyncBidiStreaming(0, context, stream, queue, accepting, tag);
 }
 
 // One downstream stream. Deletes itself when nothing is under way any more; gRPC's event for the end of an accepted
@@ -84,7 +85,7 @@ class SyncStream final : public syncer::Peer {
 
   void Accept() {
     context_.AsyncNotifyWhenDone(&done_);
-    service_->method_.Request(&context_, &stream_, service_->loop_->queue(), &accepted_);
+    service_->method_.Request(&context_, &stream_, service_->loop_->queue(), service_->polled_, &accepted_);
   }
 
   const std::string& credentials_key() const { return credentials_key_; }
@@ -108,12 +109,21 @@ class SyncStream final : public syncer::Peer {
   }
 
  private:
+  // On the thread of another loop.
   void OnAccepted(bool ok) {
     if (!ok) {
       delete this;  // The server is shutting down; there will be no done event either.
       return;
     }
+    service_->loop_->Post([this] { Welcome(); });
+  }
+
+  void Welcome() {
     service_->AcceptOne();
+    if (gone_) {
+      delete this;  // It was over before this loop had heard of it.
+      return;
+    }
     service_->streams_.insert(this);
     pending_ = 1;  // the done event
     node_ = ValueOf(context_.client_metadata(), "node_id");
@@ -259,6 +269,9 @@ class SyncStream final : public syncer::Peer {
   // The stream is over for the client, in whichever way.
   void OnDone(bool /*ok*/) {
     gone_ = true;
+    if (pending_ == 0) {
+      return;  // Welcome is still to come.
+    }
     if (id_ != syncer::kNoStream) {
       LogInfo("stream lost", {{"node", node_}, {"peer", peer()}});
     }
@@ -343,8 +356,10 @@ class SyncStream final : public syncer::Peer {
   MethodEvent<SyncStream> finished_;
 };
 
-SyncService::SyncService(EventLoop* loop, std::shared_ptr<grpc::Channel> channel, Options options)
+SyncService::SyncService(EventLoop* loop, grpc::ServerCompletionQueue* polled, std::shared_ptr<grpc::Channel> channel,
+                         Options options)
     : loop_(loop),
+      polled_(polled),
       options_(std::move(options)),
       stub_(std::move(channel)),
       core_(options_.core, &clock_, this),
@@ -411,7 +426,7 @@ void SyncService::OpenProbe(const OwnedMetadata& credentials, const std::string&
   const syncer::StreamMetadata own = core_.WithdrawMetadata(node);
   metadata.insert(metadata.end(), own.begin(), own.end());
   ++probes_;
-  Probe::Open(&stub_, loop_, metadata,
+  Probe::Open(&stub_, loop_, polled_, metadata,
               [this, done = std::move(done)](const grpc::Status& status, const OwnedMetadata& answer) {
                 --probes_;
                 done(status, answer);
@@ -489,7 +504,7 @@ void SyncService::ConnectUpstream() {
   };
   callbacks.ended = [this, key](const grpc::Status& status) { OnUpstreamEnded(key, status); };
   callbacks.acted = [this] { Arm(); };
-  upstream_ = UpstreamStream::Open(&stub_, loop_, &core_, metadata, std::move(callbacks));
+  upstream_ = UpstreamStream::Open(&stub_, loop_, polled_, &core_, metadata, std::move(callbacks));
 }
 
 void SyncService::OnUpstreamEnded(const CredentialsKey& key, const grpc::Status& status) {

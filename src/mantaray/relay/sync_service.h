@@ -47,7 +47,9 @@ class SyncMethod final : public grpc::Service {
   using Stream = grpc::ServerAsyncReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>;
 
   SyncMethod();
-  void Request(grpc::ServerContext* context, Stream* stream, grpc::ServerCompletionQueue* queue, void* tag);
+  // Args: `queue` gets what happens on the stream, `accepting` that there is one.
+  void Request(grpc::ServerContext* context, Stream* stream, grpc::CompletionQueue* queue,
+               grpc::ServerCompletionQueue* accepting, void* tag);
 };
 
 class SyncService final : public syncer::RelayObserver {
@@ -58,8 +60,10 @@ class SyncService final : public syncer::RelayObserver {
     std::string admin_advertise;  // told to a relay upstream; empty: nothing
   };
 
-  // Args: `loop` runs everything; `channel` leads to the upstream and is used by nobody else.
-  SyncService(EventLoop* loop, std::shared_ptr<grpc::Channel> channel, Options options);
+  // Args: `loop` runs everything; `polled` is the queue of a loop that polls, registered with the server; `channel`
+  // leads to the upstream and is used by nobody else.
+  SyncService(EventLoop* loop, grpc::ServerCompletionQueue* polled, std::shared_ptr<grpc::Channel> channel,
+              Options options);
   ~SyncService() override;
 
   // To be registered with the server before that is started.
@@ -122,6 +126,7 @@ class SyncService final : public syncer::RelayObserver {
   void Arm();
 
   EventLoop* loop_;
+  grpc::ServerCompletionQueue* polled_;
   Options options_;
   grpc::GenericStub stub_;
   LoopClock clock_;

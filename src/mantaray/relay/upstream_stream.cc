@@ -15,19 +15,19 @@ UpstreamStream::UpstreamStream(EventLoop* loop, syncer::RelayCore* core, Callbac
     : loop_(loop),
       core_(core),
       callbacks_(std::move(callbacks)),
-      started_(this, &UpstreamStream::OnStart),
-      metadata_(this, &UpstreamStream::OnMetadata),
-      read_(this, &UpstreamStream::OnRead),
-      written_(this, &UpstreamStream::OnWrite),
-      finished_(this, &UpstreamStream::OnFinish) {}
+      started_(loop, this, &UpstreamStream::OnStart),
+      metadata_(loop, this, &UpstreamStream::OnMetadata),
+      read_(loop, this, &UpstreamStream::OnRead),
+      written_(loop, this, &UpstreamStream::OnWrite),
+      finished_(loop, this, &UpstreamStream::OnFinish) {}
 
-UpstreamStream* UpstreamStream::Open(grpc::GenericStub* stub, EventLoop* loop, syncer::RelayCore* core,
-                                     const OwnedMetadata& metadata, Callbacks callbacks) {
+UpstreamStream* UpstreamStream::Open(grpc::GenericStub* stub, EventLoop* loop, grpc::CompletionQueue* polled,
+                                     syncer::RelayCore* core, const OwnedMetadata& metadata, Callbacks callbacks) {
   auto* stream = new UpstreamStream(loop, core, std::move(callbacks));
   for (const auto& [key, value] : metadata) {
     stream->context_.AddMetadata(key, value);
   }
-  stream->stream_ = stub->PrepareCall(&stream->context_, std::string(syncer::kStartSyncMethod), loop->queue());
+  stream->stream_ = stub->PrepareCall(&stream->context_, std::string(syncer::kStartSyncMethod), polled);
   stream->pending_ = 3;  // the two below, and the stream itself, until OnFinish
   stream->writing_ = true;
   stream->stream_->StartCall(&stream->started_);

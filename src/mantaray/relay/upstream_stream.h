@@ -26,9 +26,9 @@ class UpstreamStream final : public syncer::Peer {
     std::function<void()> acted;
   };
 
-  // Opens the stream. It deletes itself, after Callbacks::ended.
-  static UpstreamStream* Open(grpc::GenericStub* stub, EventLoop* loop, syncer::RelayCore* core,
-                              const OwnedMetadata& metadata, Callbacks callbacks);
+  // Opens the stream. It deletes itself, after Callbacks::ended. `polled`: the queue of a loop that polls.
+  static UpstreamStream* Open(grpc::GenericStub* stub, EventLoop* loop, grpc::CompletionQueue* polled,
+                              syncer::RelayCore* core, const OwnedMetadata& metadata, Callbacks callbacks);
 
   // Ends it from our side.
   void Cancel();
@@ -64,11 +64,11 @@ class UpstreamStream final : public syncer::Peer {
   bool writing_ = false;
   bool pump_deferred_ = false;
   bool finishing_ = false;
-  MethodEvent<UpstreamStream> started_;
-  MethodEvent<UpstreamStream> metadata_;
-  MethodEvent<UpstreamStream> read_;
-  MethodEvent<UpstreamStream> written_;
-  MethodEvent<UpstreamStream> finished_;
+  PostedEvent<UpstreamStream> started_;
+  PostedEvent<UpstreamStream> metadata_;
+  PostedEvent<UpstreamStream> read_;
+  PostedEvent<UpstreamStream> written_;
+  PostedEvent<UpstreamStream> finished_;
 };
 
 }  // namespace mantaray::relay
