@@ -286,6 +286,18 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def thread_cpu_s(pid: int) -> dict[str, float]:
+    """Return the CPU time of a process by name of thread, in seconds."""
+    used: dict[str, float] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            head, _, rest = (task / "stat").read_text().rpartition(")")
+            fields = rest.split()
+            name = head.partition("(")[2]
+            used[name] = used.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / _TICKS
+    return used
+
+
 def peak_rss_mb(pid: int) -> float:
     """Return the largest resident memory that a process had, in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -887,6 +887,7 @@ void World::GcsEndsStream(uint32_t id) {
 
 void World::RestartGcs() {
   if (!gcs_.up) return;
+  ++outcome_.gcs_restarts;
   gcs_.up = false;
   ++gcs_.life;
   for (const auto& [id, stream] : gcs_.streams) {
