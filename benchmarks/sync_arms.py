@@ -45,15 +45,17 @@ class Arm:
 
     Attributes:
         name: "direct", "batching" (direct, with upstream's batching on), "relays-N", or "relays-N-Wms" with
-            another window than the relay's default.
+            another window than the relay's default; with "-hush" at its end relays suppress noise.
         relays: how many stand before the GCS.
         window_ms: of the relays, in milliseconds; None is their default.
+        hush: whether the relays suppress noise.
         config: Ray's internal settings for the GCS.
     """
 
     name: str
     relays: int = 0
     window_ms: int | None = None
+    hush: bool = False
     config: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -67,11 +69,11 @@ def parse_arm(name: str) -> Arm:
         return Arm(name)
     if name == "batching":
         return Arm(name, config=UPSTREAM_BATCHING)
-    match = re.fullmatch(r"relays-([1-9]\d*)(?:-(\d+)ms)?", name)
+    match = re.fullmatch(r"relays-([1-9]\d*)(?:-(\d+)ms)?(-hush)?", name)
     if match:
         window_ms = int(match[2]) if match[2] else None
-        return Arm(name, relays=int(match[1]), window_ms=window_ms)
-    raise ValueError(f"no such arm: {name!r}; there are direct, batching, relays-N, relays-N-Wms")
+        return Arm(name, relays=int(match[1]), window_ms=window_ms, hush=bool(match[3]))
+    raise ValueError(f"no such arm: {name!r}; there are direct, batching, relays-N[-Wms][-hush]")
 
 
 def runs_on(arm: Arm, ray: str) -> bool:
@@ -91,13 +93,16 @@ class RelayCommand:
     binary: Path
     arguments: Sequence[str] = ()
 
-    def line(self, upstream: str, port: int, window_ms: int | None) -> list[str]:
-        """Return the command line of a relay on the port."""
+    def line(self, upstream: str, port: int, arm: Arm) -> list[str]:
+        """Return the command line of one of the arm's relays, on the port."""
         own = [f"--upstream={upstream}", f"--listen=0.0.0.0:{port}", "--admin-listen="]
         # It ends with us, however we end.
         own += [f"--parent-pid={os.getpid()}", "--log-level=warning"]
-        window = [] if window_ms is None else [f"--window-ms={window_ms}"]
-        return [str(self.binary), *own, *window, *self.arguments]
+        if arm.window_ms is not None:
+            own.append(f"--window-ms={arm.window_ms}")
+        if arm.hush:
+            own.append("--suppress-noise")
+        return [str(self.binary), *own, *self.arguments]
 
 
 def free_ports(count: int) -> list[int]:
@@ -192,7 +197,7 @@ def relays(
         pids, ports = [], free_ports(arm.relays) if arm.relays else []
         for number, port in enumerate(ports):
             name = f"relay-{number}"
-            line = command.line(upstream, port, arm.window_ms)
+            line = command.line(upstream, port, arm)
             child = stack.enter_context(process(line, directory, name, ray_environment(RAYS[-1])))
             wait_for_port(port, child, directory / f"{name}.log")
             pids.append(child.pid)
@@ -271,6 +276,18 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def thread_cpu_s(pid: int) -> dict[str, float]:
+    """Return the CPU time of a process by name of thread, in seconds."""
+    used: dict[str, float] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            head, _, rest = (task / "stat").read_text().rpartition(")")
+            fields = rest.split()
+            name = head.partition("(")[2]
+            used[name] = used.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / _TICKS
+    return used
+
+
 def peak_rss_mb(pid: int) -> float:
     """Return the largest resident memory that a process had, in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -321,7 +338,7 @@ def add_common_arguments(add: Callable[..., Any], arms: str) -> None:
     add(
         "--arms",
         default=arms,
-        help="of direct, batching, relays-N, relays-N-Wms; default %(default)s",
+        help="of direct, batching, relays-N[-Wms][-hush]; default %(default)s",
     )
     add("--rounds", type=int, default=3)
     add("--relay-binary", type=Path, help="the relay; default: build it")

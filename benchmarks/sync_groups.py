@@ -5,14 +5,21 @@ each. In the arms with relays all nodes but the head come through relays, real a
 Ready latency is from the creation of a group until its creator knows it is ready. "quiet" is the
 same cluster before the simulated nodes come.
 
-python benchmarks/sync_groups.py [--nodes 400] [--hz 1] [--arms direct,relays-4]
-    [--relay-binary PATH] [--rounds N] [--results FILE [--report-only]] [--json]
+There is plenty of what groups want, unless --slots makes it scarce (2: for three groups, of four that
+are wanted at any time). Then each group waits until the GCS has heard from raylets what is free again,
+which is what a busy GCS is late to hear. With --registered the simulated nodes are registered too, so
+that the GCS looks through them for every group.
+
+python benchmarks/sync_groups.py [--nodes 400] [--hz 1] [--slots 2] [--registered]
+    [--arms direct,relays-4] [--relay-binary PATH] [--rounds N]
+    [--results FILE [--report-only]] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import statistics
 import sys
@@ -30,10 +37,11 @@ from tests.support.rays import find_ray
 
 WORKLOAD = Path(__file__).with_name("sync_groups_workload.py")
 FURTHER_NODES = 3
-# Groups take slots, of which there are more than enough. Were they scarce, the figure would be how
-# often raylets report what is free again (10 times a second), and the timer (up to a second) after
-# which the GCS tries again.
+REGISTER = Path(__file__).with_name("sync_groups_register.py")
+# Of each raylet: more than enough.
 SLOTS = 10_000
+# Nobody answers for registered nodes that are not there.
+NO_HEALTH_CHECKS = {"health_check_initial_delay_ms": 3_600_000}
 THREADS, BUNDLES = 4, 2
 QUIET_S = 5.0
 # Longer than any workload takes; the load is ended when that has.
@@ -61,15 +69,18 @@ def run_once(
     """Start a cluster (and relays), run the workload without and with load, return the figures."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(sync_arms.scratch())
-        cluster = JoinedThrough(find_ray(ray), num_cpus=1, system_config=arm.config)
+        config = dict(arm.config) | (NO_HEALTH_CHECKS if options.registered else {})
+        cluster = JoinedThrough(find_ray(ray), num_cpus=1, system_config=config)
         stack.enter_context(cluster)
         upstream = f"127.0.0.2:{cluster.port}"
         pids, ports = stack.enter_context(sync_arms.relays(relay, arm, upstream, directory))
         for number in range(FURTHER_NODES):
             cluster.join_port = ports[number % len(ports)] if ports else None
-            cluster.add_node(resources={"slot": SLOTS})
+            cluster.add_node(resources={"slot": options.slots})
         cluster.join_port = None
         meter = CpuMeter({"gcs": cluster.pids("gcs"), "relay": pids})
+        if options.registered:
+            cluster.run_program(REGISTER, [upstream, str(options.nodes)])
         quiet = workload(cluster, QUIET_S, meter)
         storm = stack.enter_context(
             Generator(
@@ -89,6 +100,8 @@ def run_once(
         "arm": arm.name,
         "nodes": options.nodes,
         "hz": options.hz,
+        "slots": options.slots,
+        "registered": options.registered,
         "quiet": quiet,
         "loaded": loaded,
     }
@@ -97,8 +110,11 @@ def run_once(
 def workload(cluster: Cluster, seconds: float, meter: CpuMeter) -> dict[str, Any]:
     """Run the workload as a driver of the cluster; return its figures and CPU by process."""
     meter.read()
+    gcs = cluster.pids("gcs")[0]
+    before = sync_arms.thread_cpu_s(gcs)
     arguments = [str(seconds), str(THREADS), str(BUNDLES)]
     said = cluster.run_program(WORKLOAD, arguments)
+    after = sync_arms.thread_cpu_s(gcs)
     latencies_ms = sorted(said["latencies_ms"])
     if not latencies_ms:
         latencies_ms = [float("inf")]
@@ -108,22 +124,29 @@ def workload(cluster: Cluster, seconds: float, meter: CpuMeter) -> dict[str, Any
         "groups_s": round(len(said["latencies_ms"]) / said["seconds"], 1),
         "failed": said["failed"],
         **meter.read(),
+        **{
+            f"thread {name}": round(cpu_s - before.get(name, 0.0), 2)
+            for name, cpu_s in after.items()
+        },
     }
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the medians of every cell, without and with load."""
-    cells = sync_arms.grouped(runs, lambda run: (run["nodes"], run["hz"], run["ray"], run["arm"]))
+    keys = ("slots", "registered", "nodes", "hz", "ray", "arm")
+    absent = {"slots": SLOTS, "registered": False}
+    cells = sync_arms.grouped(runs, lambda run: tuple((absent | run)[key] for key in keys))
     return [
-        {"nodes": nodes, "hz": hz, "ray": ray, "arm": arm, "runs": len(members)}
+        dict(zip(keys, cell, strict=True))
+        | {"runs": len(members)}
         | {
             phase: {
-                name: statistics.median(run[phase][name] for run in members)
+                name: statistics.median(run[phase].get(name, 0.0) for run in members)
                 for name in members[0][phase]
             }
             for phase in ("quiet", "loaded")
         }
-        for (nodes, hz, ray, arm), members in cells.items()
+        for cell, members in cells.items()
     ]
 
 
@@ -131,11 +154,9 @@ def print_report(cells: Sequence[dict[str, Any]]) -> None:
     """Print the table of medians, each arm beside its own quiet cluster and the direct arm."""
     heads = ("ready p50 ms", "p99 ms", "groups/s", "GCS CPU s", "relay CPU s", "failed")
     names = ("p50_ms", "p99_ms", "groups_s", "gcs_cpu_s", "relay_cpu_s", "failed")
-    for ray in sorted({cell["ray"] for cell in cells}):
-        ours = [cell for cell in cells if cell["ray"] == ray]
-        print(
-            f"\nRay {ray}, {ours[0]['nodes']} simulated nodes, {ours[0]['hz']:g} view(s) a second"
-        )
+    for name, members in itertools.groupby(cells, title):
+        ours = list(members)
+        print(f"\n{name}")
         print(f"{'arm':<14}{'phase':<8}" + "".join(f"{head:>14}" for head in heads))
         for cell in ours:
             for phase in ("quiet", "loaded"):
@@ -147,6 +168,16 @@ def print_report(cells: Sequence[dict[str, Any]]) -> None:
                 ratios = [f"{head} x {_ratio(cell['loaded'][name], stock[name])}"
                           for head, name in zip(heads[:3], names[:3], strict=True)]  # fmt: skip
                 print(f"{cell['arm']} under load over direct: {', '.join(ratios)}")
+
+
+def title(cell: dict[str, Any]) -> str:
+    """Return what to call the cells whose arms are to be compared."""
+    registered = "registered " if cell["registered"] else ""
+    scarce = f", {cell['slots']} slots a raylet" if cell["slots"] < SLOTS else ""
+    return (
+        f"Ray {cell['ray']}, {cell['nodes']} {registered}simulated nodes, "
+        f"{cell['hz']:g} view(s) a second{scarce}"
+    )
 
 
 def _ratio(figure: float, stock: float) -> str:
@@ -161,6 +192,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=400)
     parser.add_argument("--hz", type=float, default=1.0)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--slots", type=int, default=SLOTS, help="of each raylet")
+    parser.add_argument("--registered", action="store_true", help="the simulated nodes too")
     sync_arms.add_common_arguments(parser.add_argument, "direct,relays-4")
     return parser.parse_args()
 

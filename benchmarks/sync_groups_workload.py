@@ -16,7 +16,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 WARMUP_S = 1.0
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 30.0
 
 
 def cycle(bundles: int) -> tuple[float, bool]:

@@ -8,9 +8,12 @@ while the steady load is measured. What the generator costs is not subtracted fr
 two ways to carry the nodes' streams: "light" speaks HTTP/2 by hand and leaves the machine to what is
 measured, "grpc" uses the gRPC library, as raylets do, all of them on this one machine.
 
+With --material-every=10 nine views of ten move only object-store bytes and idle time, as most do on
+large clusters: what arms that end in "-hush" hold back. Staleness is then that of the tenth.
+
 python benchmarks/sync_storm.py [--nodes 50,100,200,400,800] [--hz 1] [--arms direct,relays-4]
-    [--client light|grpc] [--relay-binary PATH] [--rounds N]
-    [--results FILE [--report-only]] [--plot FILE.png] [--json]
+    [--client light|grpc] [--material-every N] [--relay-binary PATH] [--rounds N]
+    [--results FILE [--report-only]] [--plot FILE.png] [--json | --markdown]
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ class Load:
         bursts: how many follow.
         settle_s: how long to wait for everybody to be up to date after the steady load.
         client: what carries the nodes' streams, "light" or "grpc".
+        material_every: of so many views of a node, one is more than noise.
     """
 
     nodes: int
@@ -68,6 +72,7 @@ class Load:
     bursts: int
     settle_s: float
     client: str
+    material_every: int
 
 
 def run_once(
@@ -84,6 +89,7 @@ def run_once(
             directory / "generator.log",
             dialect=sync_arms.DIALECTS[ray],
             client=load.client,
+            material_every=load.material_every,
             nodes=load.nodes,
             hz=load.hz,
             seconds=load.seconds,
@@ -111,6 +117,7 @@ class Cell(NamedTuple):
 
     client: str
     hz: float
+    material_every: int
     nodes: int
     ray: str
     arm: str
@@ -121,7 +128,7 @@ Cells = dict[Cell, dict[str, Any]]
 
 def cell_of(run: dict[str, Any]) -> Cell:
     """Return the cell that a run belongs to."""
-    return Cell(*(run[name] for name in Cell._fields))
+    return Cell(*(run.get(name, 1) for name in Cell._fields))
 
 
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -144,11 +151,13 @@ def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "missing",
         "lost_at_join",
     )
+    noise = statistics.median(run.get("noise_p99_ms", 0) for run in runs)
     figures = {name: statistics.median(run[name] for run in runs) for name in plain}
     seconds = runs[0]["seconds"] or 1
     return figures | {
         "runs": len(runs),
         "seconds": runs[0]["seconds"],
+        "noise_p99_ms": noise,
         "join_s": statistics.median(joins),
         "burst_median_ms": statistics.median(bursts) if bursts else None,
         "k_messages_s": statistics.median(run["messages"] / seconds / 1e3 for run in runs),
@@ -169,7 +178,7 @@ def check_targets(cells: Cells, client: str) -> list[dict[str, Any]]:
     checks: list[dict[str, Any]] = []
 
     def cell(nodes: int, arm: str) -> dict[str, Any] | None:
-        return cells.get(Cell(client, 1, nodes, TARGET_RAY, arm))
+        return cells.get(Cell(client, 1, 1, nodes, TARGET_RAY, arm))
 
     def check(what: str, figure: float, limit: float, unit: str) -> None:
         row = {"client": client, "target": what, "figure": round(figure, 3), "limit": limit}
@@ -206,20 +215,69 @@ def show(value: float | None) -> str:
 
 def print_report(cells: Cells) -> None:
     """Print the table of medians, and what became of the targets."""
-    for client, hz in sorted({(cell.client, cell.hz) for cell in cells}):
-        print(f"\n{hz:g} view(s) a second from every node, {client} client")
+    for load in loads(cells):
+        print(f"\n{title(*load)}")
         heads = "".join(f"{head:>{width}}" for head, _, width in _FIGURES)
         print(f"{'nodes':>5} {'Ray':<7}{'arm':<14}{heads}{'p99 / stock':>12}{'CPU / stock':>12}")
         for cell, figures in cells.items():
-            if (cell.client, cell.hz) == (client, hz):
+            if cell[:3] == load:
                 row = "".join(f"{show(figures[name]):>{width}}" for _, name, width in _FIGURES)
                 stock = cells.get(cell._replace(arm=STOCK)) if cell.arm != STOCK else None
                 print(f"{cell.nodes:>5} {cell.ray:<7}{cell.arm:<14}{row}{_ratios(figures, stock)}")
     for check in all_targets(cells):
         verdict = "met" if check["met"] else "MISSED"
-        limit = f"{check['limit']:.3g} {check['unit']}".strip()
-        name = f"{check['target']} ({check['client']} client)"
-        print(f"{verdict:<7} {name}: {check['figure']:.3g}, at most {limit}")
+        print(f"{verdict:<7} {_target(check)}: {check['figure']:.3g}")
+
+
+def loads(cells: Cells) -> list[tuple[str, float, int]]:
+    """Return the loads there are: client, views a second, and of how many views one is no noise."""
+    return sorted(
+        {cell[:3] for cell in cells}, key=lambda load: (load[2], load[1], load[0] == "grpc")
+    )
+
+
+def title(client: str, hz: float, material_every: int) -> str:
+    """Return what to call a load."""
+    noise = f", {material_every - 1} of {material_every} are noise" if material_every > 1 else ""
+    return f"{hz:g} view(s) a second from every node{noise}, {client} client"
+
+
+def _target(check: dict[str, Any]) -> str:
+    limit = f"{check['limit']:.3g} {check['unit']}".strip()
+    return f"{check['target']}, at most {limit} ({check['client']} client)"
+
+
+def print_markdown(cells: Cells) -> None:
+    """Print the tables as the documentation has them; CPU is that of 10 s."""
+    print("| target | seen | |\n|---|---|---|")
+    for check in all_targets(cells):
+        verdict = "met" if check["met"] else "**missed**"
+        print(f"| {_target(check)} | {check['figure']:.3g} {check['unit']} | {verdict} |")
+    heads = ["p50 ms", "p99 ms", "GCS CPU s", "relays CPU s", "generator CPU s", "burst ms"]
+    for load in loads(cells):
+        noisy = load[2] > 1
+        columns = ["nodes", "Ray", "arm", *heads]
+        columns += ["noise p99 ms", "k msg/s", "MB/s"] if noisy else []
+        columns.append("runs")
+        print(f"\n{title(*load)}\n")
+        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        for cell, figures in cells.items():
+            if cell[:3] == load:
+                row = " | ".join(_markdown_figures(cell, figures, noisy))
+                print(f"| {cell.nodes} | {cell.ray} | {cell.arm} | {row} | {figures['runs']} |")
+
+
+def _markdown_figures(cell: Cell, figures: dict[str, Any], noisy: bool) -> list[str]:
+    per_10_s = 10 / (figures["seconds"] or 10)
+    p99 = show(figures["staleness_p99_ms"])
+    shown = [show(figures["staleness_p50_ms"]), f"**{p99}**" if cell.arm == TARGET_RELAYS else p99]
+    shown.append(show(figures["gcs_cpu_s"] * per_10_s))
+    has_relays = cell.arm.startswith("relays")
+    shown.append(show(figures["relay_cpu_s"] * per_10_s) if has_relays else "")
+    shown.append(show(figures["generator_cpu_s"] * per_10_s))
+    shown.append(show(figures["burst_median_ms"]))
+    noise = ("noise_p99_ms", "k_messages_s", "mb_s")
+    return shown + ([show(figures[name]) for name in noise] if noisy else [])
 
 
 def all_targets(cells: Cells) -> list[dict[str, Any]]:
@@ -247,7 +305,7 @@ def plot(cells: Cells, hz: float, client: str, path: Path) -> None:
         ("CPU of the GCS, cores", "gcs_cpu_s", None, False),
         ("burst: all up to date after, ms", "burst_median_ms", 1.0, True),
     )
-    shown = {cell: each for cell, each in cells.items() if (cell.client, cell.hz) == (client, hz)}
+    shown = {cell: each for cell, each in cells.items() if cell[:3] == (client, hz, 1)}
     counts = sorted({cell.nodes for cell in shown})
     colours = {"direct": "tab:red", "batching": "tab:orange", "relays-1": "tab:cyan"}
     colours |= {"relays-4": "tab:blue", "relays-10": "tab:green"}
@@ -292,6 +350,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--settle-s", type=float, default=15.0)
     parser.add_argument("--bursts", type=int, default=3)
     parser.add_argument("--client", choices=CLIENTS, default="light")
+    parser.add_argument("--material-every", type=int, default=1, metavar="N")
+    parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     sync_arms.add_common_arguments(parser.add_argument, "direct,relays-4")
     return parser.parse_args()
@@ -309,6 +369,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             bursts=options.bursts,
             settle_s=options.settle_s,
             client=options.client,
+            material_every=options.material_every,
         )
         for nodes in options.nodes.split(",")
     ]
@@ -341,6 +402,8 @@ def main() -> int:
     if options.json:
         rows = [cell._asdict() | figures for cell, figures in cells.items()]
         print(json.dumps({"cells": rows, "targets": checks, "met": all(c["met"] for c in checks)}))
+    elif options.markdown:
+        print_markdown(cells)
     else:
         print_report(cells)
     if options.plot:

@@ -29,6 +29,7 @@ constexpr char kHelp[] =
     "  --bursts=3          rounds in which all nodes publish at once\n"
     "  --join-s=60 --settle-s=15 --burst-s=30   how long to wait for everybody to be up to date\n"
     "  --message-bytes=285 about, on the wire\n"
+    "  --material-every=1  of so many views of a node one differs in more than object-store bytes and idle time\n"
     "  --window-bytes=1048576      receive window of a stream\n"
     "  --seed=1            of node ids and phases\n"
     "  --token=TOKEN       sent as `authorization: Bearer TOKEN`\n";
@@ -61,6 +62,9 @@ bool Set(absl::string_view name, absl::string_view value, StormOptions* options)
   if (name == "nodes") return absl::SimpleAtoi(value, &options->nodes) && options->nodes > 0;
   if (name == "bursts") return absl::SimpleAtoi(value, &options->bursts);
   if (name == "message-bytes") return absl::SimpleAtoi(value, &options->message_bytes);
+  if (name == "material-every") {
+    return absl::SimpleAtoi(value, &options->material_every) && options->material_every > 0;
+  }
   if (name == "window-bytes") return absl::SimpleAtoi(value, &options->window_bytes) && options->window_bytes >= 1024;
   if (name == "seed") return absl::SimpleAtoi(value, &options->seed);
   return false;

@@ -152,8 +152,8 @@ void Storm::Publish(Node& node, int64_t now_us) {
 void Storm::TrySend(Node& node) {
   if (!node.unsent) return;
   const uint64_t sequence = node.published_us.size();
-  const std::string message =
-      Encode(options_.dialect, sequence, Payload(node.index, sequence, padding_bytes_), node.id);
+  const std::string message = Encode(options_.dialect, sequence,
+                                     Payload(node.index, sequence, padding_bytes_, options_.material_every), node.id);
   if (!transport_->CanSend(node.index, message.size())) return;
   node.unsent = false;
   ++counters_.sent;
@@ -165,6 +165,10 @@ void Storm::OnMessage(uint32_t node, std::string_view data) {
   ++counters_.batches;
   Node& receiver = nodes_[node];
   if (!Decode(data, [&](const SyncMessage& message) { Take(receiver, message, now_us); })) unreadable_ = true;
+}
+
+Histogram& Storm::StalenessOf(uint32_t origin, uint64_t sequence) {
+  return IsMaterial(origin, sequence, options_.material_every) ? staleness_ : noise_staleness_;
 }
 
 void Storm::Take(Node& receiver, const SyncMessage& message, int64_t now_us) {
@@ -193,14 +197,15 @@ void Storm::Take(Node& receiver, const SyncMessage& message, int64_t now_us) {
   receiver.seen[origin] = static_cast<uint32_t>(sequence);
   for (uint64_t each = seen + 1; each <= sequence; ++each) {
     const int64_t published_us = publisher.published_us[each - 1];
-    if (published_us >= measured_from_us_ && published_us < measured_to_us_) staleness_.Add(now_us - published_us);
+    if (published_us < measured_from_us_ || published_us >= measured_to_us_) continue;
+    StalenessOf(origin, each).Add(now_us - published_us);
   }
   if (sequence == publisher.published_us.size() && ++publisher.holders + 1 == nodes_.size()) ++up_to_date_;
 }
 
 void Storm::CheckPayload(const SyncMessage& message, uint32_t origin, uint64_t sequence) {
-  const bool same =
-      message.node_id == nodes_[origin].id && message.payload == Payload(origin, sequence, padding_bytes_);
+  const bool same = message.node_id == nodes_[origin].id &&
+                    message.payload == Payload(origin, sequence, padding_bytes_, options_.material_every);
   if (!same) ++counters_.damaged;
 }
 
@@ -237,7 +242,7 @@ void Storm::CountMissing(int64_t now_us) {
       for (size_t each = receiver.seen[publisher.index]; each < publisher.published_us.size(); ++each) {
         const int64_t published_us = publisher.published_us[each];
         if (published_us < measured_from_us_ || published_us >= measured_to_us_) continue;
-        staleness_.Add(now_us - published_us);
+        StalenessOf(publisher.index, each + 1).Add(now_us - published_us);
         ++missing_;
       }
     }
@@ -255,8 +260,10 @@ void Storm::Report() const {
       options_.nodes, options_.hz, options_.seconds, join_ms_, lost_at_join_, settle_ms_);
   absl::PrintF("\"staleness_p50_ms\": %s, \"staleness_p99_ms\": %s, \"staleness_max_ms\": %s, ",
                ms(staleness_.Quantile(0.5)), ms(staleness_.Quantile(0.99)), ms(staleness_.max_us()));
-  absl::PrintF("\"measured\": %d, \"missing\": %d, \"lateness_p99_ms\": %s, ", staleness_.total(), missing_,
-               ms(lateness_.Quantile(0.99)));
+  absl::PrintF("\"material_every\": %d, \"noise_p50_ms\": %s, \"noise_p99_ms\": %s, ", options_.material_every,
+               ms(noise_staleness_.Quantile(0.5)), ms(noise_staleness_.Quantile(0.99)));
+  absl::PrintF("\"measured\": %d, \"missing\": %d, \"lateness_p99_ms\": %s, ",
+               staleness_.total() + noise_staleness_.total(), missing_, ms(lateness_.Quantile(0.99)));
   absl::PrintF("\"sent\": %d, \"not_sent\": %d, \"messages\": %d, \"batches\": %d, \"bytes\": %d, ", measured_.sent,
                measured_.not_sent, measured_.messages, measured_.batches, measured_.bytes);
   absl::PrintF("\"out_of_date\": %d, \"own\": %d, \"foreign\": %d, \"damaged\": %d, ", counters_.out_of_date,

@@ -43,7 +43,8 @@ struct StormOptions {
   double join_s = 60.0;
   double settle_s = 15.0;
   double burst_s = 30.0;
-  size_t message_bytes = 285;  // about, on the wire
+  size_t message_bytes = 285;   // about, on the wire
+  uint32_t material_every = 1;  // of so many views of a node, one differs in more than object-store bytes and idle time
   uint64_t seed = 1;
   std::string token;  // sent as `authorization: Bearer <token>` if not empty
   uint32_t window_bytes = 1 << 20;
@@ -93,6 +94,7 @@ class Storm : private Transport::Listener {
   void TrySend(Node& node);
   void OnMessage(uint32_t node, std::string_view data) override;
   void OnRoom(uint32_t node) override { TrySend(nodes_[node]); }
+  Histogram& StalenessOf(uint32_t origin, uint64_t sequence);
   void Take(Node& receiver, const SyncMessage& message, int64_t now_us);
   void CheckPayload(const SyncMessage& message, uint32_t origin, uint64_t sequence);
   // Publishes what is due, moves bytes, until the time is over or `done`.
@@ -121,8 +123,9 @@ class Storm : private Transport::Listener {
   // Updates published in [from, to) are measured.
   int64_t measured_from_us_ = INT64_MAX;
   int64_t measured_to_us_ = INT64_MAX;
-  Histogram staleness_;
-  Histogram lateness_;  // of this program in publishing
+  Histogram staleness_;        // of views that a scheduler cares for
+  Histogram noise_staleness_;  // of the others
+  Histogram lateness_;         // of this program in publishing
   Counters counters_;
   Counters measured_;
   uint64_t missing_ = 0;

@@ -125,13 +125,18 @@ uint32_t NodeIndex(absl::string_view node_id) {
   return index;
 }
 
-std::string Payload(uint32_t index, uint64_t sequence, size_t padding_bytes) {
+bool IsMaterial(uint32_t index, uint64_t sequence, uint32_t material_every) {
+  return (sequence + index) % material_every == 0;
+}
+
+std::string Payload(uint32_t index, uint64_t sequence, size_t padding_bytes, uint32_t material_every) {
   std::string payload(1, kIdleDurationTag);
   AppendVarint(sequence, &payload);
   const std::string address = absl::StrCat("node:10.", index >> 16, ".", (index >> 8) & 255, ".", index & 255);
+  const auto free_cpus = static_cast<double>((sequence + index) / material_every % 64);
   for (const char map_tag : {0x0a, 0x12}) {
     const bool total = map_tag == 0x12;
-    AppendResource(map_tag, "CPU", total ? 64.0 : static_cast<double>(sequence % 64), &payload);
+    AppendResource(map_tag, "CPU", total ? 64.0 : free_cpus, &payload);
     AppendResource(map_tag, "memory", 256e9, &payload);
     AppendResource(map_tag, "object_store_memory", total ? 64e9 : 64e9 - static_cast<double>(sequence), &payload);
     AppendResource(map_tag, address, 1.0, &payload);

@@ -36,7 +36,9 @@ uint32_t NodeIndex(absl::string_view node_id);
 // A ResourceViewSyncMessage as a raylet would send it: what a node has and what of it is free. Its first field carries
 // `sequence`, which is how a receiver knows what it got however often the message was re-packed on the way. The same
 // arguments give the same bytes; those of nodes and sequences of a run have the same length but for a few bytes.
-std::string Payload(uint32_t index, uint64_t sequence, size_t padding_bytes);
+std::string Payload(uint32_t index, uint64_t sequence, size_t padding_bytes, uint32_t material_every = 1);
+// Whether more than object-store bytes and idle time differs from the payload before.
+bool IsMaterial(uint32_t index, uint64_t sequence, uint32_t material_every);
 // The sequence of a payload made by Payload, 0 for any other.
 uint64_t PayloadSequence(absl::string_view payload);
 

@@ -50,8 +50,9 @@ class Costs:
 
 COSTS: dict[str, Costs] = {
     "2.60": Costs(),
-    # One message a write, whatever waits: 70,000 a second at most.
-    "2.48": Costs(gcs_write_s=12.5e-6, batches=False),
+    # One message a write, whatever waits: 70,000 a second at most. So it is for relays, to which a
+    # small write among many costs less than a frame for a whole window.
+    "2.48": Costs(gcs_write_s=12.5e-6, relay_write_s=4e-6, batches=False),
 }
 
 
@@ -120,7 +121,8 @@ def predict(plan: Plan, costs: Costs) -> Prediction:
     if plan.relays:
         relay_writes, relay_cores = _relay(plan, costs, updates)
         window_s = _effective_window_s(plan, updates)
-        fan_out_s = math.ceil(plan.nodes / plan.relays) * costs.relay_write_s
+        in_a_window = 1.0 if costs.batches else max(updates * window_s, 1.0)
+        fan_out_s = math.ceil(plan.nodes / plan.relays) * in_a_window * costs.relay_write_s
         # A relay that needs more than its core falls behind: its readers get fewer, newer frames.
         slower = max(relay_cores, 1.0)
         p50_s += window_s * slower / 2 + fan_out_s / 2
@@ -192,6 +194,7 @@ def _effective_window_s(plan: Plan, updates: float) -> float:
 def _relay(plan: Plan, costs: Costs, updates: float) -> tuple[float, float]:
     """Return one relay's writes a second, and its CPU."""
     nodes = plan.nodes / plan.relays
-    rounds = updates if plan.window_ms == 0 else min(updates, 1000 / plan.window_ms)
+    gathers = costs.batches and plan.window_ms > 0
+    rounds = min(updates, 1000 / plan.window_ms) if gathers else updates
     writes = nodes * rounds + nodes * plan.hz
     return writes, writes * costs.relay_write_s + updates * costs.relay_in_s

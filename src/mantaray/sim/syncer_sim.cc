@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
   if (options.nodes > 1'000) {
     options.hz = 0.5;
     options.storm_ms = 6'000;
+    options.gcs_restarts = 170;  // one
   }
   bool held = true;
   for (uint64_t seed = first; seed < first + count; ++seed) {
@@ -27,12 +28,14 @@ int main(int argc, char** argv) {
     const auto outcome = mantaray::sim::RunSyncerWorld(options);
     std::printf(
         "seed %llu: %s; trace %016llx, %llu events, %llu messages delivered, %llu streams, %llu deaths, %llu relay "
-        "crashes, %llu buckets repaired; calm staleness p50 %lld p99 %lld max %lld ms (bound %lld); relay memory %zu "
+        "crashes, %llu GCS restarts, %llu buckets repaired; calm staleness p50 %lld p99 %lld max %lld ms (bound %lld); "
+        "relay memory %zu "
         "bytes\n",
         static_cast<unsigned long long>(seed), outcome.violations.empty() ? "held" : "VIOLATED",
         static_cast<unsigned long long>(outcome.trace), static_cast<unsigned long long>(outcome.events),
         static_cast<unsigned long long>(outcome.delivered_messages), static_cast<unsigned long long>(outcome.streams),
         static_cast<unsigned long long>(outcome.deaths), static_cast<unsigned long long>(outcome.relay_crashes),
+        static_cast<unsigned long long>(outcome.gcs_restarts),
         static_cast<unsigned long long>(outcome.repaired_buckets),
         static_cast<long long>(outcome.calm_staleness_p50_ms), static_cast<long long>(outcome.calm_staleness_p99_ms),
         static_cast<long long>(outcome.calm_staleness_max_ms), static_cast<long long>(outcome.calm_bound_ms),

@@ -40,8 +40,9 @@ constexpr size_t kMostViolations = 20;
 // A time for everybody to connect, and one for those who join last to learn what there is.
 constexpr int64_t kBootMs = 3'000;
 constexpr int64_t kLateMs = 1'500;
-// Beyond this many nodes some checks look at a part of them only.
+// Beyond this many nodes only some of them give commands: every node remembers what it saw of each.
 constexpr size_t kSmallWorld = 1'000;
+constexpr size_t kCommandersOfLargeWorld = 50;
 
 NodeId IdOf(uint32_t index) {
   NodeId id;
@@ -145,7 +146,12 @@ class World {
     StreamId server_stream = syncer::kNoStream;
     End client_end;
     End server_end;
-    std::vector<Version> seen;  // by node: the newest view sent down this stream, in small worlds
+  };
+
+  // What a node has of another one. Side by side: in a large world each is another piece of memory to wait for.
+  struct Known {
+    Version held = 0;
+    Version on_stream = 0;  // the newest that came down the stream it has now
   };
 
   struct Node {
@@ -163,8 +169,8 @@ class World {
     bool snapshot_due = false;
     std::deque<std::pair<Version, uint8_t>> commands_due;
     std::vector<int64_t> published_ms;  // by version
-    std::vector<Version> view;          // what it knows, by node
-    std::vector<Version> gc_seen;       // newest command with the flag, by node, in small worlds
+    std::vector<Known> view;            // by node
+    std::vector<Version> gc_seen;       // newest command with the flag, by commander
     Version gc_sent = 0;
     int64_t died_ms = 0;
     Actor died_behind{Kind::kGcs, 0};  // a relay that had its stream to the end, and the relay's life
@@ -239,6 +245,9 @@ class World {
   uint32_t AddNode(Actor parent);
   void Publish(uint32_t number, uint64_t life);
   void Command(uint32_t number);
+  // Every how many nodes one gives commands.
+  size_t CommanderStep() const { return options_.nodes <= kSmallWorld ? 1 : options_.nodes / kCommandersOfLargeWorld; }
+  bool IsCommander(uint32_t number) const { return number % CommanderStep() == 0; }
   std::optional<Parcel> TakeFromNode(Node* node, uint32_t number);
   void ArriveAtNode(Link* link, const Parcel& parcel);
   void HandleItem(Link* link, Node* node, const Item& item);
@@ -290,7 +299,7 @@ class World {
   bool lossy_ = false;
   bool late_ = false;
   size_t dead_count_ = 0;
-  std::map<int64_t, uint64_t> staleness_;
+  std::vector<uint64_t> staleness_;  // how many by milliseconds
   std::deque<std::pair<std::shared_ptr<const std::string>, std::vector<Item>>> decoded_;
 };
 
@@ -399,7 +408,9 @@ void World::Open(uint32_t id) {
     gcs_.streams.emplace(id, std::move(stream));
   }
   link->server_open = true;
-  if (nodes_.size() <= kSmallWorld && link->client.kind == Kind::kNode) link->seen.resize(nodes_.size() * 2 + 64);
+  if (link->client.kind == Kind::kNode) {
+    for (Known& known : nodes_[link->client.number]->view) known.on_stream = 0;
+  }
   // The answer comes before all that is sent.
   link->last_arrival_ms[kDownward] = clock_.NowMs() + Delay();
   At(link->last_arrival_ms[kDownward], [this, id, answer] { Opened(id, answer); });
@@ -609,7 +620,7 @@ void World::Publish(uint32_t number, uint64_t life) {
   node->published_ms.push_back(clock_.NowMs());
   node->payload = ResourcePayload(static_cast<double>(random_.Below(16)), static_cast<double>(random_.Below(1 << 30)));
   node->view_dirty = true;
-  if (nodes_.size() <= kSmallWorld && publishing_ && random_.Chance(30)) Command(number);
+  if (publishing_ && IsCommander(number) && random_.Chance(CommanderStep() == 1 ? 30 : 300)) Command(number);
   if (node->link != kNobody) Pump(node->link, kUpward);
   const auto period_ms = static_cast<int64_t>(1'000 / options_.hz);
   After(random_.Between(period_ms / 2, period_ms * 3 / 2), [this, number, life] { Publish(number, life); });
@@ -640,11 +651,11 @@ std::optional<Parcel> World::TakeFromNode(Node* node, uint32_t number) {
   if (node->snapshot_due && node->version > 0) {
     messages.push_back(own_view());
     node->snapshot_due = node->view_dirty = false;
-    // What it knows of others comes along, as much of it as a large world can bear.
-    const size_t most = nodes_.size() <= kSmallWorld ? node->view.size() : 20;
-    for (size_t other = 0; room && other < std::min(node->view.size(), most); ++other) {
-      if (other == number || node->view[other] == 0) continue;
-      messages.push_back(syncer::EncodeMessage(node->view[other], MessageType::kResourceView, IdOf(other), ""));
+    // What it knows of others comes along.
+    for (size_t other = 0; room && other < node->view.size(); ++other) {
+      const Version held = node->view[other].held;
+      if (other == number || held == 0) continue;
+      messages.push_back(syncer::EncodeMessage(held, MessageType::kResourceView, IdOf(other), ""));
     }
   }
   while (!node->commands_due.empty() && (room || messages.empty())) {
@@ -692,32 +703,31 @@ void World::HandleItem(Link* link, Node* node, const Item& item) {
   ++outcome_.delivered_messages;
   if (item.node == link->client.number) return Violation(absl::StrCat("node ", item.node, " gets its own message"));
   if (item.type == MessageType::kCommands) {
-    if (nodes_.size() > kSmallWorld || (item.flags & syncer::kGlobalGc) == 0) return;
+    if (!IsCommander(item.node) || (item.flags & syncer::kGlobalGc) == 0) return;
     if (options_.sabotage == Sabotage::kDropsCommandFlags && random_.Chance(300)) return;
-    if (node->gc_seen.size() <= item.node) node->gc_seen.resize(nodes_.size());
-    node->gc_seen[item.node] = std::max(node->gc_seen[item.node], item.version);
+    const size_t commander = item.node / CommanderStep();
+    if (node->gc_seen.size() <= commander) node->gc_seen.resize(nodes_.size() / CommanderStep() + 1);
+    node->gc_seen[commander] = std::max(node->gc_seen[commander], item.version);
     return;
   }
   if (item.node >= nodes_.size()) return Violation("a message of a node that never was");
-  if (item.node < link->seen.size()) {
-    Version& seen = link->seen[item.node];
-    if (item.version < seen) {
-      Violation(absl::StrCat("node ", item.node, " goes back from ", seen, " to ", item.version, " on one stream"));
-    }
-    seen = item.version;
+  if (node->view.size() <= item.node) node->view.resize(nodes_.size());
+  Known& known = node->view[item.node];
+  if (item.version < known.on_stream) {
+    Violation(
+        absl::StrCat("node ", item.node, " goes back from ", known.on_stream, " to ", item.version, " on one stream"));
   }
+  known.on_stream = item.version;
   if (late_ && !nodes_[item.node]->alive && node->published_ms.size() <= 2 &&
       nodes_[item.node]->died_behind == node->parent && nodes_[item.node]->died_in_life == LifeOf(node->parent)) {
     Violation(absl::StrCat("who joins late is shown dead node ", item.node));
   }
-  if (node->view.size() <= item.node) node->view.resize(nodes_.size());
-  Version& held = node->view[item.node];
-  if (item.version <= held) return;
+  if (item.version <= known.held) return;
   const std::vector<int64_t>& published_ms = nodes_[item.node]->published_ms;
   if (item.version >= published_ms.size()) return Violation(absl::StrCat("a version nobody published of ", item.node));
-  const int64_t missing_since_ms = published_ms[held + 1];
+  const int64_t missing_since_ms = published_ms[known.held + 1];
   if (Calm() && missing_since_ms >= calm_from_ms_ && !node->slow) CountStaleness(clock_.NowMs() - missing_since_ms);
-  held = item.version;
+  known.held = item.version;
 }
 
 void World::KillNode(uint32_t number) {
@@ -877,6 +887,7 @@ void World::GcsEndsStream(uint32_t id) {
 
 void World::RestartGcs() {
   if (!gcs_.up) return;
+  ++outcome_.gcs_restarts;
   gcs_.up = false;
   ++gcs_.life;
   for (const auto& [id, stream] : gcs_.streams) {
@@ -927,13 +938,12 @@ void World::ScheduleFaults() {
 // --- Checks
 
 void World::CheckEqualViews(const std::string& when) {
-  const size_t step = nodes_.size() <= kSmallWorld ? 1 : 7;
-  for (size_t at = 0; at < nodes_.size(); at += step) {
+  for (size_t at = 0; at < nodes_.size(); ++at) {
     const Node& node = *nodes_[at];
     if (!node.alive) continue;
     for (size_t other = 0; other < nodes_.size(); ++other) {
       if (other == at || !nodes_[other]->alive) continue;
-      const Version held = other < node.view.size() ? node.view[other] : 0;
+      const Version held = other < node.view.size() ? node.view[other].held : 0;
       if (held != nodes_[other]->version) {
         Violation(absl::StrCat(when, " node ", at, " has version ", held, " of node ", other, " instead of ",
                                nodes_[other]->version));
@@ -969,12 +979,12 @@ void World::CheckTheDead() {
 }
 
 void World::CheckCommands() {
-  if (nodes_.size() > kSmallWorld) return;
   for (size_t at = 0; at < nodes_.size(); ++at) {
     const Node& node = *nodes_[at];
     if (node.slow || node.ever_reconnected) continue;
-    for (size_t other = 0; other < nodes_.size(); ++other) {
-      const Version seen = other < node.gc_seen.size() ? node.gc_seen[other] : 0;
+    for (size_t other = 0; other < nodes_.size(); other += CommanderStep()) {
+      const size_t commander = other / CommanderStep();
+      const Version seen = commander < node.gc_seen.size() ? node.gc_seen[commander] : 0;
       if (other != at && seen < nodes_[other]->gc_sent) {
         Violation(absl::StrCat("node ", at, " never saw a command of node ", other));
       }
@@ -1016,19 +1026,20 @@ int64_t World::CalmBoundMs() const {
 }
 
 void World::CountStaleness(int64_t ms) {
+  if (static_cast<size_t>(ms) >= staleness_.size()) staleness_.resize(ms + 1);
   ++staleness_[ms];
   if (ms > CalmBoundMs()) Violation(absl::StrCat("an update took ", ms, " ms; bound ", CalmBoundMs()));
 }
 
 int64_t World::StalenessPercentile(double share) const {
   uint64_t total = 0;
-  for (const auto& [ms, count] : staleness_) total += count;
+  for (const uint64_t count : staleness_) total += count;
   auto left = static_cast<uint64_t>(static_cast<double>(total) * share);
-  for (const auto& [ms, count] : staleness_) {
-    if (left < count) return ms;
-    left -= count;
+  for (size_t ms = 0; ms < staleness_.size(); ++ms) {
+    if (left < staleness_[ms]) return static_cast<int64_t>(ms);
+    left -= staleness_[ms];
   }
-  return staleness_.empty() ? 0 : staleness_.rbegin()->first;
+  return std::max<int64_t>(static_cast<int64_t>(staleness_.size()) - 1, 0);
 }
 
 // --- The run
@@ -1101,7 +1112,7 @@ SyncerWorldOutcome World::Run() {
   CheckRefusals();
   outcome_.calm_staleness_p50_ms = StalenessPercentile(0.5);
   outcome_.calm_staleness_p99_ms = StalenessPercentile(0.99);
-  outcome_.calm_staleness_max_ms = staleness_.empty() ? 0 : staleness_.rbegin()->first;
+  outcome_.calm_staleness_max_ms = StalenessPercentile(1);
   outcome_.virtual_ms = clock_.NowMs() - start_ms;
   return outcome_;
 }

@@ -95,6 +95,7 @@ struct SyncerWorldOutcome {
   uint64_t streams = 0;
   uint64_t deaths = 0;
   uint64_t relay_crashes = 0;
+  uint64_t gcs_restarts = 0;
   uint64_t repaired_buckets = 0;
   int64_t calm_staleness_p50_ms = 0;
   int64_t calm_staleness_p99_ms = 0;

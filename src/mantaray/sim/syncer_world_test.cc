@@ -58,6 +58,30 @@ TEST(SyncerWorld, InvariantsHoldWithNoiseSuppressed) {
   }
 }
 
+// In these a node that moved or died was taken for another's, because of its last command.
+TEST(SyncerWorld, WorldsThatOnceFailedHold) {
+  for (const uint64_t seed : {88, 325, 335, 436}) {
+    SyncerWorldOptions options;
+    options.seed = seed;
+    EXPECT_EQ(Listed(RunSyncerWorld(options)), "") << "seed " << seed;
+  }
+}
+
+// The shape of the world of ten thousand nodes (docs/sync-simulation.md), as much of it as a test can wait for.
+TEST(SyncerWorld, InvariantsHoldInALargeTreeAndOneSeedIsOneRun) {
+  SyncerWorldOptions options;
+  options.seed = 11;
+  options.nodes = 1'200 / kShare;
+  options.leaf_relays = 20;
+  options.hz = 0.5;
+  options.storm_ms = 4'000;
+  const SyncerWorldOutcome outcome = RunSyncerWorld(options);
+  ASSERT_EQ(Listed(outcome), "");
+  EXPECT_GT(outcome.relay_crashes, 0u);
+  EXPECT_GT(outcome.delivered_messages, options.nodes * options.nodes * 5);
+  EXPECT_EQ(RunSyncerWorld(options).trace, outcome.trace);
+}
+
 TEST(SyncerWorld, OneSeedIsOneRun) {
   SyncerWorldOptions options;
   options.seed = 7;

@@ -12,7 +12,9 @@
 // - A node's own stream is its authority. The newest stream of a node replaces the one before. What another stream says
 // about it: an echo
 //   (raylets send all they know when they connect) is dropped; a newer version than the node itself has sent ends a
-//   stream of a node (PermissionDenied), and waits on a stream of a relay until the node's own has ended.
+//   stream of a node (PermissionDenied), and waits on a stream of a relay until the node's own has ended. From a node
+//   that has just connected it is dropped as well if it is little ahead: the other one may have moved, while the end of
+//   its stream here is not known yet.
 // - A node without a stream stays for `grace_ms`, then leaves the view. From then on this relay knows it to be dead:
 // upstream's replay does
 //   not bring it back, and nobody who joins is shown it. It comes back by connecting, or with a newer version.
@@ -233,6 +235,7 @@ class RelayCore {
   void AcceptFromAbove(const SyncMessage& message);
   void Contend(const Stream& stream, const SyncMessage& message);
   int64_t FloorOf(const SyncMessage& message) const;
+  bool IsWordOfTheDead(const SyncMessage& message) const;
   bool IsKnownDead(const SyncMessage& message);
   void RaiseIfBehind(Stream* stream, const SyncMessage& message, const ViewEntry& known);
   void Adopt(ViewEntry* entry, Stream* stream);
@@ -243,6 +246,8 @@ class RelayCore {
   void Refresh();
 
   // Nodes (relay_messages.cc).
+  static bool SaysWhere(const ViewEntry& entry, const Stream& stream);
+  static bool LivesBelow(const NodeState& node);
   void Bind(NodeState* node, Stream* stream);
   void Unbind(NodeState* node);
   void LivesElsewhere(NodeState* node);

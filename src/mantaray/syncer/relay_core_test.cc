@@ -458,6 +458,68 @@ TEST_F(RelayTest, DeadNodeThatComesBackWithTheSameVersionIsShownAgain) {
   EXPECT_EQ(two->Version(1), 5);
 }
 
+TEST_F(RelayTest, NodeThatLeftTwiceComesBackNoOlderThanItFirstLeft) {
+  Start();
+  auto one = Join(1, 5);
+  core->RemoveDownstream(one->stream);
+  Advance(options.grace_ms);
+  auto back = Connect(1);
+  core->OnDownstreamBytes(back->stream, Batch({Bare(1, 1, kGc, kCommands)}));
+  core->RemoveDownstream(back->stream);
+  Advance(options.grace_ms);
+  auto relay = ConnectRelay(100);
+  core->OnDownstreamBytes(relay->stream, Batch({Bare(1, 4)}));
+  EXPECT_EQ(core->view().Find(Node(1)), nullptr);
+}
+
+TEST_F(RelayTest, LastCommandOfADeadNodeDoesNotBringItBack) {
+  Start();
+  ConnectUpstream();
+  auto one = Join(1, 5);
+  core->RemoveDownstream(one->stream);
+  Advance(options.grace_ms);
+  auto relay = ConnectRelay(100);
+  core->OnUpstreamBytes(up.stream, Batch({Bare(1, 3, "", kCommands)}));
+  core->OnDownstreamBytes(relay->stream, Batch({Bare(1, 3, "", kCommands)}));
+  EXPECT_EQ(core->view().Find(Node(1)), nullptr);
+}
+
+TEST_F(RelayTest, LastCommandOfANodeThatMovedSaysNotWhereItLives) {
+  options.refresh_ms = 500;
+  Start();
+  ConnectUpstream();
+  auto relay = ConnectRelay(100);
+  core->OnDownstreamBytes(relay->stream, Batch({Bare(1, 5), Bare(1, 2, "", kCommands)}));
+  Advance(options.replay_ms);
+  core->OnUpstreamBytes(up.stream, Batch({Bare(1, 6)}));  // it moved
+  core->OnDownstreamBytes(relay->stream, Batch({Bare(1, 2, "", kCommands)}));
+  core->RemoveDownstream(relay->stream);
+  Advance(2 * options.grace_ms);
+  EXPECT_NE(core->view().Find(Node(1)), nullptr);
+  EXPECT_TRUE(observer.left.empty());
+  // Nor is it repeated upstream for ever.
+  up.Drain();
+  const size_t before = up.Count(1, kCommands);
+  for (int times = 0; times < 100; ++times) {
+    Advance(50);
+    up.Drain();
+  }
+  EXPECT_EQ(up.Count(1, kCommands), before);
+}
+
+TEST_F(RelayTest, CommandFromElsewhereDoesNotKeepANodeThatDiedHere) {
+  Start();
+  ConnectUpstream();
+  auto one = Join(1, 5);
+  core->OnDownstreamBytes(one->stream, Batch({Bare(1, 2, "", kCommands)}));
+  Advance(options.replay_ms);
+  core->RemoveDownstream(one->stream);
+  core->OnUpstreamBytes(up.stream, Batch({Bare(1, 2, "", kCommands)}));
+  Advance(options.grace_ms);
+  EXPECT_EQ(core->view().Find(Node(1)), nullptr);
+  EXPECT_EQ(observer.left.size(), 1u);
+}
+
 TEST_F(RelayTest, EchoesAreDroppedAndImpersonationEndsTheStream) {
   Start();
   ConnectUpstream();
@@ -468,11 +530,21 @@ TEST_F(RelayTest, EchoesAreDroppedAndImpersonationEndsTheStream) {
   EXPECT_FALSE(two->peer.closed);
   EXPECT_EQ(core->metrics().echoes, 3u);
   EXPECT_EQ(core->view().Find(Node(77)), nullptr);
+  // So does one that comes from where node 1 moved to, before the end of node 1's stream is known here.
+  core->OnDownstreamBytes(two->stream, Batch({Bare(1, 6)}));
+  EXPECT_FALSE(two->peer.closed);
+  EXPECT_EQ(core->view().Find(Node(1))->entries[0]->version, 5);
+  // But not so far ahead, and not later on.
+  auto three = Join(3);
+  core->OnDownstreamBytes(three->stream, Batch({Bare(1, 1'000'000)}));
+  ASSERT_TRUE(three->peer.closed);
+  EXPECT_EQ(three->peer.closed->code(), absl::StatusCode::kPermissionDenied);
+  Advance(5'000);
   up.Drain();
   core->OnDownstreamBytes(two->stream, Batch({Bare(2, 3), Bare(1, 6)}));
   ASSERT_TRUE(two->peer.closed);
   EXPECT_EQ(two->peer.closed->code(), absl::StatusCode::kPermissionDenied);
-  EXPECT_EQ(core->shield().refused(Refusal::kImpersonation), 1u);
+  EXPECT_EQ(core->shield().refused(Refusal::kImpersonation), 2u);
   up.Drain();
   EXPECT_EQ(up.Version(1), 5);
   EXPECT_EQ(up.Version(2), 2);  // nothing of that frame went on

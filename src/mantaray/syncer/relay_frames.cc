@@ -210,6 +210,7 @@ bool RelayCore::IsOwn(const Stream& stream, const ViewEntry& entry) {
 }
 
 bool RelayCore::ShouldKnow(const Stream& stream, const ViewEntry& entry) const {
+  if (stream.is_upstream() && !LivesBelow(*entry.node)) return false;
   return entry.position[stream.direction] != 0 && !IsOwn(stream, entry);
 }
 
@@ -278,17 +279,29 @@ absl::Status RelayCore::OnRelayTalk(Stream* stream, const Shield::CheckedFrame& 
   return absl::OkStatus();
 }
 
+// A node that lives there and is not named is gone. What is not named of others is not heard from there any more.
 void RelayCore::ForgetMissing(const Stream& stream, const Shield::CheckedFrame& frame) {
-  std::set<NodeId> named;
-  for (const SyncMessage& message : frame.messages) named.insert(message.node_id);
+  std::set<std::pair<NodeId, MessageType>> named;
+  for (const SyncMessage& message : frame.messages) named.emplace(message.node_id, message.type);
   std::vector<NodeState*> missing;
   for (const auto& [id, node] : view_.nodes()) {
-    if ((frame.split.complete_buckets >> DigestBucket(id) & 1) == 0 || named.contains(id)) continue;
-    // Its own stream is here, whatever others say.
-    if (stream_of_node_.contains(id)) continue;
-    const auto held = [&](const auto& entry) { return entry != nullptr && HeldFrom(stream, *entry); };
-    if (std::any_of(node->entries.begin(), node->entries.end(), held)) missing.push_back(node.get());
+    if ((frame.split.complete_buckets >> DigestBucket(id) & 1) == 0) continue;
+    bool is_named = false;
+    bool is_held = false;
+    for (const auto& entry : node->entries) {
+      if (entry == nullptr) continue;
+      if (named.contains({id, entry->type})) {
+        is_named = true;
+      } else if (HeldFrom(stream, *entry)) {
+        is_held = true;
+        entry->source = kNoStream;
+      }
+    }
+    // Whoever is carried by another stream is there, whatever is said here.
+    const bool lives_there = stream.is_upstream() ? !LivesBelow(*node) : node->carried_by == stream.id;
+    if (is_held && !is_named && lives_there) missing.push_back(node.get());
   }
+  ForgetSegments();
   for (NodeState* node : missing) Leave(node, /*dead=*/!stream.is_upstream());
 }
 

@@ -9,10 +9,14 @@
 namespace mantaray::syncer {
 namespace {
 
-constexpr size_t kResourceView = static_cast<size_t>(MessageType::kResourceView);
+constexpr MessageType kView = MessageType::kResourceView;
 // Versions are raised only where there is room to go on upwards.
 constexpr int64_t kHighestVersionToPass = INT64_MAX / 2;
 constexpr int kWordsToBelieve = 3;
+// For how long a node that connects may tell what it heard elsewhere, and by how much that can be ahead of a node whose
+// old stream has not ended yet (raylets say ten words a second at most).
+constexpr int64_t kRetellingMs = 5'000;
+constexpr int64_t kPlausibleLead = 100'000;
 // In how many portions the whole view is sent again.
 constexpr int64_t kRefreshPortions = 64;
 constexpr size_t kSmallestPortion = 16;
@@ -41,7 +45,10 @@ RelayCore::Verdict RelayCore::Judge(const Stream& stream, const SyncMessage& mes
   const bool has_spoken = carrier->own_version[static_cast<size_t>(message.type)] >= 0;
   if (!ahead) return Verdict::kDrop;
   if (stream.is_relay()) return Verdict::kWait;
-  return has_spoken ? Verdict::kImpersonation : Verdict::kDrop;
+  if (!has_spoken) return Verdict::kDrop;
+  const bool retells = clock_->NowMs() < stream.connected_ms + kRetellingMs;
+  const bool plausible = message.version - VersionOf(*node, message.type) < kPlausibleLead;
+  return retells && plausible ? Verdict::kDrop : Verdict::kImpersonation;
 }
 
 void RelayCore::Contend(const Stream& stream, const SyncMessage& message) {
@@ -64,7 +71,7 @@ absl::Status RelayCore::AcceptFromBelow(Stream* stream, const SyncMessage& given
     before = *EntryOf(*node, message.type);
   }
   before.version = std::max(before.version, FloorOf(message));
-  if (!is_own && message.version < before.version) {
+  if (!is_own && (message.version < before.version || IsWordOfTheDead(message))) {
     ++metrics_.stale;
     return absl::OkStatus();
   }
@@ -90,7 +97,7 @@ absl::Status RelayCore::AcceptFromBelow(Stream* stream, const SyncMessage& given
       break;
   }
   if (const auto left = dead_.find(message.node_id); left != dead_.end()) left->second.dead = false;
-  Bind(entry->node, stream);
+  if (SaysWhere(*entry, *stream)) Bind(entry->node, stream);
   entry->waiting_since_ms = clock_->NowMs();
   if (is_own && HoldAsNoise(entry, before)) return absl::OkStatus();
   Publish(entry, /*from_below=*/true);
@@ -121,9 +128,17 @@ int64_t RelayCore::FloorOf(const SyncMessage& message) const {
   return found == dead_.end() ? -1 : found->second.versions[static_cast<size_t>(message.type)];
 }
 
+// Relays far away go on telling the last command of a node that died. Where none is known to compare it with, it brings
+// nobody back.
+bool RelayCore::IsWordOfTheDead(const SyncMessage& message) const {
+  const auto found = dead_.find(message.node_id);
+  return found != dead_.end() && found->second.dead && message.type == MessageType::kCommands && FloorOf(message) < 0;
+}
+
 bool RelayCore::IsKnownDead(const SyncMessage& message) {
   const auto found = dead_.find(message.node_id);
   if (found == dead_.end()) return false;
+  if (IsWordOfTheDead(message)) return true;
   Tombstone& tombstone = found->second;
   const int64_t floor = tombstone.versions[static_cast<size_t>(message.type)];
   if (message.version > floor || (message.version == floor && !tombstone.dead)) {
@@ -146,14 +161,17 @@ void RelayCore::AcceptFromAbove(const SyncMessage& message) {
   }
   ViewEntry* entry = nullptr;
   const ViewStore::Outcome outcome = view_.Apply(message, kFromUpstream, &entry);
+  if (outcome == ViewStore::Outcome::kFull) return;
+  const bool says_where = entry->type == kView || EntryOf(*entry->node, kView) == nullptr;
   if (outcome == ViewStore::Outcome::kNewer) {
-    LivesElsewhere(entry->node);
+    if (says_where) LivesElsewhere(entry->node);
   } else {
     ++metrics_.stale;
     // Not a replay of what this relay said itself: another one speaks for a node that is away from here.
     const bool replay = clock_->NowMs() < upstream_since_ms_ + options_.replay_ms;
-    const bool equal = outcome == ViewStore::Outcome::kStale && message.version == entry->version;
-    if (!equal || replay || entry->node->leaves_ms == kNeverMs) return;
+    const bool is_away = entry->node->leaves_ms != kNeverMs;
+    if (message.version != entry->version || entry->node->carried_by != kNoStream) return;
+    if (is_away && (replay || !says_where)) return;
     LivesElsewhere(entry->node);
     entry->source = kFromUpstream;
     ChannelOf(entry->type, kUp).Remove(entry);
@@ -166,8 +184,7 @@ void RelayCore::AcceptFromAbove(const SyncMessage& message) {
 // --- What goes on
 
 bool RelayCore::HoldAsNoise(ViewEntry* entry, const ViewEntry& before) {
-  const bool can_wait =
-      options_.noise.enabled && entry->type == MessageType::kResourceView && entry->position[kDown] != 0;
+  const bool can_wait = options_.noise.enabled && entry->type == kView && entry->position[kDown] != 0;
   if (!can_wait) return false;
   const bool waits_already = entry->noise_until_ms != kNeverMs;
   const std::string_view published = waits_already ? entry->published_payload : before.payload;
@@ -206,8 +223,8 @@ void RelayCore::Publish(ViewEntry* entry, bool from_below) {
 
 // What was known from elsewhere is said by a stream of ours: it is ours to tell upstream now.
 void RelayCore::Adopt(ViewEntry* entry, Stream* stream) {
+  if (SaysWhere(*entry, *stream)) Bind(entry->node, stream);
   const StreamId before = std::exchange(entry->source, stream->id);
-  Bind(entry->node, stream);
   if (before == stream->id) return;
   ForgetSegments();
   if (entry->position[kUp] == 0) ChannelOf(entry->type, kUp).Add(entry, clock_->NowMs());
@@ -220,14 +237,20 @@ void RelayCore::Requeue(ViewEntry* entry) {
   entry->waiting_since_ms = now_ms;
   entry->published_ms = now_ms;
   ChannelOf(entry->type, kDown).Add(entry, now_ms);
-  if (entry->position[kUp] != 0) ChannelOf(entry->type, kUp).Add(entry, now_ms);
+  if (entry->position[kUp] == 0) return;
+  Channel& up = ChannelOf(entry->type, kUp);
+  if (LivesBelow(*entry->node)) {
+    up.Add(entry, now_ms);
+  } else if (upstream_ != nullptr && entry->position[kUp] <= upstream_->taken[static_cast<size_t>(entry->type)]) {
+    up.Remove(entry);
+  }
 }
 
 void RelayCore::ReleaseNoise() {
   const int64_t now_ms = clock_->NowMs();
   while (!noise_.empty() && noise_.begin()->first <= now_ms) {
     NodeState* node = view_.Find(noise_.begin()->second);
-    Publish(node->entries[kResourceView].get(), /*from_below=*/true);
+    Publish(node->entries[static_cast<size_t>(kView)].get(), /*from_below=*/true);
   }
 }
 
@@ -236,7 +259,7 @@ void RelayCore::Refresh() {
   if (now_ms < next_refresh_ms_) return;
   next_refresh_ms_ = now_ms + std::max<int64_t>(options_.refresh_ms / kRefreshPortions, 1);
   const size_t portion = std::max(view_.size() * kMessageTypes / kRefreshPortions, kSmallestPortion);
-  for (const MessageType type : {MessageType::kResourceView, MessageType::kCommands}) {
+  for (const MessageType type : {kView, MessageType::kCommands}) {
     std::vector<ViewEntry*> old;
     ChannelOf(type, kDown).log().VisitAfter(0, [&](ViewEntry* entry) {
       if (entry->published_ms + options_.refresh_ms > now_ms || old.size() >= portion) return false;
@@ -250,6 +273,15 @@ void RelayCore::Refresh() {
 }
 
 // --- Nodes
+
+// Views say where a node lives. Its last command stays for long with relays that it left, and they repeat it.
+bool RelayCore::SaysWhere(const ViewEntry& entry, const Stream& stream) {
+  if (entry.type == kView || !stream.is_relay()) return true;
+  const ViewEntry* view = EntryOf(*entry.node, kView);
+  return view == nullptr || view->source == stream.id;
+}
+
+bool RelayCore::LivesBelow(const NodeState& node) { return node.carried_by != kNoStream || node.leaves_ms != kNeverMs; }
 
 void RelayCore::Bind(NodeState* node, Stream* stream) {
   StayFor(node, kNeverMs);
@@ -304,8 +336,12 @@ void RelayCore::Forget(NodeState* node) {
 void RelayCore::Leave(NodeState* node, bool dead) {
   const NodeId id = node->id;
   Tombstone tombstone;
-  for (size_t type = 0; type < kMessageTypes; ++type)
-    tombstone.versions[type] = VersionOf(*node, static_cast<MessageType>(type));
+  // It may have left before, and have said nothing of one type since: what holds for that type goes on to hold.
+  if (const auto before = dead_.find(id); before != dead_.end()) tombstone.versions = before->second.versions;
+  for (size_t type = 0; type < kMessageTypes; ++type) {
+    int64_t& version = tombstone.versions[type];
+    version = std::max(version, VersionOf(*node, static_cast<MessageType>(type)));
+  }
   tombstone.dead = dead;
   if (upstream_ != nullptr) tombstone.told = upstream_->id;
   Forget(node);

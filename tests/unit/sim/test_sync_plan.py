@@ -112,3 +112,12 @@ def test_plot_is_a_png_or_says_what_is_missing(tmp_path: Path) -> None:
         assert path.read_bytes().startswith(b"\x89PNG")
     else:
         assert "matplotlib" in shown.output
+
+
+def test_relays_of_nodes_without_batches_write_every_message() -> None:
+    plan = Plan(nodes=800, hz=1, relays=4, window_ms=100)
+    bare = predict(plan, COSTS["2.48"])
+    assert bare.relay_writes_per_s >= 200 * 800
+    assert bare.relay_writes_per_s > 10 * predict(plan, COSTS["2.60"]).relay_writes_per_s
+    # Measured: about four microseconds each.
+    assert bare.relay_cores == pytest.approx(0.64, rel=0.1)
