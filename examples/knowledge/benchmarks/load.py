@@ -60,16 +60,16 @@ ROWS = (
     Row("on disk, at most", "disk_peak_bytes", _mb),
     Row("on disk, after ingestion", "disk_after_bytes", _mb),
     Row("of which is still referenced", "live_bytes", _mb),
-    Row("while ingesting: p50", "busy_p50_ms", _ms),
-    Row("p99", "busy_p99_ms", _ms),
-    Row("answers a second", "busy_rate", lambda value: f"{value:.1f}"),
-    Row("wait in the queue, p50", "busy_queue_p50_ms", _ms),
-    Row("longest stall", "busy_stall_ms", _ms),
-    Row("after it: p50", "calm_p50_ms", _ms),
-    Row("p99", "calm_p99_ms", _ms),
-    Row("answers a second", "calm_rate", lambda value: f"{value:.1f}"),
-    Row("wait in the queue, p50", "calm_queue_p50_ms", _ms),
-    Row("longest stall", "calm_stall_ms", _ms),
+    Row("answer while ingesting, p50", "busy_p50_ms", _ms),
+    Row("answer while ingesting, p99", "busy_p99_ms", _ms),
+    Row("answers a second while ingesting", "busy_rate", lambda value: f"{value:.1f}"),
+    Row("wait in the queue while ingesting, p50", "busy_queue_p50_ms", _ms),
+    Row("longest stall while ingesting", "busy_stall_ms", _ms),
+    Row("answer afterwards, p50", "calm_p50_ms", _ms),
+    Row("answer afterwards, p99", "calm_p99_ms", _ms),
+    Row("answers a second afterwards", "calm_rate", lambda value: f"{value:.1f}"),
+    Row("wait in the queue afterwards, p50", "calm_queue_p50_ms", _ms),
+    Row("longest stall afterwards", "calm_stall_ms", _ms),
     Row("askers without an answer", "failed", lambda value: f"{value:.0f}"),
 )
 
@@ -160,7 +160,9 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
                 spent = [wait / 1000 for wait in waited]
                 waits.plot(spent, share, style, color=colours[arm], label=text, alpha=0.8)
     disk.set(title="Spilled data on disk", xlabel="seconds since the crawl began", ylabel="MB")
-    waits.set(title="200 askers at once", xlabel="answered within, s", ylabel="share of askers")
+    waits.set(
+        title="Askers who all ask at once", xlabel="answered within, s", ylabel="share of askers"
+    )
     for axis in (disk, waits):
         axis.grid(alpha=0.3)
         axis.set_xlim(left=0)
