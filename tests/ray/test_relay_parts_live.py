@@ -99,7 +99,7 @@ def test_tls_is_spoken_and_a_wrong_token_is_refused(ray_env: RayEnv, tmp_path: P
         assert cluster.run_program(PROGRAMS / "relay_work.py", ["2", "start"])["ran_on"] == 2
         assert relay.status()["upstream_connected"]
         tokens = ["", "b" * 64, "a" * 64] if has_tokens else [""]
-        arguments = [relay.address, tmp_path, dialect_of(ray_env), *tokens]
+        arguments: list[str | Path] = [relay.address, tmp_path, dialect_of(ray_env), *tokens]
         said = ray_env.run_program(STRANGERS, arguments)
         refused = ["UNAUTHENTICATED"] * 2 if has_tokens else []
         assert said == ["UNAVAILABLE", "UNAVAILABLE", *refused, "OPEN"]

@@ -53,7 +53,7 @@ def run(
     """One run against a fresh GCS."""
     arm, client = request.param
     load = sync_storm.Load(
-        nodes=NODES, hz=HZ, seconds=SECONDS, bursts=2, settle_s=20, client=client
+        nodes=NODES, hz=HZ, seconds=SECONDS, bursts=2, settle_s=20, client=client, material_every=1
     )
     yield sync_storm.run_once(ray_env.version, sync_arms.parse_arm(arm), load, relay, generator)
 
