@@ -1,7 +1,7 @@
 """The ingest driver of load.py, a process of its own: lets a crawl begin, and ingests what it fetches.
 
-Says "crawling" when it has begun and one line of JSON when everything is in; ends when its standard
-input does, and with it the crawl and the pages that it set aside.
+Says a line of JSON when it has begun and one when everything is in; ends when its standard input
+does, and with it the crawl and the pages that it set aside.
 
     python benchmarks/load_ingest.py PAGES
 """
@@ -24,7 +24,7 @@ def main() -> None:
     ray.init(namespace="knowledge", log_to_driver=False, configure_logging=False)
     began_s = time.monotonic()
     crawl = Crawl.remote(pages)  # type: ignore[attr-defined]
-    print("crawling", flush=True)
+    print(json.dumps({"pages": pages}), flush=True)
     aside = -(-pages // SET_ASIDE_EVERY)
     progress = ingest_source(CrawledSource(crawl, pages - aside))
     told = {"seconds": time.monotonic() - began_s, "written": progress.written}

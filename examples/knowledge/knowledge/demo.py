@@ -52,12 +52,12 @@ _QUESTIONS = (
         "plain language: looked up by its meaning",
         "disk_usage",
     ),
-    _Asked("What does numpy.linalg.norm return?", "a name of NumPy's", "numpy.linalg.norm"),
     _Asked(
         "How does json.dumps treat characters that are not ASCII?",
         "a name and more: words and meaning",
         "json.dumps",
     ),
+    _Asked("What does json.dumps do?", "the next one refers to it", "json.dumps"),
     _Asked(
         "And what does it do with a circular reference?",
         "a follow-up: the session's memory says what 'it' is",

@@ -24,7 +24,7 @@ from knowledge.memory.actor import find_memory
 from knowledge.types import Layer, Scope
 
 TENANT = "library"
-FILES = 300
+FILES = 150
 START_TIMEOUT_S = 120.0
 
 
