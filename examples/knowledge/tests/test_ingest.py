@@ -318,6 +318,7 @@ def test_bad_document_fails_the_run_and_says_where(memory: Any, tmp_path: Path) 
     assert ingest(good, memory).documents == 0
 
 
+@pytest.mark.slow
 def test_killed_driver_resumes_where_it_was(memory: Any, ray_cluster: str, tmp_path: Path) -> None:
     """The run is killed twice, at different places; each time the next one goes on."""
     request = lines(tmp_path / "d.jsonl", documents(2000))
