@@ -21,7 +21,7 @@ def check(run: dict[str, Any]) -> None:
     assert run["failed"] == 0
     assert run["written"] == OPTIONS.pages - run["live_bytes"] // 1_000_000
     # The crawl overran the object store.
-    assert run["disk_peak_bytes"] > 40e6
+    assert run["disk_peak_bytes"] > 10e6
 
 
 def test_spilled_pages_give_their_disk_back_when_they_are_ingested() -> None:
