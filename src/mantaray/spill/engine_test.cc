@@ -10,12 +10,16 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <set>
 #include <thread>
 
 #include "mantaray/spill/faulty_file_system.h"
+#include "mantaray/spill/io_buffers.h"
+#include "mantaray/spill/large_reads.h"
 #include "mantaray/spill/posix_file_system.h"
 #include "mantaray/spill/posix_host.h"
 #include "mantaray/spill/posix_parallel.h"
@@ -592,6 +596,30 @@ TEST_F(EngineTest, LargeUnbufferedObjectCutOffIsDamage) {
   fs_.never_cached = true;
   fs::resize_file(ParseUrl((*urls)[0])->path, 6000001);
   EXPECT_TRUE(absl::IsDataLoss(ReadBack(engine.get(), (*urls)[0], samples[0])));
+}
+
+// Runs each task at once and keeps it, as a thread does that is stopped before it lets go of its last one.
+class KeepsTasks : public Sequential {
+ public:
+  void Start(std::function<void()> task) override {
+    task();
+    tasks_.push_back(std::move(task));
+  }
+
+ private:
+  std::vector<std::function<void()>> tasks_;
+};
+
+TEST_F(EngineTest, ReadThatNobodyTookHoldsNoBufferAndNoFileOfAFileSystemThatIsGone) {
+  const std::string path = root_ + "/a/file";
+  std::ofstream(path) << std::string(8192, 'x');
+  KeepsTasks parallel;
+  IoBuffers buffers(&fs_);
+  LargeReads reads(&fs_, &clock_, &parallel, &buffers);
+  const auto file = std::make_shared<const OwnedFile>(*fs_.Open(path, /*writable=*/false));
+  { const PendingWindow pending = reads.Start(file, 0, 4096); }
+  EXPECT_EQ(buffers.idle_buffers(), 1U);
+  EXPECT_EQ(file.use_count(), 1);
 }
 
 class EngineLargeTest : public EngineTest, public ::testing::WithParamInterface<int64_t> {};

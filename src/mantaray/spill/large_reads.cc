@@ -10,7 +10,7 @@
 namespace mantaray::spill {
 
 PendingWindow& PendingWindow::operator=(PendingWindow&& other) noexcept {
-  Wait();
+  Drop();
   window_ = std::move(other.window_);
   size_bytes_ = other.size_bytes_;
   return *this;
@@ -20,7 +20,12 @@ PendingWindow LargeReads::Start(const std::shared_ptr<const OwnedFile>& file, ui
   const auto promise = std::make_shared<std::promise<std::unique_ptr<Window>>>();
   size_bytes = std::min(size_bytes, IoBuffers::kBufferBytes);
   PendingWindow pending(promise->get_future(), size_bytes);
-  parallel_->Start([this, promise, file, offset, size_bytes] { promise->set_value(Read(file, offset, size_bytes)); });
+  // Whoever runs the task may keep it for longer than the file system lives, so it ends with nothing in its hands.
+  parallel_->Start([this, promise, file = std::shared_ptr(file), offset, size_bytes]() mutable {
+    auto window = Read(file, offset, size_bytes);
+    file.reset();
+    promise->set_value(std::move(window));
+  });
   return pending;
 }
 

@@ -26,7 +26,7 @@
 namespace mantaray::spill {
 
 // A window that is being read in the background. Waits for it when it goes out of scope, because the read uses what its
-// maker owns.
+// maker owns, and lets go of what was read.
 class PendingWindow {
  public:
   PendingWindow() = default;
@@ -36,7 +36,7 @@ class PendingWindow {
   PendingWindow& operator=(PendingWindow&& other) noexcept;
   PendingWindow(const PendingWindow&) = delete;
   PendingWindow& operator=(const PendingWindow&) = delete;
-  ~PendingWindow() { Wait(); }
+  ~PendingWindow() { Drop(); }
 
   bool valid() const { return window_.valid(); }
   // What was asked for.
@@ -45,8 +45,8 @@ class PendingWindow {
   std::unique_ptr<Window> Take() { return window_.get(); }
 
  private:
-  void Wait() const {
-    if (window_.valid()) window_.wait();
+  void Drop() {
+    if (window_.valid()) window_.get();
   }
 
   std::future<std::unique_ptr<Window>> window_;

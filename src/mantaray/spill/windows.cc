@@ -114,12 +114,15 @@ void Windows::StartNext(Stream* stream) {
   const uint64_t start = Blocks(stream->largest_record_bytes);
   const uint64_t size_bytes = std::min(
       {stream->next_bytes, max_bytes_, IoBuffers::kBufferBytes - start, Blocks(stream->segment_bytes - offset)});
-  const auto window = std::make_shared<std::promise<WindowPtr>>();
+  auto window = std::make_shared<std::promise<WindowPtr>>();
   const auto done = std::make_shared<std::promise<void>>();
   stream->next = window->get_future().share();
   last_started_ = done->get_future().share();
-  parallel_->Start([this, window, done, file = stream->file, start, offset, size_bytes] {
+  // Whoever runs the task may keep it for longer than the file system lives, so it ends with nothing in its hands.
+  parallel_->Start([this, window, done, file = stream->file, start, offset, size_bytes]() mutable {
     window->set_value(Load(file, start, offset, size_bytes));
+    window.reset();
+    file.reset();
     done->set_value();
   });
 }
