@@ -217,8 +217,9 @@ def _run(
 
 
 def _last_line(stdout: str, what: str, output: str) -> Any:
-    lines = stdout.strip().splitlines()
-    try:
-        return json.loads(lines[-1])
-    except (IndexError, ValueError):
-        pytest.fail(f"{what}: the last line is not JSON\n{output}")
+    # Ray prints what its nodes say (a worker died) whenever it hears of it, also after the program's
+    # last word.
+    for line in reversed(stdout.strip().splitlines()):
+        with contextlib.suppress(ValueError):
+            return json.loads(line)
+    pytest.fail(f"{what}: no line is JSON\n{output}")
