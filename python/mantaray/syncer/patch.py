@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from mantaray.overlay import Installation, Patch, register, targets_of
-from mantaray.settings import RELAY_ADMIN_PORT, RELAY_PORT
+from mantaray.settings import RELAY_ADMIN_PORT, RELAY_PORT, SettingError
 
 _NODE = "ray._private.node"
 # The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
@@ -30,14 +30,28 @@ _FINGERPRINTS = {
 }
 
 
+def _check_for_start() -> None:
+    """Find a bad value, or that there is no relay, before anything is started.
+
+    Raises:
+        StartError: a setting is not allowed; one sentence.
+    """
+    try:
+        RELAY_ADMIN_PORT.read()
+        port = RELAY_PORT.read()
+    except SettingError as error:
+        from mantaray.errors import StartError
+
+        raise StartError(str(error)) from None
+    if port is not None:
+        from mantaray.syncer.relay import relay_program
+
+        relay_program()
+
+
 def _install_node(module: ModuleType, installation: Installation) -> None:
     def start_head_processes(wrapped: Any, node: Any, args: Any, kwargs: Any) -> Any:
-        # A bad value, or no relay, starts nothing.
-        RELAY_ADMIN_PORT.read()
-        if RELAY_PORT.read() is not None:
-            from mantaray.syncer.relay import relay_program
-
-            relay_program()
+        _check_for_start()
         return wrapped(*args, **kwargs)
 
     def start_ray_processes(wrapped: Any, node: Any, args: Any, kwargs: Any) -> Any:
