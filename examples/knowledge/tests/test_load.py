@@ -24,6 +24,7 @@ def check(run: dict[str, Any]) -> None:
     assert run["disk_peak_bytes"] > 10e6
 
 
+@pytest.mark.slow
 def test_spilled_pages_give_their_disk_back_when_they_are_ingested() -> None:
     run = load.run_arm("mantaray", OPTIONS)
     check(run)
