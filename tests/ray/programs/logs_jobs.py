@@ -18,9 +18,12 @@ url, raylet, root, megabytes = (
     sys.argv[4],
 )
 client = JobSubmissionClient(url)
+# Ray writes the command into the log at about the time at which the job begins, and not always first.
+WAIT = "time.sleep(1)\n"
 JOBS = {
     "endless": "w = sys.stdout.write\nfor _ in range(MB): w('x' * 999_999 + 'y')",
-    "bars": "w = sys.stdout.write\nw('start\\n')\nfor i in range(20_000): w(f'\\r{i} of 20000')",
+    "bars": WAIT
+    + "w = sys.stdout.write\nw('start\\n')\nfor i in range(20_000): w(f'\\r{i} of 20000')",
     "silent": "",
 }
 
