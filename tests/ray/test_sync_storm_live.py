@@ -74,7 +74,8 @@ def test_every_published_view_is_counted_once_for_every_other_node(run: dict[str
 
 
 def test_cpu_of_the_gcs_is_read(run: dict[str, Any]) -> None:
-    assert 0 <= run["gcs_cpu_s"] <= run["machine_cpu_s"]
+    # Both are counted in ticks of a hundredth of a second, read one after the other.
+    assert 0 <= run["gcs_cpu_s"] <= run["machine_cpu_s"] + 0.1
     assert run["gcs_rss_mb"] > 1
 
 
