@@ -82,10 +82,12 @@ def check(running: Served, account: Account, askers: int, each: int) -> None:
 
 
 def kill_one(find: Callable[[], list[int]]) -> int:
-    """Kill a process, and wait until it is gone; return its id."""
-    victim = random.choice(find())
-    os.kill(victim, signal.SIGKILL)
+    """Kill a process, when there is one, and wait until it is gone; return its id."""
     deadline_s = time.monotonic() + BACK_TIMEOUT_S
+    while not (found := find()) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    victim = random.choice(found)
+    os.kill(victim, signal.SIGKILL)
     while psutil.pid_exists(victim) and time.monotonic() < deadline_s:
         time.sleep(0.05)
     return victim
