@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -100,6 +101,22 @@ def read_or_default(read: Callable[[Mapping[str, str] | None], T], logger: loggi
     except SettingError as error:
         logger.error("%s; this process uses the defaults", error)
         return read({})
+
+
+@contextmanager
+def ending_the_start() -> Iterator[None]:
+    """Read settings where somebody starts a node or a driver, within this.
+
+    Raises:
+        StartError: one of them is not allowed; one sentence, which `ray start` prints as it is.
+    """
+    try:
+        yield
+    except SettingError as error:
+        # Not before: it needs click, which most processes do without.
+        from mantaray.errors import StartError
+
+        raise StartError(str(error)) from None
 
 
 def _bool(text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mantaray import settings
 from mantaray.gc.collector import Policy
-from mantaray.settings import SettingError, read_or_default
+from mantaray.settings import read_or_default
 
 _LOG = logging.getLogger(__name__)
 VARIABLE = settings.START_PYTHON_GC_MANAGER_THREAD.name
@@ -50,11 +50,9 @@ def check_for_start() -> None:
     Raises:
         StartError: one of them is not allowed; one sentence.
     """
-    try:
+    with settings.ending_the_start():
         read_policy()
         settings.START_PYTHON_GC_MANAGER_THREAD.read()
-    except SettingError as error:
-        raise _start_error(error) from None
 
 
 @contextmanager
@@ -75,15 +73,8 @@ def handing_on(config: MutableMapping[str, Any] | None) -> Iterator[None]:
         return
     os.environ[VARIABLE] = value
     try:
-        _from_system_config = settings.START_PYTHON_GC_MANAGER_THREAD.read()
-        yield
-    except SettingError as error:
-        raise _start_error(error) from None
+        with settings.ending_the_start():
+            _from_system_config = settings.START_PYTHON_GC_MANAGER_THREAD.read()
+            yield
     finally:
         del os.environ[VARIABLE]
-
-
-def _start_error(error: SettingError) -> Exception:
-    from mantaray.errors import StartError
-
-    return StartError(str(error))

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from mantaray.overlay import Installation, Patch, register, targets_of
-from mantaray.settings import RELAY_ADMIN_PORT, RELAY_PORT, SettingError
+from mantaray.settings import RELAY_ADMIN_PORT, RELAY_PORT, ending_the_start
 
 _NODE = "ray._private.node"
 # The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
@@ -36,13 +36,9 @@ def _check_for_start() -> None:
     Raises:
         StartError: a setting is not allowed; one sentence.
     """
-    try:
+    with ending_the_start():
         RELAY_ADMIN_PORT.read()
         port = RELAY_PORT.read()
-    except SettingError as error:
-        from mantaray.errors import StartError
-
-        raise StartError(str(error)) from None
     if port is not None:
         from mantaray.syncer.relay import relay_program
 
