@@ -122,7 +122,9 @@ std::string SyncService::RenderMetrics() const {
   counter("echoes_total", "Messages about other nodes, dropped.", seen.echoes);
   counter("noise_held_total", "Updates that had to wait as noise.", seen.noise_held);
   counter("raised_total", "Messages whose version was raised.", seen.raised);
-  counter("refreshed_total", "Entries sent again.", seen.refreshed);
+  counter("resent_total", "Entries of nodes that moved here, sent upstream once more.", seen.resent);
+  counter("swept_total", "Nodes that a new stream upstream did not name any more.", seen.swept);
+  counter("evicted_total", "Nodes of the upstream's that made room for others.", seen.evicted);
   counter("repaired_buckets_total", "Buckets of nodes sent again because digests differed.", seen.repaired_buckets);
   counter("dead_dropped_total", "Messages of the upstream about nodes known to be dead.", seen.dead_dropped);
   counter("nodes_left_total", "Nodes that were away for longer than the grace time.", seen.nodes_left);

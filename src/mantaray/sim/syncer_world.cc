@@ -306,14 +306,12 @@ class World {
 World::World(const SyncerWorldOptions& options) : options_(options), queue_(&clock_), random_(options.seed) {
   clock_.AdvanceMs(1'000'000);
   if (options_.sabotage == Sabotage::kLostUpdatesStayLost) {
-    options_.relay.refresh_ms = 0;
     options_.relay.digest_ms = 0;
     options_.lost_permille = std::max<uint32_t>(options_.lost_permille, 20);
   }
   if (options_.sabotage == Sabotage::kForgetsToResend) {
     // Repairs, and a last word of everybody, would make up for it.
     options_.gcs_restarts = 300;
-    options_.relay.refresh_ms = 0;
     options_.relay.digest_ms = 0;
     options_.lost_permille = 0;
   }
@@ -571,8 +569,8 @@ void World::Pump(uint32_t id, Direction direction) {
     Pump(id, direction);
     Settle();
   });
-  // What a node or the GCS sends and nobody gets, nobody can know of.
-  const bool can_be_lost = from.kind == Kind::kRelay && (Storm() || lossy_);
+  // What nobody gets that a node or the GCS sends, or is sent, nobody can know of.
+  const bool can_be_lost = from.kind == Kind::kRelay && to.kind == Kind::kRelay && (Storm() || lossy_);
   if (broken || (can_be_lost && random_.Chance(options_.lost_permille))) return;
   At(arrival_ms, [this, id, direction, parcel = *std::move(parcel)] { Arrive(id, direction, parcel); });
 }
@@ -1086,7 +1084,7 @@ SyncerWorldOutcome World::Run() {
   // Half-open streams end, the grace time passes, and everything is repaired once: each level of the tree by itself.
   const int64_t levels = options_.mid_relays > 0 ? 3 : 2;
   const int64_t noise_ms = options_.relay.noise.enabled ? options_.relay.noise.max_delay_ms : 0;
-  const int64_t repair_ms = levels * (options_.relay.refresh_ms + options_.relay.digest_ms) * 5 / 4;
+  const int64_t repair_ms = levels * 2 * options_.relay.digest_ms;
   const int64_t grace_ms = std::min<int64_t>(options_.relay.grace_ms, 10'000);
   RunUntil(storm_to_ms_ + 4'000 + grace_ms);
   // A last word of everybody, some of which gets lost: a node that is away for long and comes back elsewhere is seen

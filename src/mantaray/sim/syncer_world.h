@@ -6,8 +6,9 @@
 //
 // A run: everybody connects; a calm time in which nodes publish and nothing breaks; a storm in which it does; quiet,
 // until all repairs have had their time; then new nodes join everywhere. The storm has: streams that break with frames
-// on their way, ends that learn of it late (half-open), frames lost on streams that live on, slow readers, nodes that
-// die, that reconnect, that move to another relay; relays that crash and restart empty; a GCS that restarts empty.
+// on their way, ends that learn of it late (half-open), frames lost between relays on streams that live on, slow
+// readers, nodes that die, that reconnect, that move to another relay; relays that crash and restart empty; a GCS that
+// restarts empty.
 //
 // What must hold:
 // - On one stream the versions of a node never go back, and no node gets its own messages.
@@ -41,7 +42,7 @@ namespace mantaray::sim {
 // Bugs that a run must find: the transport around a relay, or the relay as its peers see it, misbehaves.
 enum class Sabotage : uint8_t {
   kNone,
-  kLostUpdatesStayLost,   // no refresh, no digests, while frames get lost
+  kLostUpdatesStayLost,   // no digests, while frames get lost
   kSendsOldVersions,      // now and then a frame of the past is written again
   kEchoesToSender,        // a node gets its own message
   kDropsCommandFlags,     // newest wins, also over commands
@@ -78,7 +79,6 @@ struct SyncerWorldOptions {
 
   SyncerWorldOptions() {
     relay.grace_ms = 2'000;
-    relay.refresh_ms = 4'000;
     relay.digest_ms = 1'000;
     relay.replay_ms = 1'000;
     relay.dialect_wait_ms = 100;

@@ -4,8 +4,8 @@
 // relays lie above it (a loop that no metadata could show at the time is found so) and a digest of what they should
 // know by now: 64 buckets of nodes, each the xor of a hash of (node, type, version). The receiver compares it with what
 // it holds, and asks for the buckets that differ; it gets them whole, and forgets nodes that are no longer in them. So
-// a lost update, or a lost departure, stays lost for no longer than a period. To nodes and the GCS, which cannot
-// answer, what did not change for long is sent again instead.
+// a lost update, or a lost departure, stays lost for no longer than a period. It travels as a batch even between relays
+// whose nodes speak bare messages. Nodes and the GCS cannot answer: what a stream has taken is what they have.
 
 #ifndef MANTARAY_SYNCER_DIGEST_H_
 #define MANTARAY_SYNCER_DIGEST_H_

@@ -40,9 +40,7 @@ RelayCore::RelayCore(RelayOptions options, const Clock* clock, RelayObserver* ob
           {{MakeChannel(options, MessageType::kResourceView, kDown),
             MakeChannel(options, MessageType::kResourceView, kUp)},
            {MakeChannel(options, MessageType::kCommands, kDown), MakeChannel(options, MessageType::kCommands, kUp)}}},
-      upstream_dialect_(options.upstream_dialect) {
-  if (options_.refresh_ms > 0) next_refresh_ms_ = clock_->NowMs() + options_.refresh_ms;
-}
+      upstream_dialect_(options.upstream_dialect) {}
 
 RelayCore::~RelayCore() = default;
 
@@ -100,6 +98,7 @@ absl::StatusOr<StreamId> RelayCore::AddDownstream(const StreamMetadata& metadata
     return shield_.Refuse(Refusal::kTooManyStreams, absl::StrCat("there are ", options_.max_streams, " already"));
   }
   const bool is_node = hello->relay_id.empty();
+  if (is_node) MakeRoomFor(hello->node_id);
   NodeState* node = is_node ? view_.FindOrAdd(hello->node_id) : nullptr;
   if (is_node && node == nullptr) {
     return shield_.Refuse(Refusal::kTooManyNodes, absl::StrCat("there are ", options_.max_nodes, " already"));
@@ -150,7 +149,9 @@ void RelayCore::OnDownstreamBytes(StreamId id, std::string_view bytes) {
   if (stream == nullptr || stream->is_upstream()) return;
   ++metrics_.frames_in;
   metrics_.bytes_in += bytes.size();
-  const absl::StatusOr<Shield::CheckedFrame> frame = shield_.CheckFrame(bytes, stream->dialect);
+  // What relays have to tell each other comes as a batch, whatever their nodes speak.
+  const Dialect dialect = stream->is_relay() ? Dialect::kUnknown : stream->dialect;
+  const absl::StatusOr<Shield::CheckedFrame> frame = shield_.CheckFrame(bytes, dialect);
   const absl::Status status = frame.ok() ? TakeIn(stream, *frame) : frame.status();
   if (!status.ok()) CloseStream(stream, status);
   ReleaseAll();
@@ -166,10 +167,7 @@ absl::Status RelayCore::TakeIn(Stream* stream, const Shield::CheckedFrame& frame
     return shield_.Refuse(Refusal::kImpersonation, absl::StrCat("it speaks for node ", message.node_id.Hex(),
                                                                 ", which has a stream of its own"));
   }
-  if (stream->dialect == Dialect::kUnknown) {
-    stream->dialect = frame.split.dialect;
-    GuessUpstreamDialect();
-  }
+  LearnDialect(stream, frame);
   for (size_t at = 0; at < frame.messages.size(); ++at) {
     const SyncMessage& message = frame.messages[at];
     if (verdicts[at] == Verdict::kDrop) ++metrics_.echoes;
@@ -180,6 +178,12 @@ absl::Status RelayCore::TakeIn(Stream* stream, const Shield::CheckedFrame& frame
   const absl::Status status = stream->is_relay() ? OnRelayTalk(stream, frame) : absl::OkStatus();
   if (status.ok()) Wake(stream);
   return status;
+}
+
+void RelayCore::LearnDialect(Stream* stream, const Shield::CheckedFrame& frame) {
+  if (stream->dialect != Dialect::kUnknown || frame.split.has_relay_talk()) return;
+  stream->dialect = frame.split.dialect;
+  GuessUpstreamDialect();
 }
 
 void RelayCore::SpeakUpstream(Dialect dialect) {
@@ -213,8 +217,9 @@ void RelayCore::OnUpstreamBytes(StreamId id, std::string_view bytes) {
   }
   metrics_.messages_in += frame->messages.size();
   metrics_.upstream_messages_in += frame->messages.size();
-  // Damage is no dialect.
-  const bool tells = options_.upstream_dialect == Dialect::kUnknown && !frame->messages.empty();
+  // Damage is no dialect, nor is what relays have to tell each other.
+  const bool tells =
+      options_.upstream_dialect == Dialect::kUnknown && !frame->messages.empty() && !frame->split.has_relay_talk();
   if (tells && upstream_->dialect != frame->split.dialect) SpeakUpstream(frame->split.dialect);
   for (const SyncMessage& message : frame->messages) AcceptFromAbove(message);
   if (upstream_->is_relay()) {
@@ -300,16 +305,19 @@ bool RelayCore::upstream_ready() const { return upstream_ != nullptr && upstream
 // --- Time
 
 void RelayCore::Tick() {
+  SweepUpstream();
   ExpireNodes();
+  AnnounceAll();
   ReleaseNoise();
-  Refresh();
+  Resend();
   GuessUpstreamDialect();
   ReleaseAll();
   for (const auto& [id, stream] : relay_streams_) Wake(stream);
 }
 
 int64_t RelayCore::NextDeadlineMs() const {
-  int64_t next_ms = next_refresh_ms_;
+  int64_t next_ms = kNeverMs;
+  if (upstream_ != nullptr && (swept_ != upstream_->id || !unannounced_.empty())) next_ms = SettledAtMs();
   if (upstream_ != nullptr && upstream_->dialect == Dialect::kUnknown) {
     const int64_t guess_ms = upstream_since_ms_ + options_.dialect_wait_ms;
     if (guess_ms > clock_->NowMs()) next_ms = std::min(next_ms, guess_ms);
@@ -319,10 +327,11 @@ int64_t RelayCore::NextDeadlineMs() const {
   }
   if (!leaving_.empty()) next_ms = std::min(next_ms, leaving_.begin()->first);
   if (!noise_.empty()) next_ms = std::min(next_ms, noise_.begin()->first);
+  if (!resend_.empty()) next_ms = std::min(next_ms, resend_.begin()->first);
   if (options_.digest_ms > 0) {
     for (const auto& [id, stream] : relay_streams_) {
       // One that is behind gets its digest with what it takes next.
-      const bool listens = stream->dialect == Dialect::kBatch && stream->waiting;
+      const bool listens = stream->dialect != Dialect::kUnknown && stream->waiting;
       if (listens && HasTakenAll(*stream)) next_ms = std::min(next_ms, stream->digest_sent_ms + options_.digest_ms);
     }
   }

@@ -19,10 +19,17 @@
 // upstream's replay does
 //   not bring it back, and nobody who joins is shown it. It comes back by connecting, or with a newer version.
 // - RelayObserver::NodeLeft lets the transport withdraw it upstream: a GCS forgets a node when a stream under that
-// node's id ends, so it
-//   opens one with WithdrawMetadata() and ends it. A relay upstream takes the same stream as notice.
+//   node's id ends, so it opens one with WithdrawMetadata() and ends it. A relay upstream takes the same stream as
+//   notice. It is told only when upstream has had `replay_ms` to say that the node lives elsewhere by now.
+// - Upstream may take such a word for one about a node that has moved here meanwhile and says nothing new: what is
+//   known of a node that comes from elsewhere goes upstream once more after two grace times.
+// - A GCS does not say which nodes are gone. What it does not name within `replay_ms` of a new stream is forgotten, and
+//   when the view is full, whatever of upstream's has not changed for longest.
 // - A node whose own versions fall behind what is known of it (it started over, or somebody else spoke for it) has them
 //   raised, so that they go on upwards.
+//
+// What is on its way once is not repeated to nodes and the GCS: a gRPC stream delivers all or ends, and a new one gets
+// everything; they would log each repetition as stale. Between relays digests (digest.h) find what is missing.
 //
 // Peer: the transport's end of a stream. Core calls it, never after it was closed or removed; it must not call back
 // into the core from there. Frames are pulled: Take is called when a write slot is free, so that at most one write is
@@ -67,8 +74,6 @@ struct RelayOptions {
   CoalescerOptions downward{.window_ms = 25, .max_batch_messages = 0};
   CoalescerOptions upward{.window_ms = 0, .max_batch_messages = 0};
   int64_t grace_ms = 30'000;
-  // What did not change for this long is sent again, so that an update that was lost does not stay lost. 0: never.
-  int64_t refresh_ms = 30'000;
   // How often relays compare what they know of each other. 0: never.
   int64_t digest_ms = 10'000;
   // A relay has heard all that upstream knows when it has been connected for this long.
@@ -132,7 +137,9 @@ struct RelayMetrics {
   uint64_t contended = 0;     // messages of relays about nodes that another stream carries
   uint64_t dead_dropped = 0;  // upstream's messages about nodes known to be dead
   uint64_t raised = 0;        // messages whose version was raised
-  uint64_t refreshed = 0;     // entries sent again
+  uint64_t resent = 0;        // entries of nodes that moved here, sent upstream once more
+  uint64_t swept = 0;         // nodes that a new stream upstream did not name any more
+  uint64_t evicted = 0;       // nodes of upstream's that made room
   uint64_t repaired_buckets = 0;
   uint64_t nodes_left = 0;
   uint64_t streams_replaced = 0;
@@ -186,7 +193,8 @@ class RelayCore {
 
   // --- Both
 
-  // The next frame to write on a stream, or nothing for now. Called again only when the frame before was written.
+  // The next frame to write on a stream, or nothing for now. Called again only when the frame before was written;
+  // downstream one frame ahead may be taken, to be written together with the one before.
   std::optional<Frame> Take(StreamId stream);
 
   // Does what is due.
@@ -228,6 +236,7 @@ class RelayCore {
   void SpeakUpstream(Dialect dialect);
   void GuessUpstreamDialect();
   absl::Status TakeIn(Stream* stream, const Shield::CheckedFrame& frame);
+  void LearnDialect(Stream* stream, const Shield::CheckedFrame& frame);
 
   // Messages (relay_messages.cc).
   Verdict Judge(const Stream& stream, const SyncMessage& message);
@@ -241,9 +250,8 @@ class RelayCore {
   void Adopt(ViewEntry* entry, Stream* stream);
   bool HoldAsNoise(ViewEntry* entry, const ViewEntry& before);
   void Publish(ViewEntry* entry, bool from_below);
-  void Requeue(ViewEntry* entry);
   void ReleaseNoise();
-  void Refresh();
+  void Resend();
 
   // Nodes (relay_messages.cc).
   static bool SaysWhere(const ViewEntry& entry, const Stream& stream);
@@ -255,6 +263,10 @@ class RelayCore {
   void Leave(NodeState* node, bool dead);
   void Forget(NodeState* node);
   void ExpireNodes();
+  void Announce(const NodeId& node_id);
+  void AnnounceAll();
+  void SweepUpstream();
+  void MakeRoomFor(const NodeId& node_id);
 
   // Frames (relay_frames.cc).
   Channel& ChannelOf(MessageType type, size_t direction);
@@ -277,6 +289,7 @@ class RelayCore {
   bool ShouldKnow(const Stream& stream, const ViewEntry& entry) const;
   bool HeldFrom(const Stream& stream, const ViewEntry& entry) const;
   bool Settled() const;
+  int64_t SettledAtMs() const;
   absl::Status OnRelayTalk(Stream* stream, const Shield::CheckedFrame& frame);
   void ForgetMissing(const Stream& stream, const Shield::CheckedFrame& frame);
   std::string RepairBucket(const Stream& stream, size_t bucket, size_t* messages) const;
@@ -297,11 +310,14 @@ class RelayCore {
   Dialect upstream_dialect_;
   std::vector<std::string> relays_above_;  // the nearest first
   int64_t upstream_since_ms_ = 0;
-  int64_t next_refresh_ms_ = kNeverMs;
+  // The stream upstream whose replay has been compared with the view.
+  StreamId swept_ = kNoStream;
   // Up to where upstream has got the commands; later ones go with all their flags when a new stream begins.
   uint64_t commands_up_ = 0;
   std::set<std::pair<int64_t, NodeId>> leaving_;  // by when
   std::set<std::pair<int64_t, NodeId>> noise_;    // by when it goes on
+  std::set<std::pair<int64_t, NodeId>> resend_;   // nodes that moved here, by when they go upstream once more
+  std::set<NodeId> unannounced_;                  // dead, and upstream has yet to say whether it knows better
   std::unordered_map<NodeId, Tombstone, NodeIdHash> dead_;
   std::deque<NodeId> dead_order_;
 };

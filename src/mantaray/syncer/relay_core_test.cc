@@ -85,7 +85,6 @@ struct RelayTest : testing::Test {
   RelayTest() {
     options.node_id = Node(1'000'000);
     options.downward = {};
-    options.refresh_ms = 0;
     options.grace_ms = 1000;
     options.upstream_dialect = Dialect::kBatch;
   }
@@ -109,10 +108,14 @@ struct RelayTest : testing::Test {
     if (stream.ok()) client->stream = *stream;
     return client;
   }
+  // A node's word, in the dialect of the cluster.
+  std::string Word(int node, int64_t version) {
+    return options.upstream_dialect == Dialect::kBare ? Bare(node, version) : Batch({Bare(node, version)});
+  }
   // Connects a node and lets it say a first word, so that its dialect is known.
   std::unique_ptr<Client> Join(int node, int64_t version = 1) {
     auto client = Connect(node);
-    core->OnDownstreamBytes(client->stream, Batch({Bare(node, version)}));
+    core->OnDownstreamBytes(client->stream, Word(node, version));
     return client;
   }
   std::unique_ptr<Client> ConnectRelay(int node) {
@@ -416,6 +419,7 @@ TEST_F(RelayTest, SecondStreamOfANodeReplacesTheFirst) {
 TEST_F(RelayTest, NodeLeavesAfterItsGraceTimeAndComesBackWithinIt) {
   Start();
   ConnectUpstream();
+  Advance(options.replay_ms);
   auto one = Join(1);
   auto two = Join(2);
   core->RemoveDownstream(one->stream);
@@ -441,8 +445,9 @@ TEST_F(RelayTest, LateJoinersAreNotShownNodesKnownToBeDead) {
   late->Drain();
   EXPECT_EQ(late->Count(1), 0u);
   EXPECT_EQ(late->Version(2), 1);
-  EXPECT_EQ(observer.left.size(), 2u);                    // it was never withdrawn
-  core->OnUpstreamBytes(up.stream, Batch({Bare(1, 6)}));  // it lives, elsewhere
+  Advance(options.replay_ms);
+  EXPECT_EQ(observer.left, std::vector<NodeId>{Node(1)});  // it was never withdrawn
+  core->OnUpstreamBytes(up.stream, Batch({Bare(1, 6)}));   // it lives, elsewhere
   late->Drain();
   EXPECT_EQ(late->Version(1), 6);
 }
@@ -485,7 +490,6 @@ TEST_F(RelayTest, LastCommandOfADeadNodeDoesNotBringItBack) {
 }
 
 TEST_F(RelayTest, LastCommandOfANodeThatMovedSaysNotWhereItLives) {
-  options.refresh_ms = 500;
   Start();
   ConnectUpstream();
   auto relay = ConnectRelay(100);
@@ -624,6 +628,7 @@ TEST_F(RelayTest, BadMessagesOfUpstreamAreSkippedOneByOne) {
 TEST_F(RelayTest, RelayBelowCarriesManyNodesAndGetsNoneOfThemBack) {
   Start();
   ConnectUpstream();
+  Advance(options.replay_ms);
   auto relay = ConnectRelay(50);
   auto one = Join(1);
   core->OnDownstreamBytes(relay->stream, Batch({Bare(10, 1), Bare(11, 1)}));
@@ -685,13 +690,16 @@ TEST_F(RelayTest, LoopsAreRefusedWhicheverEdgeClosesThem) {
 }
 
 // Two cores, wired to each other.
-struct TreeTest : RelayTest {
+// One relay below another, in a cluster of either dialect; the one below has to find out which.
+struct TreeTest : RelayTest, testing::WithParamInterface<Dialect> {
+  TreeTest() { options.upstream_dialect = GetParam(); }
   void StartBoth() {
     options.digest_ms = 100;
     options.replay_ms = 50;
     Start();
     RelayOptions below_options = options;
     below_options.node_id = Node(2'000'000);
+    below_options.upstream_dialect = Dialect::kUnknown;
     below = std::make_unique<RelayCore>(below_options, &clock, &below_observer);
   }
   void Link() {
@@ -728,7 +736,7 @@ struct TreeTest : RelayTest {
     auto client = std::make_unique<Client>();
     client->core = below.get();
     client->stream = *below->AddDownstream({{"node_id", Node(node).Hex()}}, &client->peer);
-    below->OnDownstreamBytes(client->stream, Batch({Bare(node, version)}));
+    below->OnDownstreamBytes(client->stream, Word(node, version));
     return client;
   }
   static int64_t Held(const RelayCore& core, int node) {
@@ -744,7 +752,7 @@ struct TreeTest : RelayTest {
   StreamId link_up = kNoStream;
 };
 
-TEST_F(TreeTest, UpdateLostBetweenRelaysDoesNotStayLost) {
+TEST_P(TreeTest, UpdateLostBetweenRelaysDoesNotStayLost) {
   StartBoth();
   ConnectUpstream();
   Link();
@@ -752,8 +760,8 @@ TEST_F(TreeTest, UpdateLostBetweenRelaysDoesNotStayLost) {
   auto two = JoinBelow(2);
   Carry();
   Pass(100);
-  core->OnDownstreamBytes(one->stream, Batch({Bare(1, 2)}));
-  below->OnDownstreamBytes(two->stream, Batch({Bare(2, 2)}));
+  core->OnDownstreamBytes(one->stream, Word(1, 2));
+  below->OnDownstreamBytes(two->stream, Word(2, 2));
   Carry(/*lose_up=*/true, /*lose_down=*/true);
   EXPECT_EQ(Held(*below, 1), 1);
   EXPECT_EQ(Held(*core, 2), 1);
@@ -766,7 +774,7 @@ TEST_F(TreeTest, UpdateLostBetweenRelaysDoesNotStayLost) {
   EXPECT_EQ(core->metrics().repaired_buckets, repaired);  // nothing left to repair
 }
 
-TEST_F(TreeTest, NodeThatLeftAboveLeavesBelow) {
+TEST_P(TreeTest, NodeThatLeftAboveLeavesBelow) {
   StartBoth();
   ConnectUpstream();
   Link();
@@ -780,7 +788,7 @@ TEST_F(TreeTest, NodeThatLeftAboveLeavesBelow) {
   EXPECT_TRUE(below_observer.left.empty());
 }
 
-TEST_F(TreeTest, NodeThatLeftBelowIsWithdrawnAbove) {
+TEST_P(TreeTest, NodeThatLeftBelowIsWithdrawnAbove) {
   StartBoth();
   ConnectUpstream();
   Link();
@@ -799,7 +807,7 @@ TEST_F(TreeTest, NodeThatLeftBelowIsWithdrawnAbove) {
   EXPECT_EQ(observer.left, std::vector<NodeId>{Node(2)});
 }
 
-TEST_F(TreeTest, WithdrawalOfANodeThatLivesElsewhereIsIgnored) {
+TEST_P(TreeTest, WithdrawalOfANodeThatLivesElsewhereIsIgnored) {
   StartBoth();
   auto one = Join(1);
   FakePeer peer;
@@ -807,7 +815,7 @@ TEST_F(TreeTest, WithdrawalOfANodeThatLivesElsewhereIsIgnored) {
   EXPECT_EQ(Held(*core, 1), 1);
 }
 
-TEST_F(TreeTest, LoopThatNoMetadataShowedIsFoundByTheRelaysTalk) {
+TEST_P(TreeTest, LoopThatNoMetadataShowedIsFoundByTheRelaysTalk) {
   StartBoth();
   Link();
   auto one = Join(1);
@@ -825,22 +833,117 @@ TEST_F(TreeTest, LoopThatNoMetadataShowedIsFoundByTheRelaysTalk) {
   EXPECT_EQ(up.peer.closed->code(), absl::StatusCode::kFailedPrecondition);
 }
 
-TEST_F(RelayTest, WhatDidNotChangeIsSentAgainInTime) {
-  options.refresh_ms = 1000;
+// Repairs come as batches; where they end, nodes' words go on as they were.
+TEST_P(TreeTest, DialectOfTheNodesIsNotTakenFromWhatRelaysTellEachOther) {
+  StartBoth();
+  ConnectUpstream();
+  Link();
+  auto one = Join(1);
+  auto two = JoinBelow(2);
+  Carry();
+  core->OnDownstreamBytes(one->stream, Word(1, 2));
+  below->OnDownstreamBytes(two->stream, Word(2, 2));
+  Carry(/*lose_up=*/true, /*lose_down=*/true);
+  Pass(300);
+  ASSERT_GE(core->metrics().repaired_buckets + below->metrics().repaired_buckets, 2u);
+  core->OnDownstreamBytes(one->stream, Word(1, 3));
+  below->OnDownstreamBytes(two->stream, Word(2, 3));
+  for (const auto& frame : {below->Take(link_up), core->Take(link_down), core->Take(up.stream)}) {
+    ASSERT_TRUE(frame);
+    EXPECT_EQ(DialectOf(frame->Flatten()), GetParam());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EitherDialect, TreeTest, testing::Values(Dialect::kBare, Dialect::kBatch),
+                         [](const auto& with) { return with.param == Dialect::kBare ? "Bare" : "Batch"; });
+
+// Ray logs a message that it has already as stale.
+TEST_F(RelayTest, WhatDidNotChangeIsNotRepeatedToTheLogsOfRay) {
   Start();
   ConnectUpstream();
   auto one = Join(1);
   auto two = Join(2);
-  two->Drain();
-  up.Drain();
-  for (int step = 0; step < 30; ++step) {
-    Advance(100);
+  core->OnUpstreamBytes(up.stream, Batch({Bare(3, 1)}));
+  for (int step = 0; step < 600; ++step) {
+    Advance(500);
     two->Drain();
     up.Drain();
   }
-  EXPECT_GE(two->Count(1), 3u);
-  EXPECT_GE(up.Count(1), 3u);
-  EXPECT_LE(up.Count(1), 5u);
+  EXPECT_EQ(two->Count(1), 1u);
+  EXPECT_EQ(two->Count(3), 1u);
+  EXPECT_EQ(up.Count(1), 1u);
+}
+
+// The relay that it left may have had the GCS forget it.
+TEST_F(RelayTest, NodeThatMovedHereAndSaysNothingNewGoesUpstreamOnceMore) {
+  Start();
+  ConnectUpstream();
+  core->OnUpstreamBytes(up.stream, Batch({Bare(1, 5)}));
+  auto one = Join(1, 5);
+  up.Drain();
+  EXPECT_EQ(up.Count(1), 1u);
+  Advance(2 * options.grace_ms - 1);
+  up.Drain();
+  EXPECT_EQ(up.Count(1), 1u);
+  EXPECT_EQ(core->NextDeadlineMs(), clock.NowMs() + 1);
+  for (int times = 0; times < 100; ++times) {
+    Advance(options.grace_ms);
+    up.Drain();
+  }
+  EXPECT_EQ(up.Count(1), 2u);
+}
+
+TEST_F(RelayTest, NodeThatMovedWhileTheGcsWasAwayIsNotWithdrawn) {
+  Start();
+  ConnectUpstream();
+  auto one = Join(1, 5);
+  Advance(options.replay_ms);
+  core->RemoveDownstream(one->stream);
+  core->UpstreamLost(up.stream);
+  Advance(options.grace_ms);
+  EXPECT_EQ(core->view().Find(Node(1)), nullptr);
+  ConnectUpstream();
+  core->OnUpstreamBytes(up.stream, Batch({Bare(1, 5)}));  // what somebody remembers of it
+  EXPECT_TRUE(observer.left.empty());
+  core->OnUpstreamBytes(up.stream, Batch({Bare(1, 6)}));  // the word of the relay it has moved to
+  Advance(10 * options.replay_ms);
+  EXPECT_TRUE(observer.left.empty());
+}
+
+TEST_F(RelayTest, NodesThatAreGoneDoNotOutliveAReplayThatDoesNotNameThem) {
+  Start();
+  ConnectUpstream();
+  auto one = Join(1, 5);
+  core->OnUpstreamBytes(up.stream, Batch({Bare(2, 1), Bare(3, 1)}));
+  Advance(options.replay_ms);
+  EXPECT_EQ(core->view().size(), 3u);
+  core->UpstreamLost(up.stream);
+  ConnectUpstream();
+  core->OnUpstreamBytes(up.stream, Batch({Bare(3, 1)}));
+  EXPECT_EQ(core->view().size(), 3u);  // upstream may not have told all yet
+  EXPECT_EQ(core->NextDeadlineMs(), clock.NowMs() + options.replay_ms);
+  Advance(options.replay_ms);
+  EXPECT_EQ(core->view().Find(Node(2)), nullptr);
+  EXPECT_NE(core->view().Find(Node(3)), nullptr);
+  EXPECT_NE(core->view().Find(Node(1)), nullptr);
+  EXPECT_TRUE(observer.left.empty());
+  core->OnUpstreamBytes(up.stream, Batch({Bare(2, 1)}));  // it was late
+  EXPECT_NE(core->view().Find(Node(2)), nullptr);
+}
+
+TEST_F(RelayTest, NodesThatAreGoneElsewhereTakeNoRoomFromNewOnes) {
+  options.max_nodes = 4;
+  Start();
+  ConnectUpstream();
+  auto one = Join(1);
+  auto relay = ConnectRelay(100);
+  for (int node = 1'000; node < 1'100; ++node) core->OnUpstreamBytes(up.stream, Batch({Bare(node, 1)}));
+  EXPECT_EQ(core->view().size(), 4u);
+  auto two = Join(2);
+  core->OnDownstreamBytes(relay->stream, Batch({Bare(3, 1)}));
+  EXPECT_FALSE(relay->peer.closed);
+  for (const int node : {1, 2, 3, 1'099}) EXPECT_NE(core->view().Find(Node(node)), nullptr) << node;
+  EXPECT_EQ(core->metrics().evicted, 99u);
 }
 
 std::string NoisyPayload(double store_bytes) {

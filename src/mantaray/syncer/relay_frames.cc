@@ -96,9 +96,11 @@ std::optional<Frame> RelayCore::Take(StreamId id) {
   stream->commands_written = stream->taken[kCommandsType];
   std::optional<Frame> frame;
   if (stream->dialect != Dialect::kUnknown) {
+    const bool batches = stream->dialect == Dialect::kBatch;
     frame = TakeCommands(stream);
-    if (!frame) frame = stream->dialect == Dialect::kBatch ? TakeViews(stream) : TakeBareView(stream);
-    if (stream->is_relay() && stream->dialect == Dialect::kBatch) TakeRelayTalk(stream, &frame);
+    if (!frame) frame = batches ? TakeViews(stream) : TakeBareView(stream);
+    // It does not go into a bare message; when those are done, by itself.
+    if (stream->is_relay() && (batches || !frame)) TakeRelayTalk(stream, &frame);
     if (!IsBehind(*stream)) stream->behind_since_ms = kNeverMs;
   }
   if (frame) {
@@ -187,12 +189,12 @@ std::optional<Frame> RelayCore::TakeBareView(Stream* stream) {
 
 // --- Between relays
 
-bool RelayCore::Settled() const {
-  return upstream_ != nullptr && clock_->NowMs() >= upstream_since_ms_ + options_.replay_ms;
-}
+int64_t RelayCore::SettledAtMs() const { return upstream_since_ms_ + options_.replay_ms; }
+
+bool RelayCore::Settled() const { return upstream_ != nullptr && clock_->NowMs() >= SettledAtMs(); }
 
 bool RelayCore::DigestDue(const Stream& stream) const {
-  if (options_.digest_ms <= 0 || !stream.is_relay() || stream.dialect != Dialect::kBatch) return false;
+  if (options_.digest_ms <= 0 || !stream.is_relay() || stream.dialect == Dialect::kUnknown) return false;
   if (clock_->NowMs() < stream.digest_sent_ms + options_.digest_ms) return false;
   // A digest speaks of all that was ever published, so it goes when all of that was taken.
   return HasTakenAll(stream);

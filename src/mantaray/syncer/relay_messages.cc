@@ -17,9 +17,6 @@ constexpr int kWordsToBelieve = 3;
 // old stream has not ended yet (raylets say ten words a second at most).
 constexpr int64_t kRetellingMs = 5'000;
 constexpr int64_t kPlausibleLead = 100'000;
-// In how many portions the whole view is sent again.
-constexpr int64_t kRefreshPortions = 64;
-constexpr size_t kSmallestPortion = 16;
 
 const ViewEntry* EntryOf(const NodeState& node, MessageType type) {
   return node.entries[static_cast<size_t>(type)].get();
@@ -86,6 +83,7 @@ absl::Status RelayCore::AcceptFromBelow(Stream* stream, const SyncMessage& given
     }
   }
   ViewEntry* entry = nullptr;
+  MakeRoomFor(message.node_id);
   switch (view_.Apply(message, stream->id, &entry)) {
     case ViewStore::Outcome::kFull:
       return shield_.Refuse(Refusal::kTooManyNodes, "more nodes than this relay may carry");
@@ -148,9 +146,7 @@ bool RelayCore::IsKnownDead(const SyncMessage& message) {
   }
   if (!tombstone.dead) return true;
   // Upstream still has it: the withdrawal was lost.
-  const bool tell_again = tombstone.told != upstream_->id;
-  tombstone.told = upstream_->id;
-  if (tell_again && observer_ != nullptr) observer_->NodeLeft(message.node_id);
+  if (tombstone.told != upstream_->id) Announce(message.node_id);
   return true;
 }
 
@@ -160,8 +156,10 @@ void RelayCore::AcceptFromAbove(const SyncMessage& message) {
     return;
   }
   ViewEntry* entry = nullptr;
+  MakeRoomFor(message.node_id);
   const ViewStore::Outcome outcome = view_.Apply(message, kFromUpstream, &entry);
   if (outcome == ViewStore::Outcome::kFull) return;
+  entry->node->named_by = upstream_->id;
   const bool says_where = entry->type == kView || EntryOf(*entry->node, kView) == nullptr;
   if (outcome == ViewStore::Outcome::kNewer) {
     if (says_where) LivesElsewhere(entry->node);
@@ -232,20 +230,6 @@ void RelayCore::Adopt(ViewEntry* entry, Stream* stream) {
   if (before != kFromUpstream) ChannelOf(entry->type, kDown).Add(entry, clock_->NowMs());
 }
 
-void RelayCore::Requeue(ViewEntry* entry) {
-  const int64_t now_ms = clock_->NowMs();
-  entry->waiting_since_ms = now_ms;
-  entry->published_ms = now_ms;
-  ChannelOf(entry->type, kDown).Add(entry, now_ms);
-  if (entry->position[kUp] == 0) return;
-  Channel& up = ChannelOf(entry->type, kUp);
-  if (LivesBelow(*entry->node)) {
-    up.Add(entry, now_ms);
-  } else if (upstream_ != nullptr && entry->position[kUp] <= upstream_->taken[static_cast<size_t>(entry->type)]) {
-    up.Remove(entry);
-  }
-}
-
 void RelayCore::ReleaseNoise() {
   const int64_t now_ms = clock_->NowMs();
   while (!noise_.empty() && noise_.begin()->first <= now_ms) {
@@ -254,21 +238,17 @@ void RelayCore::ReleaseNoise() {
   }
 }
 
-void RelayCore::Refresh() {
+void RelayCore::Resend() {
   const int64_t now_ms = clock_->NowMs();
-  if (now_ms < next_refresh_ms_) return;
-  next_refresh_ms_ = now_ms + std::max<int64_t>(options_.refresh_ms / kRefreshPortions, 1);
-  const size_t portion = std::max(view_.size() * kMessageTypes / kRefreshPortions, kSmallestPortion);
-  for (const MessageType type : {kView, MessageType::kCommands}) {
-    std::vector<ViewEntry*> old;
-    ChannelOf(type, kDown).log().VisitAfter(0, [&](ViewEntry* entry) {
-      if (entry->published_ms + options_.refresh_ms > now_ms || old.size() >= portion) return false;
-      // Whoever is about to leave is not recommended to anybody.
-      if (entry->node->leaves_ms == kNeverMs && entry->noise_until_ms == kNeverMs) old.push_back(entry);
-      return true;
-    });
-    for (ViewEntry* entry : old) Requeue(entry);
-    metrics_.refreshed += old.size();
+  while (!resend_.empty() && resend_.begin()->first <= now_ms) {
+    const NodeState* node = view_.Find(resend_.begin()->second);
+    resend_.erase(resend_.begin());
+    if (node == nullptr || node->carried_by == kNoStream) continue;
+    for (const auto& entry : node->entries) {
+      if (entry == nullptr || entry->position[kUp] == 0) continue;
+      ChannelOf(entry->type, kUp).Add(entry.get(), now_ms);
+      ++metrics_.resent;
+    }
   }
 }
 
@@ -284,6 +264,9 @@ bool RelayCore::SaysWhere(const ViewEntry& entry, const Stream& stream) {
 bool RelayCore::LivesBelow(const NodeState& node) { return node.carried_by != kNoStream || node.leaves_ms != kNeverMs; }
 
 void RelayCore::Bind(NodeState* node, Stream* stream) {
+  const ViewEntry* view = EntryOf(*node, kView);
+  const bool moved = node->carried_by == kNoStream && view != nullptr && view->source == kFromUpstream;
+  if (moved) resend_.emplace(clock_->NowMs() + 2 * options_.grace_ms, node->id);
   StayFor(node, kNeverMs);
   if (node->carried_by == stream->id) return;
   node->carried_by = stream->id;
@@ -343,16 +326,63 @@ void RelayCore::Leave(NodeState* node, bool dead) {
     version = std::max(version, VersionOf(*node, static_cast<MessageType>(type)));
   }
   tombstone.dead = dead;
-  if (upstream_ != nullptr) tombstone.told = upstream_->id;
   Forget(node);
   if (dead_.insert_or_assign(id, tombstone).second) dead_order_.push_back(id);
   while (dead_order_.size() > options_.max_nodes) {
+    unannounced_.erase(dead_order_.front());
     dead_.erase(dead_order_.front());
     dead_order_.pop_front();
   }
   if (!dead) return;
   ++metrics_.nodes_left;
-  if (observer_ != nullptr) observer_->NodeLeft(id);
+  Announce(id);
+}
+
+// Upstream hears that a node left, but not before it has said all it knows: the node may live elsewhere by now.
+void RelayCore::Announce(const NodeId& node_id) {
+  if (!Settled()) {
+    unannounced_.insert(node_id);
+    return;
+  }
+  if (const auto found = dead_.find(node_id); found != dead_.end()) found->second.told = upstream_->id;
+  if (observer_ != nullptr) observer_->NodeLeft(node_id);
+}
+
+void RelayCore::AnnounceAll() {
+  if (!Settled()) return;
+  for (const NodeId& node_id : std::exchange(unannounced_, {})) {
+    const auto found = dead_.find(node_id);
+    if (found != dead_.end() && found->second.dead) Announce(node_id);
+  }
+}
+
+// A GCS does not say who is gone; but a new stream is told of everybody who is there.
+void RelayCore::SweepUpstream() {
+  if (!Settled() || swept_ == upstream_->id) return;
+  swept_ = upstream_->id;
+  if (upstream_->is_relay()) return;  // its digests say it
+  std::vector<NodeState*> gone;
+  for (const auto& [id, node] : view_.nodes()) {
+    if (!LivesBelow(*node) && node->named_by != upstream_->id) gone.push_back(node.get());
+  }
+  metrics_.swept += gone.size();
+  for (NodeState* node : gone) Leave(node, /*dead=*/false);
+}
+
+// Nobody is refused for nodes that are gone and that upstream has not told of.
+void RelayCore::MakeRoomFor(const NodeId& node_id) {
+  if (view_.size() < options_.max_nodes || view_.Find(node_id) != nullptr) return;
+  NodeState* oldest = nullptr;
+  for (const MessageType type : {kView, MessageType::kCommands}) {
+    ChannelOf(type, kDown).log().VisitAfter(0, [&](const ViewEntry* entry) {
+      if (!LivesBelow(*entry->node)) oldest = entry->node;
+      return oldest == nullptr;
+    });
+    if (oldest != nullptr) break;
+  }
+  if (oldest == nullptr) return;
+  ++metrics_.evicted;
+  Leave(oldest, /*dead=*/false);
 }
 
 void RelayCore::ExpireNodes() {

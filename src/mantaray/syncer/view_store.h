@@ -82,6 +82,7 @@ struct NodeState {
   NodeId id;
   StreamId carried_by = kNoStream;  // the downstream stream behind which it lives
   int64_t leaves_ms = kNeverMs;     // when it leaves the view unless it returns
+  StreamId named_by = kNoStream;    // the stream upstream that named it last
   std::array<std::unique_ptr<ViewEntry>, kMessageTypes> entries;
   std::array<std::unique_ptr<Contender>, kMessageTypes> contenders;
 };

@@ -55,6 +55,8 @@ struct SplitFrame {
   std::optional<std::string_view> relay_digest;
   uint64_t repair_request = 0;
   uint64_t complete_buckets = 0;
+
+  bool has_relay_talk() const { return relay_digest.has_value() || repair_request != 0 || complete_buckets != 0; }
 };
 
 // kBatch if the first byte says so, kBare otherwise; kUnknown of nothing.

@@ -23,7 +23,7 @@ paths = start(root, store_mb=120)
 SIZE = 500_000
 GET_TIMEOUT_S = 120
 # After each the raylet waits some ten seconds before it tries again what the worker had to do.
-MOST_KILLS = 4
+MOST_KILLS = 3
 TIME_LIMIT_S = 120
 kills = 0
 done = threading.Event()
