@@ -66,6 +66,7 @@ test: setup-test test-native lint test-knowledge ## everything that CI runs
 	$(PYTEST) -m "not slow" --durations=15
 
 test-slow: setup-test ## the long tests
+	$(BAZEL) run //src/mantaray/sim:syncer_sim -- 3 1 10000 20 2
 	$(KNOWLEDGE) -m pytest examples/knowledge/tests -m slow --durations=5
 	$(PYTEST) -m slow --durations=15
 

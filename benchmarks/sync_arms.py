@@ -368,10 +368,18 @@ def load_runs(path: Path | None) -> list[dict[str, Any]]:
 
 
 def save_run(path: Path | None, run: Mapping[str, Any]) -> None:
-    """Add a run to a results file, if there is one."""
+    """Add a run to a results file, if there is one, with when and at which commit it was made."""
     if path is not None:
+        made = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": _commit()}
         with open(path, "a") as file:
-            file.write(json.dumps(run) + "\n")
+            file.write(json.dumps({**run, **made}) + "\n")
+
+
+def _commit() -> str:
+    """Return what is checked out; "-dirty" follows where it has been edited since."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def grouped(
