@@ -10,14 +10,13 @@
 //
 // How nodes come and go:
 // - A node's own stream is its authority. The newest stream of a node replaces the one before. What another stream says
-// about it: an echo
-//   (raylets send all they know when they connect) is dropped; a newer version than the node itself has sent ends a
-//   stream of a node (PermissionDenied), and waits on a stream of a relay until the node's own has ended. From a node
-//   that has just connected it is dropped as well if it is little ahead: the other one may have moved, while the end of
-//   its stream here is not known yet.
+//   about it: an echo (raylets send all they know when they connect) is dropped; a newer version than the node itself
+//   or the relay below that carries it has sent ends a stream of a node (PermissionDenied), and waits on a stream of a
+//   relay until the node's own has ended. From a node that has just connected it is dropped as well if it is little
+//   ahead: the other one may have moved, while the end of its stream here is not known yet.
 // - A node without a stream stays for `grace_ms`, then leaves the view. From then on this relay knows it to be dead:
-// upstream's replay does
-//   not bring it back, and nobody who joins is shown it. It comes back by connecting, or with a newer version.
+//   upstream's replay does not bring it back, and nobody who joins is shown it. It comes back by connecting, or with a
+//   newer version.
 // - RelayObserver::NodeLeft lets the transport withdraw it upstream: a GCS forgets a node when a stream under that
 //   node's id ends, so it opens one with WithdrawMetadata() and ends it. A relay upstream takes the same stream as
 //   notice. It is told only when upstream has had `replay_ms` to say that the node lives elsewhere by now.

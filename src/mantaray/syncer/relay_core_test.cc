@@ -554,6 +554,22 @@ TEST_F(RelayTest, EchoesAreDroppedAndImpersonationEndsTheStream) {
   EXPECT_EQ(up.Version(2), 2);  // nothing of that frame went on
 }
 
+TEST_F(RelayTest, NodeThatSpeaksForOneBehindARelayIsAnImpostorToo) {
+  Start();
+  auto relay = ConnectRelay(50);
+  core->OnDownstreamBytes(relay->stream, Batch({Bare(10, 5)}));
+  auto two = Join(2);
+  core->OnDownstreamBytes(two->stream, Batch({Bare(10, 5), Bare(10, 6)}));  // what it heard before it came
+  EXPECT_FALSE(two->peer.closed);
+  Advance(5'000);
+  core->OnDownstreamBytes(two->stream, Batch({Bare(10, 5)}));
+  EXPECT_FALSE(two->peer.closed);
+  core->OnDownstreamBytes(two->stream, Batch({Bare(10, 6)}));
+  ASSERT_TRUE(two->peer.closed);
+  EXPECT_EQ(two->peer.closed->code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(core->view().Find(Node(10))->entries[0]->version, 5);
+}
+
 TEST_F(RelayTest, NothingHostileReachesUpstream) {
   Start();
   ConnectUpstream();

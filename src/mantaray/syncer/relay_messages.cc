@@ -37,11 +37,13 @@ RelayCore::Verdict RelayCore::Judge(const Stream& stream, const SyncMessage& mes
   const Stream* carrier = node == nullptr ? nullptr : FindStream(node->carried_by);
   const bool has_own_stream = carrier != nullptr && !carrier->is_relay();
   const bool ahead = node == nullptr || message.version > VersionOf(*node, message.type);
-  if (!has_own_stream) return stream.is_relay() ? Verdict::kAccept : Verdict::kDrop;
+  if (stream.is_relay()) {
+    if (!has_own_stream) return Verdict::kAccept;
+    return ahead ? Verdict::kWait : Verdict::kDrop;
+  }
+  if (carrier == nullptr || !ahead) return Verdict::kDrop;
   // Before a node has spoken itself, others may know more of it: they tell what they heard elsewhere.
-  const bool has_spoken = carrier->own_version[static_cast<size_t>(message.type)] >= 0;
-  if (!ahead) return Verdict::kDrop;
-  if (stream.is_relay()) return Verdict::kWait;
+  const bool has_spoken = carrier->is_relay() || carrier->own_version[static_cast<size_t>(message.type)] >= 0;
   if (!has_spoken) return Verdict::kDrop;
   const bool retells = clock_->NowMs() < stream.connected_ms + kRetellingMs;
   const bool plausible = message.version - VersionOf(*node, message.type) < kPlausibleLead;
