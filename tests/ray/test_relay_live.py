@@ -244,9 +244,16 @@ def test_a_killed_raylet_leaves_every_view(tree: Tree) -> None:
     assert wait_until(lambda: tree.head.carried() == len(NODES) - 1)
     addresses = [tree.lower.address, tree.head_address, tree.cluster.address]
     arguments = [dialect_of(tree.cluster.env), str(len(NODES)), *addresses]
-    for seen in tree.cluster.run_program(PROGRAMS / "relay_late.py", arguments):
+
+    def shown() -> list[list[str]]:
+        told: list[list[str]] = tree.cluster.run_program(PROGRAMS / "relay_late.py", arguments)
+        return told
+
+    for seen in shown()[:2]:
         assert len(seen) >= len(NODES)
         assert dead not in seen
+    # A GCS that has just come back is given ten seconds to know better before it hears so.
+    assert wait_until(lambda: dead not in shown()[2])
     tree.cluster.wait_for_nodes(len(NODES))
 
 
