@@ -58,7 +58,7 @@ fuzz: setup-lint ## fuzz the parsers of spill files and of resource-view sync fo
 	  -verbosity=0 -print_final_stats=1
 	bazel-bin/src/mantaray/syncer/relay_fuzz --write-seeds=build/fuzz/relay-seeds
 	bazel-bin/src/mantaray/syncer/relay_fuzz -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ \
-	  -verbosity=0 -print_final_stats=1 "$$(mktemp -d build/fuzz/found-XXXX)" build/fuzz/relay-seeds
+	  -verbosity=0 -print_final_stats=1 -seed_inputs="$$(ls build/fuzz/relay-seeds/* | paste -sd,)"
 
 test-knowledge: setup-knowledge-dev ## the tests of the knowledge service
 	$(KNOWLEDGE) -m pytest examples/knowledge/tests -m "not slow" --durations=5
