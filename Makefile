@@ -53,11 +53,12 @@ test-native: setup-lint ## C++ tests, plain and under ASan, UBSan and TSan, and 
 
 fuzz: setup-lint ## fuzz the parsers of spill files and of resource-view sync for a bounded time
 	$(BAZEL) build --config=fuzz //src/mantaray/spill:trailer_fuzz //src/mantaray/syncer:relay_fuzz
-	mkdir -p build/fuzz
+	mkdir -p build/fuzz/relay-seeds
 	bazel-bin/src/mantaray/spill/trailer_fuzz -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ \
 	  -verbosity=0 -print_final_stats=1
+	bazel-bin/src/mantaray/syncer/relay_fuzz --write-seeds=build/fuzz/relay-seeds
 	bazel-bin/src/mantaray/syncer/relay_fuzz -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ \
-	  -verbosity=0 -print_final_stats=1
+	  -verbosity=0 -print_final_stats=1 -seed_inputs="$$(ls build/fuzz/relay-seeds/* | paste -sd,)"
 
 test-knowledge: setup-knowledge-dev ## the tests of the knowledge service
 	$(KNOWLEDGE) -m pytest examples/knowledge/tests -m "not slow" --durations=5

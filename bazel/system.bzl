@@ -9,15 +9,21 @@ whose headers its own headers include: what includes gRPC must not see another A
 # Of the C library and the compiler; these stay as they are.
 _NOT_ARCHIVED = ["atomic", "c", "dl", "m", "pthread", "rt"]
 
-def _grpc_linkopts(repository_ctx):
+def _grpc_libraries(repository_ctx, *options):
     if not repository_ctx.which("pkg-config"):
         return None
-    asked = repository_ctx.execute(["pkg-config", "--static", "--libs-only-l", "grpc++"])
+    asked = repository_ctx.execute(["pkg-config", "--libs-only-l", "grpc++"] + list(options))
     if asked.return_code != 0:
+        return None
+    return asked.stdout.strip().split(" ")
+
+def _grpc_linkopts(repository_ctx):
+    libraries = _grpc_libraries(repository_ctx, "--static")
+    if libraries == None:
         return None
     compiler = repository_ctx.os.environ.get("CC", "cc")
     archives = {}
-    for word in asked.stdout.strip().split(" "):
+    for word in libraries:
         name = word[len("-l"):]
         if not word.startswith("-l") or name in archives or name in _NOT_ARCHIVED:
             continue
@@ -30,6 +36,9 @@ def _system_libraries_impl(repository_ctx):
     if grpc == None:
         # Said when something that needs it is built, not before.
         grpc = ["-l:gRPC-is-missing--install-libgrpc++-dev-and-pkg-config"]
+
+    # TSan can leave out what a shared library does that was not built for it, but not what an archive does.
+    shared = {library: None for library in _grpc_libraries(repository_ctx) or grpc}.keys()
     repository_ctx.file("BUILD.bazel", """
 package(default_visibility = ["//visibility:public"])
 cc_library(name = "gtest", linkopts = ["-l:libgmock_main.a", "-l:libgmock.a", "-l:libgtest.a", "-lpthread"])
@@ -37,8 +46,9 @@ cc_library(name = "benchmark", linkopts = ["-lbenchmark", "-lpthread"])
 cc_library(name = "pybind11")
 # For tests: protobuf's own parser as the judge of ours.
 cc_library(name = "protobuf", linkopts = ["-l:libprotobuf.a", "-lpthread"])
-cc_library(name = "grpc", linkopts = %s)
-""" % repr(grpc))
+config_setting(name = "shared_grpc", define_values = {"mantaray_shared_grpc": "1"})
+cc_library(name = "grpc", linkopts = select({":shared_grpc": %s, "//conditions:default": %s}))
+""" % (repr(shared), repr(grpc)))
 
 system_libraries = repository_rule(
     implementation = _system_libraries_impl,

@@ -9,8 +9,6 @@ from tests.support.rays import VERSIONS, RayEnv, find_ray
 # A whole test run stays below 45 minutes on two cores: on the older Ray these run with the slow
 # tests only.
 _SLOW_ON_OLDER_RAY = (
-    "test_relay_live.py",
-    "test_relay_parts_live.py",
     "test_refcount_conformance.py",
     "test_logs_live.py::test_whole_logs_are_answered_as_by_stock_ray",
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,15 +105,33 @@ def test_more_relays_than_nodes_is_one_clear_error() -> None:
     assert "hint:" in shown.output
 
 
-def test_plot_is_a_png_or_says_what_is_missing(tmp_path: Path) -> None:
+PLOT = ["sim", "sync", "--nodes", "500", "--relays", "4", "--plot"]
+
+
+def test_plot_is_a_png_with_something_on_it(tmp_path: Path) -> None:
     path = tmp_path / "plan.png"
-    shown = CliRunner().invoke(
-        main, ["sim", "sync", "--nodes", "500", "--relays", "4", "--plot", str(path)]
-    )
-    if shown.exit_code == 0:
-        assert path.read_bytes().startswith(b"\x89PNG")
-    else:
-        assert "matplotlib" in shown.output
+    shown = CliRunner().invoke(main, [*PLOT, str(path)])
+    assert shown.exit_code == 0, shown.output
+    picture = path.read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert picture.endswith(b"IEND\xaeB`\x82")
+    width, height = struct.unpack(">II", picture[16:24])
+    assert (width, height) > (1000, 300)
+    # Nothing but the frame of it would have a few thousand bytes.
+    assert len(picture) > 20_000
+
+
+def test_without_matplotlib_the_plot_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What Python does for a module that is not there.
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    path = tmp_path / "plan.png"
+    shown = CliRunner().invoke(main, [*PLOT, str(path)])
+    assert shown.exit_code == 1
+    assert "the plot needs matplotlib, which is not installed" in shown.output
+    assert "hint: pip install 'mantaray[plot]'" in shown.output
+    assert not path.exists()
 
 
 def test_relays_of_nodes_without_batches_write_every_message() -> None:

@@ -6,6 +6,7 @@ Kubernetes' own objects is checked against the fields of its v1 API.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -35,6 +36,37 @@ def blocks(language: str) -> list[str]:
 def documents() -> list[dict[str, Any]]:
     """Return all YAML documents of the page."""
     return [one for block in blocks("yaml") for one in yaml.safe_load_all(block)]
+
+
+def worker_groups() -> list[dict[str, Any]]:
+    """Return the worker groups of the page's fragment of a RayCluster."""
+    (fragment,) = (one for one in documents() if "workerGroupSpecs" in one)
+    assert set(fragment) == {"workerGroupSpecs"}
+    return list(fragment["workerGroupSpecs"])
+
+
+def merged(into: Any, patch: Any) -> Any:
+    """Return what `kubectl patch` makes of an object: lists of named things are merged by name."""
+    if isinstance(into, dict) and isinstance(patch, dict):
+        return into | {key: merged(into.get(key), value) for key, value in patch.items()}
+    if isinstance(into, list) and isinstance(patch, list):
+        names = {one["name"]: one for one in into}
+        for one in patch:
+            names[one["name"]] = merged(names.get(one["name"]), one)
+        return list(names.values())
+    return patch
+
+
+def deployment_with_tls() -> dict[str, Any]:
+    """Return the Deployment after the page's patch."""
+    (patch,) = (one for one in documents() if set(one) == {"spec"})
+    return dict(merged(object_of("Deployment"), patch))
+
+
+def commands() -> list[str]:
+    """Return the lines of all commands of the page, those inside of lists too."""
+    found = re.findall(r"^ *```sh\n(.*?)^ *```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    return [line.strip() for block in found for line in block.splitlines()]
 
 
 def object_of(kind: str) -> dict[str, Any]:
@@ -87,9 +119,7 @@ def test_a_misspelt_field_would_be_found() -> None:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_kuberay_takes_the_worker_group(version: str) -> None:
-    (fragment,) = (one for one in documents() if "kind" not in one)
-    assert set(fragment) == {"workerGroupSpecs"}
-    for group in fragment["workerGroupSpecs"]:
+    for group in worker_groups():
         assert WORKER_GROUP <= set(group) <= WORKER_GROUP | WORKER_GROUP_OPTIONS
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
@@ -99,17 +129,57 @@ def test_kuberay_takes_the_worker_group(version: str) -> None:
 
 def test_names_and_ports_lead_where_they_should() -> None:
     deployment, service = object_of("Deployment"), object_of("Service")
-    (fragment,) = (one for one in documents() if "kind" not in one)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"] == labels
     ports = {port["name"]: port["containerPort"] for port in container()["ports"]}
     (port,) = service["spec"]["ports"]
     assert port["targetPort"] in ports
-    (group,) = fragment["workerGroupSpecs"]
+    (group,) = worker_groups()
     address = group["rayStartParams"]["address"]
     assert address == f"{service['metadata']['name']}:{port['port']}"
     for probe in ("livenessProbe", "readinessProbe"):
         assert container()[probe]["httpGet"]["port"] in ports
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_takes_the_deployment_with_tls(version: str) -> None:
+    deployment = deployment_with_tls()
+    kubernetes_validate.validate(deployment, version, strict=True)
+    pod = deployment["spec"]["template"]["spec"]
+    (relay,) = pod["containers"]
+    assert relay["args"] == container()["args"]
+    (mount,), (volume,) = relay["volumeMounts"], pod["volumes"]
+    assert mount["name"] == volume["name"]
+    values = {one["name"]: one["value"] for one in relay["env"] if "value" in one}
+    # Every variable is one that the relay reads, and every file one that the Secret is made with.
+    told = subprocess.run([relay_program(), "--help"], capture_output=True, text=True).stdout
+    assert len(values) == 4
+    assert all(name in told for name in values)
+    (create,) = (line for line in commands() if "create secret" in line)
+    assert create.split()[4] == volume["secret"]["secretName"]
+    files = {value for name, value in values.items() if name != "RAY_USE_TLS"}
+    sources = re.findall(r"--from-file=(\S+)", create)
+    assert files == {f"{mount['mountPath']}/{source}" for source in sources}
+
+
+def test_commands_name_what_the_manifests_define() -> None:
+    (group,) = worker_groups()
+    names = {one["metadata"]["name"] for one in documents() if "kind" in one}
+    told = "\n".join(commands())
+    assert set(re.findall(r"(?:deploy/|deployment[/ ])(\S+)", told)) == names
+    assert set(re.findall(r"ray\.io/group=(\S+)", told)) == {group["groupName"]}
+    assert set(re.findall(r"--address=(\S+)", told)) == {group["rayStartParams"]["address"]}
+    patches = [json.loads(found) for found in re.findall(r"-p '(.+)'", told)]
+    (add,), (remove,) = patches
+    assert (add["op"], remove["op"]) == ("add", "remove")
+    assert add["path"] == remove["path"] == "/spec/workerGroupSpecs/0/rayStartParams/address"
+    assert add["value"] == group["rayStartParams"]["address"]
+
+
+def test_manifests_say_which_dialect_the_gcs_speaks() -> None:
+    (unit,) = blocks("ini")
+    for options in (unit.split(), container()["args"]):
+        assert [one for one in options if one.startswith("--dialect=")][-1] == "--dialect=batch"
 
 
 def test_the_relay_takes_the_options_that_the_manifests_give_it() -> None:
