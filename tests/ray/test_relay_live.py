@@ -35,9 +35,12 @@ from tests.support.relays import (
 
 PROGRAMS = Path(__file__).with_name("programs")
 # So that a test need not wait for long.
-OPTIONS = ("--grace-ms=3000", "--window-ms=25")
+WINDOW_MS = 25
+OPTIONS = ("--grace-ms=3000", f"--window-ms={WINDOW_MS}")
 NODES = ("n0", "n1", "n2", "n3")
-# Only a view that does not come is damage; how soon it comes is for benchmarks/sync_storm.py.
+# The best of a few rounds shows what the relays themselves take: the window, and slack for Ray, which
+# reports every 100 ms. Single rounds may meet a machine with much else to do.
+BEST_WITHIN_MS = WINDOW_MS + 500
 SEEN_WITHIN_MS = 10_000
 
 
@@ -204,10 +207,14 @@ def test_resources_taken_on_one_node_are_not_hidden_from_others(tree: Tree) -> N
         ],
     )
     assert seen["known"] == [True, True]
-    # In the second round another node's raylet stood still.
+    # In the last round another node's raylet stood still.
     for one in seen["rounds"]:
         assert one["taken"] == one["given_back"] == [True, True]
-        assert max(one["taken_ms"]) < SEEN_WITHIN_MS
+    for what in ("taken_ms", "given_back_ms"):
+        took_ms = [one[what] for one in seen["rounds"]]
+        assert len(took_ms) == 5
+        assert max(took_ms) < SEEN_WITHIN_MS, took_ms
+        assert 0 < min(took_ms) < BEST_WITHIN_MS, took_ms
     assert seen["rising"]
     assert seen["heard"]
     assert not seen["echo"]

@@ -6,6 +6,7 @@ What four raylets behind relays see is in test_relay_live.py.
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def test_tls_is_spoken_and_a_wrong_token_is_refused(ray_env: RayEnv, tmp_path: P
     with (
         Cluster(ray_env, num_cpus=1, variables=tls | token) as cluster,
         # The relay has no token: what it shows upstream, its nodes have shown it.
-        node_behind_relay(ray_env, cluster, variables=tls) as relay,
+        node_behind_relay(ray_env, cluster, variables=tls | {"RAY_USE_TLS": "TRUE"}) as relay,
     ):
         assert cluster.run_program(PROGRAMS / "relay_work.py", ["2", "start"])["ran_on"] == 2
         assert relay.status()["upstream_connected"]
@@ -103,15 +104,18 @@ def test_tls_is_spoken_and_a_wrong_token_is_refused(ray_env: RayEnv, tmp_path: P
         said = ray_env.run_program(STRANGERS, arguments)
         refused = ["UNAUTHENTICATED"] * 2 if has_tokens else []
         assert said == ["UNAVAILABLE", "UNAVAILABLE", *refused, "OPEN"]
-        if has_tokens:
+        # The token decides, and nothing else.
+        for letter, answers in {"a": True, "b": False}.items() if has_tokens else ():
             done = subprocess.run(
-                [str(ray_env.bin("ray")), "status", f"--address={relay.address}"],
-                env=ray_env.environment(**tls | token | {"RAY_AUTH_TOKEN": "b" * 64}),
+                [str(ray_env.bin("ray")), "status", "-v", f"--address={relay.address}"],
+                env=ray_env.environment(**tls | token | {"RAY_AUTH_TOKEN": letter * 64}),
                 capture_output=True,
                 text=True,
                 timeout=180,
             )
-            assert done.returncode != 0
+            assert (done.returncode == 0) == answers, done.stderr
+            node = relay.streams()[0]["node_id"]
+            assert (node in done.stdout) == answers, done.stdout
         assert wait_until(lambda: len(relay.streams()) == 1)
 
 
@@ -181,6 +185,7 @@ def test_nothing_is_lost_or_changed_between_grpcio_and_grpcio(ray_env: RayEnv) -
         assert (told["sum"], told["count"], told["ping_pong"]) == (499_500, 3_000, 200)
     assert seen["health"] == "0801"
     assert seen["health_of_others"] == "UNIMPLEMENTED"
+    assert seen["long_polls"] == {"most": 2_000, "answered": 2_000}
     assert seen["drained"]
     assert seen["not_drained"] == "UNAVAILABLE"
     assert seen["watched"] == ["0801", "0802"]
@@ -215,7 +220,7 @@ print(json.dumps([same, status.window_ms, status.upstream_connected, taken, wron
     assert "--upstream is 'nowhere'; allowed: HOST:PORT" in wrong
 
 
-def test_a_ring_of_relays_is_refused(ray_env: RayEnv) -> None:
+def test_a_ring_of_relays_is_refused_counted_and_told(ray_env: RayEnv, tmp_path: Path) -> None:
     program = """
 import json, sys, time
 from mantaray.syncer import Relay
@@ -224,9 +229,18 @@ from sync_client import SyncClient
 import socket
 with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0)); port = probe.getsockname()[1]
+counted = 'mantaray_relay_sync_refused_total{reason="loop"} '
 with Relay(upstream=f"127.0.0.1:{port}") as one:
-    with Relay(upstream=f"127.0.0.1:{one.port}", listen=f"127.0.0.1:{port}"):
+    with Relay(upstream=f"127.0.0.1:{one.port}", listen=f"127.0.0.1:{port}", log=sys.argv[2]) as two:
         time.sleep(1)
-        print(json.dumps(SyncClient(f"127.0.0.1:{port}", True).refusal(25)))
+        said = SyncClient(f"127.0.0.1:{port}", True).refusal(25)
+        (count,) = (l for l in two.metrics().splitlines() if l.startswith(counted))
+        print(json.dumps([said, float(count.removeprefix(counted)), two.status().refused]))
 """
-    assert ray_env.run_program(program, [PROGRAMS]) == "FAILED_PRECONDITION"
+    log = tmp_path / "log"
+    said, counted, refused = ray_env.run_program(program, [PROGRAMS, log])
+    assert said == "FAILED_PRECONDITION"
+    assert counted == refused >= 1
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    reasons = [one["reason"] for one in told if one["event"] == "stream refused"]
+    assert reasons == ["sync stream refused: it has come through this relay before"] * refused

@@ -34,12 +34,10 @@ Credentials MakeCredentials(const TlsFiles& files) {
   std::string key;
   std::string authority;
   if (!ReadFile(files.certificate, &certificate, &made.error) || !ReadFile(files.key, &key, &made.error) ||
-      (!files.authority.empty() && !ReadFile(files.authority, &authority, &made.error))) {
+      !ReadFile(files.authority, &authority, &made.error)) {
     return made;
   }
-  grpc::SslServerCredentialsOptions server(authority.empty()
-                                               ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
-                                               : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  grpc::SslServerCredentialsOptions server(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
   server.pem_root_certs = authority;
   server.pem_key_cert_pairs.push_back({key, certificate});
   made.server = grpc::SslServerCredentials(server);

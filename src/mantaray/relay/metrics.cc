@@ -8,7 +8,8 @@
 namespace mantaray::relay {
 namespace {
 
-constexpr double kSecondsBounds[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120};
+constexpr double kSecondsBounds[] = {0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
+                                     0.25,    0.5,    1,     2.5,    5,     10,   30,    120};
 
 constexpr std::string_view kCodeNames[] = {
     "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
@@ -55,10 +56,10 @@ void Histogram::Render(std::string_view name, std::string* text) const {
 
 Metrics::Metrics() : proxy_seconds_(kSecondsBounds) {}
 
-void Metrics::ProxyCallEnded(int code, int64_t took_ms) {
+void Metrics::ProxyCallEnded(int code, double took_s) {
   in_flight_.fetch_sub(1, std::memory_order_relaxed);
   ended_[code >= 0 && code < kCodes ? code : 2].fetch_add(1, std::memory_order_relaxed);
-  proxy_seconds_.Observe(static_cast<double>(took_ms) / 1e3);
+  proxy_seconds_.Observe(took_s);
 }
 
 std::string Metrics::Render() const {

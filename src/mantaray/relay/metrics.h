@@ -38,8 +38,8 @@ class Metrics {
   Metrics();
 
   void ProxyCallStarted() { in_flight_.fetch_add(1, std::memory_order_relaxed); }
-  // Args: the code it ended with, and how long it was under way.
-  void ProxyCallEnded(int code, int64_t took_ms);
+  // Args: the code it ended with, and for how many seconds it was under way.
+  void ProxyCallEnded(int code, double took_s);
   void RingRefused() { rings_refused_.fetch_add(1, std::memory_order_relaxed); }
 
   int64_t in_flight() const { return in_flight_.load(std::memory_order_relaxed); }

@@ -2,6 +2,8 @@
 
 #include "mantaray/relay/options.h"
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <initializer_list>
 #include <string_view>
@@ -33,7 +35,6 @@ batched both ways, and proxies every other call unchanged. Nodes join through it
   --dialect DIALECT            what the upstream speaks: bare (Ray before 2.53), batch, or auto  [auto]
   --grace-ms N                 a node whose stream ended leaves the view after          [30000]
   --suppress-noise             let updates wait in which only object-store bytes or idle time moved
-  --passthrough-sync           proxy the sync streams too, as if this were a plain proxy
 
   --drain-ms N                 how long calls under way have after SIGTERM              [2000]
   --max-message-bytes N        larger messages are refused   [RAY_max_grpc_message_size, else 536870912]
@@ -44,10 +45,12 @@ batched both ways, and proxies every other call unchanged. Nodes join through it
   --log-format FORMAT          text or json                                             [text]
   --version, --help
 
-TLS is configured as Ray's own, on both sides: RAY_USE_TLS=1 with RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY, RAY_TLS_CA_CERT.
+TLS is configured as Ray's own, on both sides: RAY_USE_TLS=1 with RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and
+RAY_TLS_CA_CERT, all three of them.
 Tokens (RAY_AUTH_MODE=token) are carried from the nodes to the upstream, which decides; the relay has none.
 
-Exit status: 0 after SIGTERM or SIGINT, 1 when it cannot listen or read its certificates, 2 for a command line that is wrong.
+Exit status: 0 after SIGTERM or SIGINT, 1 when it cannot listen or read its certificates, 2 for a command line or a
+variable that is wrong.
 )";
 
 struct Flag {
@@ -142,11 +145,6 @@ const Flag kFlags[] = {
        o->suppress_noise = true;
        return std::string();
      }},
-    {"passthrough-sync", false,
-     [](Options* o, const std::string&) {
-       o->passthrough_sync = true;
-       return std::string();
-     }},
     {"drain-ms", true, [](Options* o, const std::string& v) { return SetInteger(&o->drain_ms, v, 0, kHourMs); }},
     {"max-message-bytes", true, SetMessage},
     {"upstream-connections", true,
@@ -162,6 +160,35 @@ std::string Value(const Environment& environment, const char* name) {
   return value == nullptr ? "" : value;
 }
 
+// Ray takes "1" and "true" for a switch that is on, in whatever case.
+bool IsOn(std::string_view value) {
+  constexpr std::string_view kTrue = "true";
+  const auto same = [](char a, char b) { return std::tolower(static_cast<unsigned char>(a)) == b; };
+  return value == "1" || std::equal(value.begin(), value.end(), kTrue.begin(), kTrue.end(), same);
+}
+
+// As Ray, wants all three files or none. Without the authority anybody would be let in.
+std::string ReadTls(const Environment& environment, TlsFiles* files) {
+  if (!IsOn(Value(environment, "RAY_USE_TLS"))) {
+    return "";
+  }
+  files->used = true;
+  const struct {
+    const char* name;
+    std::string* path;
+  } variables[] = {{"RAY_TLS_SERVER_CERT", &files->certificate},
+                   {"RAY_TLS_SERVER_KEY", &files->key},
+                   {"RAY_TLS_CA_CERT", &files->authority}};
+  for (const auto& variable : variables) {
+    *variable.path = Value(environment, variable.name);
+    if (variable.path->empty()) {
+      return Joined({"RAY_USE_TLS is on, but ", variable.name,
+                     " is not set; RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT have to be"});
+    }
+  }
+  return "";
+}
+
 // Returns an error, or an empty string.
 std::string ReadEnvironment(const Environment& environment, Options* options) {
   const struct {
@@ -175,15 +202,7 @@ std::string ReadEnvironment(const Environment& environment, Options* options) {
       return Joined({variable.name, " is set to '", value, "'; allowed: ", allowed});
     }
   }
-  const std::string tls = Value(environment, "RAY_USE_TLS");
-  if (tls == "1" || tls == "true" || tls == "True") {
-    options->tls = TlsFiles{true, Value(environment, "RAY_TLS_SERVER_CERT"), Value(environment, "RAY_TLS_SERVER_KEY"),
-                            Value(environment, "RAY_TLS_CA_CERT")};
-    if (options->tls.certificate.empty() || options->tls.key.empty()) {
-      return "RAY_USE_TLS is set, but RAY_TLS_SERVER_CERT and RAY_TLS_SERVER_KEY are not both";
-    }
-  }
-  return "";
+  return ReadTls(environment, &options->tls);
 }
 
 Parsed Wrong(std::string error) {

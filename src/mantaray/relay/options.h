@@ -12,7 +12,7 @@
 
 namespace mantaray::relay {
 
-// Paths of PEM files.
+// Paths of PEM files; all of them, or none where TLS is not used.
 struct TlsFiles {
   bool used = false;
   std::string certificate;
@@ -37,7 +37,6 @@ struct Options {
   int64_t upstream_connections = 2;
   int64_t parent_pid = 0;
   Speech upstream_speech = Speech::kHeard;
-  bool passthrough_sync = false;
   bool suppress_noise = false;
   LogLevel log_level = LogLevel::kInfo;
   bool log_json = false;

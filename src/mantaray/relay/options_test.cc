@@ -62,11 +62,31 @@ TEST(OptionsTest, WhatIsWrongIsOneSentenceThatNamesItAndWhatIsAllowed) {
             "RAY_gcs_resource_broadcast_max_batch_size is set to 'many'; allowed: a whole number from 0 to 1000000");
 }
 
-TEST(OptionsTest, HalfATlsConfigurationIsNotTakenForNone) {
-  EXPECT_EQ(Parse({"--upstream=h:1"}, {{"RAY_USE_TLS", "1"}, {"RAY_TLS_SERVER_CERT", "/c"}}).ask, Ask::kError);
-  EXPECT_FALSE(Parse({"--upstream=h:1"}, {{"RAY_USE_TLS", "0"}}).options.tls.used);
-  const Variables all = {{"RAY_USE_TLS", "1"}, {"RAY_TLS_SERVER_CERT", "/c"}, {"RAY_TLS_SERVER_KEY", "/k"}};
-  EXPECT_TRUE(Parse({"--upstream=h:1"}, all).options.tls.used);
+TEST(OptionsTest, PartOfATlsConfigurationIsNotTakenForNone) {
+  const Variables all = {
+      {"RAY_TLS_SERVER_CERT", "/c"}, {"RAY_TLS_SERVER_KEY", "/k"}, {"RAY_TLS_CA_CERT", "/a"}, {"RAY_USE_TLS", "1"}};
+  for (const char* name : {"RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"}) {
+    Variables others = all;
+    others.erase(name);
+    const Parsed parsed = Parse({"--upstream=h:1"}, others);
+    EXPECT_EQ(parsed.ask, Ask::kError) << name;
+    EXPECT_EQ(parsed.error, "RAY_USE_TLS is on, but " + std::string(name) +
+                                " is not set; RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT have to be");
+  }
+  const TlsFiles files = Parse({"--upstream=h:1"}, all).options.tls;
+  EXPECT_TRUE(files.used);
+  EXPECT_EQ(files.certificate + files.key + files.authority, "/c/k/a");
+}
+
+TEST(OptionsTest, TlsIsOnForWhateverRayTakesForOn) {
+  Variables variables = {{"RAY_TLS_SERVER_CERT", "/c"}, {"RAY_TLS_SERVER_KEY", "/k"}, {"RAY_TLS_CA_CERT", "/a"}};
+  const std::map<std::string, bool> switches = {{"1", true},    {"true", true},   {"True", true},
+                                                {"TRUE", true}, {"0", false},     {"", false},
+                                                {"tru", false}, {"false", false}, {"yes", false}};
+  for (const auto& [value, on] : switches) {
+    variables["RAY_USE_TLS"] = value;
+    EXPECT_EQ(Parse({"--upstream=h:1"}, variables).options.tls.used, on) << value;
+  }
 }
 
 TEST(OptionsTest, HelpWinsOverEverything) {

@@ -6,6 +6,7 @@
 #include <grpcpp/server_context.h>
 
 #include <array>
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <utility>
@@ -94,7 +95,7 @@ class ProxyCall {
     proxy_->calls_.insert(this);
     proxy_->metrics_->ProxyCallStarted();
     pending_ = 1;  // the done event
-    started_ms_ = EventLoop::NowMs();
+    started_ = std::chrono::steady_clock::now();
     if (!proxy_->serving_) {
       Abort(grpc::Status(grpc::StatusCode::UNAVAILABLE, "this relay is shutting down"));
       return;
@@ -403,8 +404,9 @@ class ProxyCall {
       return false;
     }
     proxy_->calls_.erase(this);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started_;
     proxy_->metrics_->ProxyCallEnded(status_.has_value() ? status_->error_code() : grpc::StatusCode::CANCELLED,
-                                     EventLoop::NowMs() - started_ms_);
+                                     took.count());
     delete this;
     return true;
   }
@@ -426,7 +428,7 @@ class ProxyCall {
   MethodEvent<ProxyCall> client_finish_;
 
   int pending_ = 0;  // operations under way, and deferred work
-  int64_t started_ms_ = 0;
+  std::chrono::steady_clock::time_point started_;
 
   grpc::ByteBuffer server_message_;  // being read
   MessageQueue up_;

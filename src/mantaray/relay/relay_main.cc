@@ -24,6 +24,7 @@
 #include "mantaray/relay/admin_server.h"
 #include "mantaray/relay/credentials.h"
 #include "mantaray/relay/event_loop.h"
+#include "mantaray/relay/grpc_log.h"
 #include "mantaray/relay/log.h"
 #include "mantaray/relay/metrics.h"
 #include "mantaray/relay/options.h"
@@ -154,9 +155,7 @@ class Relay {
     }
     probed_channel_ = channels.front();
     proxy_ = std::make_unique<Proxy>(proxy_loop_.get(), polled, std::move(channels), sync_->relay_id(), &metrics_);
-    if (!options_.passthrough_sync) {
-      builder.RegisterService(sync_->method());
-    }
+    builder.RegisterService(sync_->method());
     builder.RegisterAsyncGenericService(proxy_->service());
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port == 0) {
@@ -164,9 +163,7 @@ class Relay {
       return "cannot listen on " + options_.listen;
     }
     proxy_->Start();
-    if (!options_.passthrough_sync) {
-      sync_->Start();
-    }
+    sync_->Start();
     proxy_loop_->Start();
     sync_loop_->Start();
     std::string error;
@@ -189,9 +186,7 @@ class Relay {
   // Gives what is under way its time, then ends everything.
   void Stop() {
     draining_ = true;
-    if (!options_.passthrough_sync) {
-      sync_->Drain();
-    }
+    sync_->Drain();
     proxy_->Drain(options_.drain_ms);
     const auto margin = std::chrono::milliseconds(500);
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(options_.drain_ms) + margin);
@@ -275,6 +270,8 @@ int Run(const Options& options) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   RaiseFileLimit();
+  // Why it cannot start is for the relay itself to say, in one line.
+  LogGrpcErrorsAt(LogLevel::kDebug);
 
   const Credentials credentials = MakeCredentials(options.tls);
   if (!credentials.error.empty()) {
@@ -287,6 +284,7 @@ int Run(const Options& options) {
     LogError("cannot start", {{"reason", error}});
     return kExitFailure;
   }
+  LogGrpcErrorsAt(LogLevel::kWarning);
   WaitForTheEnd(signals, options.parent_pid);
   relay.Stop();
   LogInfo("ended");

@@ -43,7 +43,10 @@ void Render(const Traffic& traffic, std::string* text) {
 
 void RenderDelay(const syncer::DelayHistogram& delay, std::string* text) {
   const std::string full = std::string(kPrefix) + "delay_seconds";
-  RenderHeader(full, "histogram", "How long updates stayed here, from their arrival until they were let go.", text);
+  RenderHeader(full, "histogram",
+               "How long updates waited here, from their arrival until they were let go to all streams. "
+               "What a slow reader has yet to take is in lag_ms and queued.",
+               text);
   uint64_t total = 0;
   for (size_t i = 0; i < delay.counts.size(); ++i) {
     total += delay.counts[i];

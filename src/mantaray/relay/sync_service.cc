@@ -133,8 +133,7 @@ class SyncStream final : public syncer::Peer {
     }
     const auto path = PathWith(context_.client_metadata(), service_->relay_id());
     if (!path.has_value()) {
-      FinishWith(grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
-                              "this stream has come through this relay before: the relays form a ring"));
+      Refuse(service_->core_.RefuseRing());
       return;
     }
     const OwnedMetadata credentials = CredentialsOf(context_.client_metadata());
@@ -160,8 +159,7 @@ class SyncStream final : public syncer::Peer {
     const auto id = service_->core_.AddDownstream(ToStreamMetadata(context_.client_metadata()), this);
     const bool withdrawal = absl::IsCancelled(id.status());
     if (!id.ok() && !withdrawal) {
-      LogWarning("stream refused", {{"node", node_}, {"peer", peer()}, {"reason", std::string(id.status().message())}});
-      FinishWith(ToGrpc(id.status()));
+      Refuse(id.status());
       return;
     }
     for (const auto& [key, value] : answer) {
@@ -178,6 +176,11 @@ class SyncStream final : public syncer::Peer {
       Begin(*id);
     }
     service_->Arm();
+  }
+
+  void Refuse(const absl::Status& why) {
+    LogWarning("stream refused", {{"node", node_}, {"peer", peer()}, {"reason", std::string(why.message())}});
+    FinishWith(ToGrpc(why));
   }
 
   void Begin(syncer::StreamId id) {

@@ -173,6 +173,8 @@ class RelayCore {
   absl::StatusOr<StreamId> AddDownstream(const StreamMetadata& metadata, Peer* peer);
   // A gRPC message arrived on it. May end it (Peer::Close). Nothing happens for a stream that has ended.
   void OnDownstreamBytes(StreamId stream, std::string_view bytes);
+  // For a stream that the transport found to have come round a ring of relays: counts it, and says how to end it.
+  absl::Status RefuseRing() { return shield_.Refuse(Refusal::kLoop, "it has come through this relay before"); }
   // The stream ended. Nothing happens for one that has ended already.
   void RemoveDownstream(StreamId stream);
   // What to answer to a client, beside the `node_id` that upstream answers.

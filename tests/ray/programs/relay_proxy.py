@@ -5,6 +5,7 @@ Arguments: the relay's program. Prints what was seen, as JSON.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ from typing import Any
 import grpc
 
 BIG = 40_000_000
+LONG_POLLS = 2_000
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 # By what the call said: whether the server has it, and whether it is over for the server.
 begun: defaultdict[bytes, threading.Event] = defaultdict(threading.Event)
@@ -181,6 +183,50 @@ def semantics(channel: grpc.Channel) -> dict[str, Any]:
     return seen
 
 
+class Waiting(grpc.GenericRpcHandler):
+    """Keeps every call waiting until as many wait as are wanted; then answers each with its own words."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.waiting = self.most = 0
+        self.enough = asyncio.Event()
+
+    def service(self, details: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self.poll)
+
+    async def poll(self, request: bytes, context: Any) -> bytes:
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        if self.waiting == self.wanted:
+            self.enough.set()
+        await asyncio.wait_for(self.enough.wait(), 60)
+        self.waiting -= 1
+        return request
+
+
+async def long_polls(program: str) -> dict[str, int]:
+    """Have many calls wait at once; return how many did at the upstream, and how many were answered."""
+    waiting = Waiting(LONG_POLLS)
+    # Else gRPC's server would turn away some of a burst that it has not looked at yet.
+    names = ("max_pending_requests", "max_pending_requests_hard_limit")
+    server = grpc.aio.server(options=[(f"grpc.server.{name}", LONG_POLLS) for name in names])
+    server.add_generic_rpc_handlers((waiting,))
+    upstream = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    relay, port = start_relay(program, upstream)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        poll = channel.unary_unary("/any.Service/Poll")
+        words = [b"%d" % number for number in range(LONG_POLLS)]
+        answers = await asyncio.gather(
+            *(poll(word, timeout=60) for word in words), return_exceptions=True
+        )
+    answered = sum(word == answer for word, answer in zip(words, answers, strict=True))
+    relay.terminate()
+    relay.wait(timeout=60)
+    await server.stop(None)
+    return {"most": waiting.most, "answered": answered}
+
+
 def greeting(channel: grpc.Channel) -> bool:
     """Whether the server's metadata arrives before anybody has said a word."""
     done = threading.Event()
@@ -256,6 +302,7 @@ def main() -> None:
     seen["watched"] = states
     seen["status"] = relay.wait(timeout=60)
 
+    seen["long_polls"] = asyncio.run(long_polls(program))
     server.stop(None)
     lonely, lonely_port = start_relay(program, upstream)
     lonely_channel = grpc.insecure_channel(f"127.0.0.1:{lonely_port}")
