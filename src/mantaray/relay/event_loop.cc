@@ -59,7 +59,9 @@ void EventLoop::Post(std::function<void()> function) {
   posted_.push_back(std::move(function));
   if (!woken_) {
     woken_ = true;
-    alarm_->Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), &wake_event_);
+    // Past, so that the event is there at once. "Now" is rounded up to the next millisecond, for which a thread of
+    // gRPC's has to sleep and wake up.
+    alarm_->Set(queue_.get(), gpr_inf_past(GPR_CLOCK_MONOTONIC), &wake_event_);
   }
 }
 
