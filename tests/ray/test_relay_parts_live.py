@@ -194,6 +194,18 @@ def test_nothing_is_lost_or_changed_between_grpcio_and_grpcio(ray_env: RayEnv) -
     assert seen["status"] == 0
 
 
+def test_nodes_do_not_stay_on_a_token_that_was_taken_back(ray_env: RayEnv) -> None:
+    seen = ray_env.run_program(PROGRAMS / "relay_expelled.py")
+    assert seen == {
+        "before": True,
+        "sent_away": "UNAUTHENTICATED",
+        "again": "UNAUTHENTICATED",
+        # The relay now shows the token of one that may stay.
+        "other_heard": True,
+        "other_stays": True,
+    }
+
+
 def test_python_starts_asks_and_ends_a_relay(ray_env: RayEnv) -> None:
     program = """
 import json, os
