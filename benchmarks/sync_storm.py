@@ -293,6 +293,17 @@ def _ratios(figures: dict[str, Any], stock: dict[str, Any] | None) -> str:
     return "".join(f"{ratio:>12.3f}" for ratio in ratios)
 
 
+def labels_of(counts: Sequence[int]) -> list[str]:
+    """Return a label for each number of nodes; between the first and the last, only where there is room."""
+    labels = [str(counts[0])]
+    shown, last = counts[0], counts[-1]
+    for count in counts[1:-1]:
+        has_room = count >= 1.4 * shown and last >= 1.4 * count
+        labels.append(str(count) if has_room else "")
+        shown = count if has_room else shown
+    return [*labels, str(last)] if len(counts) > 1 else labels
+
+
 def plot(cells: Cells, hz: float, client: str, path: Path) -> None:
     """Draw staleness, CPU of the GCS and bursts over the number of nodes (needs matplotlib)."""
     import matplotlib
@@ -322,12 +333,7 @@ def plot(cells: Cells, hz: float, client: str, path: Path) -> None:
             look = {"marker": marker, "color": colours.get(arm, "tab:gray")}
             axis.plot(*zip(*points, strict=True), style, label=f"{ray} {arm}", **look)
         axis.set(title=title, xlabel=f"nodes, {hz:g} view(s) a second each", xscale="log")
-        # Labels that would overlap their neighbour's are left out.
-        labels = [
-            "" if at and count < 1.4 * counts[at - 1] and at + 1 < len(counts) else str(count)
-            for at, count in enumerate(counts)
-        ]
-        axis.set_xticks(counts, labels)
+        axis.set_xticks(counts, labels_of(counts))
         axis.xaxis.set_minor_locator(ticker.NullLocator())
         if logarithmic:
             axis.set_yscale("log")

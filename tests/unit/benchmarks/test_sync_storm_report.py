@@ -75,3 +75,9 @@ def test_the_memory_of_a_relay_is_the_worst_of_all_runs() -> None:
 def test_rounds_go_back_and_forth() -> None:
     order = [cell for _, cell in sync_arms.interleaved(["a", "b"], 3)]
     assert order == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_labels_of_the_picture_do_not_run_into_each_other() -> None:
+    assert sync_storm.labels_of([400]) == ["400"]
+    assert sync_storm.labels_of([50, 100, 200]) == ["50", "100", "200"]
+    assert sync_storm.labels_of([400, 800, 1000, 1200, 1600]) == ["400", "800", "", "", "1600"]
