@@ -47,8 +47,12 @@ def test_process_is_not_idle_before_it_was_watched_for_long_enough() -> None:
     activity = Activity()
     activity.last_s -= 100
     assert not activity.is_idle(0.2, is_worker=False)
-    time.sleep(0.3)
-    assert activity.is_idle(0.2, is_worker=False)
+    # Of what else this process does (threads of other tests) this knows nothing: it gets a few chances.
+    for _ in range(20):
+        time.sleep(0.3)
+        if activity.is_idle(0.2, is_worker=False):
+            return
+    raise AssertionError("not idle in six seconds")
 
 
 def test_process_is_not_idle_after_a_touch_or_at_work() -> None:
