@@ -78,7 +78,6 @@ def main() -> None:
         for cell, figures in sync_storm.summarise(sync_arms.load_runs(options.results)).items()
         if (planned := prediction(cell)) is not None
     ]
-    rows.sort(key=lambda each: (each["hz"], each["nodes"], each["ray"], each["arm"]))
     if options.json:
         print(json.dumps(rows))
     else:

@@ -726,6 +726,19 @@ struct TreeTest : RelayTest, testing::WithParamInterface<Dialect> {
     ASSERT_TRUE(link.ok()) << link.status();
     link_up = *link;
   }
+  // Node 1 behind the upper relay and node 2 behind the lower one, each known to both.
+  void StartWithANodeEach() {
+    StartBoth();
+    ConnectUpstream();
+    Link();
+    one = Join(1);
+    two = JoinBelow(2);
+    Carry();
+  }
+  void BothSay(int64_t version) {
+    core->OnDownstreamBytes(one->stream, Word(1, version));
+    below->OnDownstreamBytes(two->stream, Word(2, version));
+  }
   // Carries frames until both are silent; `lose` says which ones get lost.
   void Carry(bool lose_up = false, bool lose_down = false) {
     for (bool moved = true; moved;) {
@@ -766,18 +779,14 @@ struct TreeTest : RelayTest, testing::WithParamInterface<Dialect> {
   FakePeer link_up_peer;
   StreamId link_down = kNoStream;
   StreamId link_up = kNoStream;
+  std::unique_ptr<Client> one;
+  std::unique_ptr<Client> two;
 };
 
 TEST_P(TreeTest, UpdateLostBetweenRelaysDoesNotStayLost) {
-  StartBoth();
-  ConnectUpstream();
-  Link();
-  auto one = Join(1);
-  auto two = JoinBelow(2);
-  Carry();
+  StartWithANodeEach();
   Pass(100);
-  core->OnDownstreamBytes(one->stream, Word(1, 2));
-  below->OnDownstreamBytes(two->stream, Word(2, 2));
+  BothSay(2);
   Carry(/*lose_up=*/true, /*lose_down=*/true);
   EXPECT_EQ(Held(*below, 1), 1);
   EXPECT_EQ(Held(*core, 2), 1);
@@ -851,19 +860,12 @@ TEST_P(TreeTest, LoopThatNoMetadataShowedIsFoundByTheRelaysTalk) {
 
 // Repairs come as batches; where they end, nodes' words go on as they were.
 TEST_P(TreeTest, DialectOfTheNodesIsNotTakenFromWhatRelaysTellEachOther) {
-  StartBoth();
-  ConnectUpstream();
-  Link();
-  auto one = Join(1);
-  auto two = JoinBelow(2);
-  Carry();
-  core->OnDownstreamBytes(one->stream, Word(1, 2));
-  below->OnDownstreamBytes(two->stream, Word(2, 2));
+  StartWithANodeEach();
+  BothSay(2);
   Carry(/*lose_up=*/true, /*lose_down=*/true);
   Pass(300);
   ASSERT_GE(core->metrics().repaired_buckets + below->metrics().repaired_buckets, 2u);
-  core->OnDownstreamBytes(one->stream, Word(1, 3));
-  below->OnDownstreamBytes(two->stream, Word(2, 3));
+  BothSay(3);
   for (const auto& frame : {below->Take(link_up), core->Take(link_down), core->Take(up.stream)}) {
     ASSERT_TRUE(frame);
     EXPECT_EQ(DialectOf(frame->Flatten()), GetParam());

@@ -207,7 +207,6 @@ void RelayCore::Publish(ViewEntry* entry, bool from_below) {
   }
   const int64_t now_ms = clock_->NowMs();
   if (ChannelOf(entry->type, kDown).IsWaiting(*entry)) ++metrics_.coalesced;
-  entry->published_ms = now_ms;
   ChannelOf(entry->type, kDown).Add(entry, now_ms);
   if (from_below) {
     ChannelOf(entry->type, kUp).Add(entry, now_ms);

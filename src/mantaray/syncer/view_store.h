@@ -57,7 +57,6 @@ struct ViewEntry {
   std::string_view payload;
   StreamId source = kNoStream;   // whose message it was
   int64_t waiting_since_ms = 0;  // when what is on its way came here
-  int64_t published_ms = 0;      // when it was last put on its way
   // Position in the change log of each direction; 0: not in it.
   std::array<uint64_t, kDirections> position{};
   // Position at which each command of kCommandFlags was last set.
