@@ -145,15 +145,19 @@ print(json.dumps([sorted(both), second, third]))
 
 def test_process_id_on_two_nodes_of_the_address_is_never_guessed(profiled: Profiled) -> None:
     node = profiled.cluster.add_node(own_pids=True)
-    (pid, *_), second, third = profiled.cluster.run_program(_SAME_PID)
-    answer = profiled.get(STACK, {"pid": pid, "ip": profiled.ip})
-    assert answer.status == 409, answer.text
-    for node_id in (second, third):
-        assert f"traceback?pid={pid}&node_id={node_id}" in answer.text
-        chosen = profiled.get(STACK, {"pid": pid, "node_id": node_id})
-        assert (chosen.status, f"Process {pid}" in chosen.text) == (200, True), chosen.text
-    assert profiled.first.node_id not in answer.text
-    node.process.kill()
+    try:
+        (pid, *_), second, third = profiled.cluster.run_program(_SAME_PID)
+        answer = profiled.get(STACK, {"pid": pid, "ip": profiled.ip})
+        assert answer.status == 409, answer.text
+        for node_id in (second, third):
+            assert f"traceback?pid={pid}&node_id={node_id}" in answer.text
+            chosen = profiled.get(STACK, {"pid": pid, "node_id": node_id})
+            assert (chosen.status, f"Process {pid}" in chosen.text) == (200, True), chosen.text
+        assert profiled.first.node_id not in answer.text
+    finally:
+        node.process.kill()
+        # A driver takes any raylet of its address that the cluster believes to be alive.
+        profiled.cluster.wait_for_nodes(2)
 
 
 def test_task_endpoints_answer_as_stock(profiled: Profiled) -> None:

@@ -26,6 +26,8 @@ from .rays import RayEnv
 
 # 2.60 does not profile by default.
 _VARIABLES = {"RAY_DASHBOARD_ENABLE_PROFILING": "1"}
+# A node that was killed is dead for the cluster soon; one that is slow has its ten seconds a check.
+_SYSTEM_CONFIG = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 1_000}
 # A debugger that hangs is given up.
 _ATTACH_S = 15
 _DEBUGGERS = ("lldb-19", "lldb-18", "lldb")
@@ -164,7 +166,13 @@ def two_nodes_on_one_address(env: RayEnv, **variables: str) -> Iterator[Profiled
     tried = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"])
     if tried.returncode != 0:
         pytest.skip("cannot make a pid namespace here")
-    cluster = Cluster(env, dashboard=True, one_address=True, variables=_VARIABLES | variables)
+    cluster = Cluster(
+        env,
+        dashboard=True,
+        one_address=True,
+        system_config=_SYSTEM_CONFIG,
+        variables=_VARIABLES | variables,
+    )
     tools = cluster.root / "tools"
     _choose_lldb(env, tools)
     cluster.variables["PATH"] = f"{tools}:{env.environment()['PATH']}"
