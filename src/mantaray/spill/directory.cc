@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "mantaray/spill/format.h"
 #include "mantaray/spill/names.h"
@@ -31,24 +31,38 @@ bool CanPunch(FileSystem* fs, int fd) {
 
 }  // namespace
 
+std::string DirectoryRoom::ToString() const {
+  return absl::StrFormat("%u bytes free, %u of them usable above the reserve", free_bytes, usable_bytes);
+}
+
+DirectoryRoom DirectorySet::RoomOf(size_t directory) {
+  DirectoryRoom room;
+  room.directory = directory;
+  const absl::StatusOr<SpaceInfo> space = fs_->Space(paths_[directory]);
+  room.status = space.status();
+  if (!space.ok()) return room;
+  const uint64_t reserve =
+      reserve_bytes_.value_or(std::min(kDefaultReserveBytes, space->total_bytes / kReserveDivisor));
+  room.free_bytes = space->free_bytes;
+  room.usable_bytes = space->free_bytes - std::min(space->free_bytes, reserve);
+  return room;
+}
+
 std::vector<DirectoryRoom> DirectorySet::Rooms() {
   std::vector<DirectoryRoom> rooms;
-  for (size_t i = 0; i < paths_.size(); ++i) {
-    DirectoryRoom room;
-    room.directory = i;
-    if (const auto space = fs_->Space(paths_[i]); space.ok()) {
-      const uint64_t reserve =
-          reserve_bytes_.value_or(std::min(kDefaultReserveBytes, space->total_bytes / kReserveDivisor));
-      room.free_bytes = space->free_bytes;
-      room.usable_bytes = space->free_bytes - std::min(space->free_bytes, reserve);
-    } else {
-      room.status = space.status();
-    }
-    rooms.push_back(std::move(room));
-  }
+  for (size_t i = 0; i < paths_.size(); ++i) rooms.push_back(RoomOf(i));
   std::stable_sort(rooms.begin(), rooms.end(),
                    [](const DirectoryRoom& a, const DirectoryRoom& b) { return a.usable_bytes > b.usable_bytes; });
   return rooms;
+}
+
+absl::Status DirectorySet::Allocate(size_t directory, int fd, uint64_t size_bytes) {
+  // Without the lock (some network file systems) the second look still closes most of the gap.
+  const absl::StatusOr<OwnedFile> lock = fs_->LockDirectory(Join(paths_[directory], ".."));
+  const DirectoryRoom room = RoomOf(directory);
+  if (!room.status.ok()) return room.status;
+  if (room.usable_bytes < size_bytes) return absl::ResourceExhaustedError(room.ToString());
+  return fs_->Allocate(fd, size_bytes);
 }
 
 const Capabilities& DirectorySet::Probe(size_t directory, const std::string& scratch_directory) {

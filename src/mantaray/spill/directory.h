@@ -2,6 +2,10 @@
 //
 // A directory that has vanished or is full is passed over and asked again at the next batch; it is never re-created,
 // because below a lost mount point that would fill another disk. Not thread-safe.
+//
+// The reserve holds although several workers look at the same free space: blocks are taken under a lock of the
+// configured directory, which all raylets share that spill there, after another look. Where a file system cannot
+// reserve blocks, or lock, each batch is only held against the room that was there when it began.
 
 #ifndef MANTARAY_SPILL_DIRECTORY_H_
 #define MANTARAY_SPILL_DIRECTORY_H_
@@ -30,6 +34,9 @@ struct DirectoryRoom {
   uint64_t free_bytes = 0;
   uint64_t usable_bytes = 0;  // free without the reserve
   absl::Status status;        // not OK: why it cannot be used
+
+  // "1000 bytes free, 500 of them usable above the reserve"
+  std::string ToString() const;
 };
 
 class DirectorySet {
@@ -43,10 +50,15 @@ class DirectorySet {
   // All directories, most usable room first; the unusable ones last.
   std::vector<DirectoryRoom> Rooms();
 
+  // Gives the open file of this directory blocks for [0, size_bytes), all of them above the reserve. ResourceExhausted
+  // when there is no such room any more; Unimplemented where the file system cannot reserve.
+  absl::Status Allocate(size_t directory, int fd, uint64_t size_bytes);
+
   // Tries the file system out, once a directory, with files in `scratch_directory` (which lies on it).
   const Capabilities& Probe(size_t directory, const std::string& scratch_directory);
 
  private:
+  DirectoryRoom RoomOf(size_t directory);
   Capabilities TryOut(const std::string& scratch_directory);
 
   FileSystem* const fs_;

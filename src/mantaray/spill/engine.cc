@@ -110,8 +110,11 @@ absl::Status Engine::TryDirectory(Batch* batch, size_t directory, const SegmentP
     return absl::OutOfRangeError("segment too large for this file system");
   }
   SegmentWriter writer(fs_, parallel_, &buffers_, options_.cache_mode);
-  absl::StatusOr<WrittenSegment> segment =
-      writer.Write(*path, capabilities, batch->segments++, batch->objects, InOrderOfCreation(plan, batch->objects));
+  const auto allocate = [this, directory](int fd, uint64_t size_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return directories_.Allocate(directory, fd, size_bytes);
+  };
+  absl::StatusOr<WrittenSegment> segment = writer.Write(*path, capabilities, allocate, batch->segments++,
+                                                        batch->objects, InOrderOfCreation(plan, batch->objects));
   if (!segment.ok()) return segment.status();
   for (Placement& placement : segment->placements) {
     const size_t object = placement.object;
@@ -139,6 +142,7 @@ void Engine::Place(Batch* batch, const SegmentPlan& plan) {
     uint64_t usable = limit == batch->room_limit.end() ? room.usable_bytes : std::min(room.usable_bytes, limit->second);
     // A bound on fused files does not keep a single large object out.
     if (plan.objects.size() == 1 && usable == options_.max_fused_bytes) usable = room.usable_bytes;
+    std::string reason = absl::StrCat(path, " has ", room.ToString());
     if (usable >= plan.size_bytes) {
       const absl::Status status = TryDirectory(batch, room.directory, plan);
       if (status.ok()) return;
@@ -148,6 +152,7 @@ void Engine::Place(Batch* batch, const SegmentPlan& plan) {
       } else if (absl::IsResourceExhausted(status)) {
         usable = plan.size_bytes / 2;
         batch->room_limit[room.directory] = usable;
+        reason = absl::StrCat(path, ": ", status.message());
       } else {
         batch->failed.emplace(room.directory, status);
         reasons.push_back(absl::StrCat(path, ": ", status.message()));
@@ -155,8 +160,7 @@ void Engine::Place(Batch* batch, const SegmentPlan& plan) {
       }
     }
     largest_room = std::max(largest_room, usable);
-    reasons.push_back(absl::StrFormat("%s has %u bytes free, %u of them usable above the reserve", path,
-                                      room.free_bytes, room.usable_bytes));
+    reasons.push_back(std::move(reason));
   }
   if (plan.objects.size() > 1 && largest_room >= kSmallestRecordBytes) {
     std::vector<uint64_t> sizes;

@@ -427,6 +427,75 @@ TEST_F(EngineTest, ReserveIsNeverEaten) {
   EXPECT_TRUE(absl::IsResourceExhausted(urls.status()));
 }
 
+TEST_F(EngineTest, RoomThatAnotherWorkerTookMeanwhileIsNotTakenFromTheReserve) {
+  AddDirectory("b");
+  fs_.free_bytes[root_ + "/a"] = 30 << 20;
+  fs_.free_bytes[root_ + "/b"] = 11 << 20;
+  options_.reserve_bytes = 10 << 20;
+  const auto engine = MakeEngine();
+  fs_.before_file = [this](const std::string& directory) {
+    if (directory.find("/a/") != std::string::npos) fs_.free_bytes[root_ + "/a"] = (10 << 20) + 4096;
+  };
+  const std::vector<Sample> samples = MakeSamples(1, 100000);
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok()) << urls.status();
+  EXPECT_THAT((*urls)[0], HasSubstr("/b/"));
+  ExpectAllReadBack(engine.get(), *urls, samples);
+  fs_.free_bytes[root_ + "/a"] = 30 << 20;
+  fs_.free_bytes[root_ + "/b"] = 0;
+  const auto none = engine->Spill(Views(MakeSamples(1, 100000, 7)));
+  ASSERT_TRUE(absl::IsResourceExhausted(none.status())) << none.status();
+  EXPECT_THAT(std::string(none.status().message()), HasSubstr("/a: 10489856 bytes free, 4096 of them usable above"));
+  EXPECT_EQ(FilesNamed(".tmp"), 0u);
+}
+
+// A disk on which all workers' blocks count, and take their time.
+class SmallDisk : public FaultyFileSystem {
+ public:
+  SmallDisk(FileSystem* real, uint64_t total_bytes) : FaultyFileSystem(real), total_bytes_(total_bytes) {}
+
+  absl::StatusOr<SpaceInfo> Space(const std::string& path) override {
+    absl::StatusOr<SpaceInfo> space = FaultyFileSystem::Space(path);
+    if (space.ok()) *space = {total_bytes_ - used_bytes, total_bytes_, space->link_max};
+    return space;
+  }
+  absl::Status Allocate(int fd, uint64_t size_bytes) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    used_bytes += size_bytes;
+    return FaultyFileSystem::Allocate(fd, size_bytes);
+  }
+
+  std::atomic<uint64_t> used_bytes{0};
+
+ private:
+  const uint64_t total_bytes_;
+};
+
+TEST_F(EngineTest, WorkersThatTakeTheLastRoomAtTheSameMomentLeaveTheReserve) {
+  constexpr uint64_t kTotalBytes = 8 << 20;
+  constexpr uint64_t kReserveBytes = 2 << 20;
+  constexpr uint64_t kObjectBytes = 100000;
+  SmallDisk disk(&posix_, kTotalBytes);
+  options_.reserve_bytes = kReserveBytes;
+  std::vector<std::thread> workers;
+  std::atomic<int> refused{0};
+  for (int64_t pid = 1; pid <= 4; ++pid) {
+    workers.emplace_back([&, pid] {
+      EngineOptions options = options_;
+      options.self = {pid, 1};
+      Engine engine(&disk, &clock_, &host_, &parallel_, options);
+      const auto first = static_cast<uint32_t>(pid) * 1000;
+      for (uint32_t i = 0; i < 100; ++i) {
+        if (!engine.Spill(Views(MakeSamples(1, kObjectBytes, first + i))).ok()) ++refused;
+      }
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
+  EXPECT_GT(refused, 0);
+  EXPECT_LE(disk.used_bytes, kTotalBytes - kReserveBytes);
+  EXPECT_GT(disk.used_bytes + RecordBytes(kObjectBytes + 200), kTotalBytes - kReserveBytes);
+}
+
 TEST_F(EngineTest, NoRoomAnywhereIsOneErrorThatSaysDirectoryNeededAndFree) {
   fs_.free_bytes[root_ + "/a"] = 5000;
   options_.reserve_bytes = 0;

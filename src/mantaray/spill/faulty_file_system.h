@@ -9,12 +9,14 @@
 #define MANTARAY_SPILL_FAULTY_FILE_SYSTEM_H_
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "mantaray/common/mutex.h"
 #include "mantaray/spill/file_system.h"
 
 namespace mantaray::spill {
@@ -43,6 +45,8 @@ class FaultyFileSystem : public FileSystem {
   std::string vanished;
   // Files below this prefix cannot be given blocks.
   std::string full;
+  // Called before a new file is made, with its path or directory.
+  std::function<void(const std::string&)> before_file;
   // The page cache seems empty.
   bool never_cached = false;
   std::atomic<int64_t> punches{0};
@@ -77,11 +81,17 @@ class FaultyFileSystem : public FileSystem {
     }
     return space;
   }
+  absl::StatusOr<OwnedFile> LockDirectory(const std::string& path) override {
+    if (Vanished(path)) return absl::NotFoundError(path);
+    return real_->LockDirectory(path);
+  }
   absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) override {
     if (!unnamed_files) return absl::UnimplementedError("no O_TMPFILE");
+    if (before_file) before_file(directory);
     return Remember(directory, GuardFile(directory, [&] { return real_->OpenUnnamed(directory); }));
   }
   absl::StatusOr<OwnedFile> Create(const std::string& path) override {
+    if (before_file) before_file(path);
     return Remember(path, GuardFile(path, [&] { return real_->Create(path); }));
   }
   absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) override {
@@ -131,7 +141,8 @@ class FaultyFileSystem : public FileSystem {
 
  private:
   bool Vanished(const std::string& path) const { return !vanished.empty() && absl::StartsWith(path, vanished); }
-  bool IsFull(int fd) const {
+  bool IsFull(int fd) {
+    MutexLock lock(&mutex_);
     const auto found = where_.find(fd);
     return !full.empty() && found != where_.end() && absl::StartsWith(found->second, full);
   }
@@ -156,6 +167,7 @@ class FaultyFileSystem : public FileSystem {
     return call();
   }
   absl::StatusOr<OwnedFile> Remember(const std::string& path, absl::StatusOr<OwnedFile> file) {
+    MutexLock lock(&mutex_);
     if (file.ok()) where_[file->fd()] = path;
     return file;
   }
@@ -165,7 +177,8 @@ class FaultyFileSystem : public FileSystem {
   int64_t fail_at_ = -1;
   absl::Status failure_;
   bool crash_ = false;
-  std::map<int, std::string> where_;
+  Mutex mutex_;
+  std::map<int, std::string> where_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mantaray::spill

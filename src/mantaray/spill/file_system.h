@@ -71,6 +71,9 @@ class FileSystem {
   virtual absl::Status Unlink(const std::string& path) = 0;
   virtual absl::StatusOr<std::vector<DirectoryEntry>> List(const std::string& path) = 0;
   virtual absl::StatusOr<SpaceInfo> Space(const std::string& path) = 0;
+  // Waits until nobody else holds this lock of a directory, in whatever process (flock). It is let go with the file,
+  // and by the kernel when the process is killed.
+  virtual absl::StatusOr<OwnedFile> LockDirectory(const std::string& path) = 0;
 
   // A file without a name in the file system of `directory` (O_TMPFILE).
   virtual absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) = 0;

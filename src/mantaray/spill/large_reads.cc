@@ -43,37 +43,28 @@ std::unique_ptr<Window> LargeReads::Read(const std::shared_ptr<const OwnedFile>&
   return window;
 }
 
-std::optional<LargeReads::Place> LargeReads::PlaceOf(const OwnedFile& file, uint64_t offset,
-                                                     uint64_t* segment_bytes) const {
-  const absl::StatusOr<FileInfo> info = fs_->Stat(file.fd());
-  if (!info.ok()) return std::nullopt;
-  *segment_bytes = info->size_bytes;
-  return Place{info->device, info->inode, offset};
-}
-
 PendingWindow LargeReads::StartHead(const std::shared_ptr<const OwnedFile>& file, uint64_t offset,
                                     uint64_t record_bytes) {
-  uint64_t segment_bytes = 0;
-  const std::optional<Place> place = PlaceOf(*file, offset, &segment_bytes);
-  if (place) {
+  if (const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd()); info.ok()) {
+    const Place place{info->device, info->inode, offset};
     MutexLock lock(&mutex_);
-    forward_ = *place == last_end_;
-    last_end_ = *place;
+    forward_ = place == last_end_;
+    last_end_ = place;
     last_end_.offset += record_bytes;
-    if (ahead_.valid() && ahead_at_ == *place) return std::move(ahead_);
+    if (ahead_.valid() && ahead_at_ == place) return std::move(ahead_);
   }
   return Start(file, offset, record_bytes);
 }
 
 void LargeReads::GoOn(const std::shared_ptr<const OwnedFile>& file, uint64_t offset, uint64_t record_bytes) {
-  uint64_t segment_bytes = 0;
-  const std::optional<Place> next = PlaceOf(*file, offset + record_bytes, &segment_bytes);
-  if (!next || next->offset >= segment_bytes) return;
+  const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd());
+  if (!info.ok() || offset + record_bytes >= info->size_bytes) return;
+  const Place next{info->device, info->inode, offset + record_bytes};
   PendingWindow stale;  // waited for outside the lock
   MutexLock lock(&mutex_);
-  if (!forward_ || *next != last_end_) return;
-  stale = std::exchange(ahead_, Start(file, next->offset, record_bytes));
-  ahead_at_ = *next;
+  if (!forward_ || next != last_end_) return;
+  stale = std::exchange(ahead_, Start(file, next.offset, record_bytes));
+  ahead_at_ = next;
   ahead_ms_ = clock_->NowMs();
 }
 

@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <future>
 #include <memory>
-#include <optional>
 
 #include "absl/base/thread_annotations.h"
 #include "mantaray/common/clock.h"
@@ -83,8 +82,6 @@ class LargeReads {
     uint64_t offset = 0;
     bool operator==(const Place&) const = default;
   };
-
-  std::optional<Place> PlaceOf(const OwnedFile& file, uint64_t offset, uint64_t* segment_bytes) const;
 
   FileSystem* const fs_;
   const Clock* const clock_;

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -108,6 +109,14 @@ absl::StatusOr<SpaceInfo> PosixFileSystem::Space(const std::string& path) {
   return SpaceInfo{.free_bytes = static_cast<uint64_t>(data.f_bavail) * data.f_frsize,
                    .total_bytes = static_cast<uint64_t>(data.f_blocks) * data.f_frsize,
                    .link_max = link_max > 0 ? static_cast<uint64_t>(link_max) : kUnknownLinkMax};
+}
+
+absl::StatusOr<OwnedFile> PosixFileSystem::LockDirectory(const std::string& path) {
+  const int fd = Repeat([&] { return open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
+  if (fd < 0) return ErrnoStatus(errno, "open", path);
+  OwnedFile lock(this, fd);
+  if (Repeat([&] { return flock(fd, LOCK_EX); }) != 0) return ErrnoStatus(errno, "flock", path);
+  return lock;
 }
 
 absl::StatusOr<OwnedFile> PosixFileSystem::OpenUnnamed(const std::string& directory) {

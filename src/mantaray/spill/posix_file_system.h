@@ -19,6 +19,7 @@ class PosixFileSystem : public FileSystem {
   absl::Status Unlink(const std::string& path) override;
   absl::StatusOr<std::vector<DirectoryEntry>> List(const std::string& path) override;
   absl::StatusOr<SpaceInfo> Space(const std::string& path) override;
+  absl::StatusOr<OwnedFile> LockDirectory(const std::string& path) override;
   absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) override;
   absl::StatusOr<OwnedFile> Create(const std::string& path) override;
   absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) override;

@@ -215,8 +215,9 @@ absl::Status SegmentWriter::NameObjects(int fd, const std::string& batch_directo
 }
 
 absl::StatusOr<WrittenSegment> SegmentWriter::Write(const std::string& batch_directory,
-                                                    const Capabilities& capabilities, uint64_t segment_number,
-                                                    std::span<const ObjectToSpill> objects, const SegmentPlan& plan) {
+                                                    const Capabilities& capabilities, const Allocate& allocate,
+                                                    uint64_t segment_number, std::span<const ObjectToSpill> objects,
+                                                    const SegmentPlan& plan) {
   const bool fused = !capabilities.per_object;
   const std::string own_name =
       Join(batch_directory, fused ? FusedName(segment_number) : UnlinkedSegmentName(segment_number));
@@ -227,7 +228,7 @@ absl::StatusOr<WrittenSegment> SegmentWriter::Write(const std::string& batch_dir
   WrittenSegment segment;
   const auto write_and_name = [&]() -> absl::Status {
     // Not every file system can reserve; one that cannot will say so when it runs out.
-    const absl::Status reserved = fs_->Allocate(file->fd(), plan.size_bytes);
+    const absl::Status reserved = allocate(file->fd(), plan.size_bytes);
     if (absl::IsResourceExhausted(reserved)) return reserved;
     if (absl::Status status = WriteRecords(file->fd(), objects, plan, &segment.placements); !status.ok()) return status;
     if (!fused) return NameObjects(file->fd(), batch_directory, objects, &segment.placements);

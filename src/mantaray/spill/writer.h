@@ -72,11 +72,14 @@ class SegmentWriter {
   SegmentWriter(FileSystem* fs, Parallel* parallel, IoBuffers* buffers, CacheMode mode)
       : fs_(fs), parallel_(parallel), buffers_(buffers), mode_(mode) {}
 
+  // Gives a file of this descriptor blocks for so many bytes; see DirectorySet::Allocate.
+  using Allocate = std::function<absl::Status(int, uint64_t)>;
+
   // Writes the planned objects into a new segment and names it inside `batch_directory`, which must exist.
-  // ResourceExhausted when the file system is full; in every failure nothing of the segment is left.
+  // ResourceExhausted when there is no room; in every failure nothing of the segment is left.
   absl::StatusOr<WrittenSegment> Write(const std::string& batch_directory, const Capabilities& capabilities,
-                                       uint64_t segment_number, std::span<const ObjectToSpill> objects,
-                                       const SegmentPlan& plan);
+                                       const Allocate& allocate, uint64_t segment_number,
+                                       std::span<const ObjectToSpill> objects, const SegmentPlan& plan);
 
  private:
   absl::Status WriteRecords(int fd, std::span<const ObjectToSpill> objects, const SegmentPlan& plan,

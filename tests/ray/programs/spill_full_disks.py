@@ -63,8 +63,7 @@ both = {"wrong": wrong(), "in_small": disk_bytes([small]), "in_large": disk_byte
 partial = [name for name in names_below(paths) if "/.tmp-" in name]
 done.set()
 watcher.join()
-# Two workers that look at the same moment both see the last room: one object more than there was.
-reserve_eaten = [path for path, least in least_free.items() if least < reserve_bytes - SIZE]
+reserve_eaten = [path for path, least in least_free.items() if least < reserve_bytes]
 
 refs.clear()
 emptied = wait_until(lambda: disk_bytes(paths) == 0)
