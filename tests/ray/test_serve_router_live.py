@@ -24,6 +24,29 @@ def test_queued_requests_are_answered_in_order(seen: Any) -> None:
     assert seen["order"] == list(range(20))
 
 
+@pytest.fixture(scope="module")
+def simulated(ray_env: RayEnv) -> Any:
+    """What Ray's router did with a replica whose answers come late and in any order; simulated time."""
+    return ray_env.run_program(PROGRAMS / "serve_router_order.py")
+
+
+def test_request_that_was_turned_away_is_not_overtaken_while_the_answer_is_on_its_way(
+    simulated: Any,
+) -> None:
+    bursts = simulated["short"] + simulated["usual"] + simulated["slow machine"]
+    assert [burst["served"] for burst in bursts] == [list(range(40))] * 60
+
+
+def test_waiting_for_late_answers_costs_next_to_nothing(simulated: Any) -> None:
+    # Simulated seconds: the speed of the machine does not matter.
+    assert sum(burst["over_ideal"] for burst in simulated["usual"]) / 20 < 1.05
+    assert sum(burst["over_ideal"] for burst in simulated["slow machine"]) / 20 < 2.8
+
+
+def test_latecomer_does_not_overtake_those_who_waited_for_the_router(simulated: Any) -> None:
+    assert simulated["latecomer"] == list(range(7))
+
+
 def test_streams_http_and_batches_lose_nothing(seen: Any) -> None:
     assert seen["streams"] == [list(range(5))] * 3
     assert seen["http"] == ["http"] * 12

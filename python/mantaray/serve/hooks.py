@@ -68,7 +68,7 @@ async def _probe(router: Any, *args: Any, **kwargs: Any) -> Any:
     routing = routing_of(router)
     before = Counter(routing.chosen)
     results = await _original("_probe_queue_lens")(router, *args, **kwargs)
-    return routing.probed(results, before)
+    return await routing.probed(results, before)
 
 
 def _heard(router: Any, replica_id: Any, info: Any) -> None:

@@ -7,6 +7,7 @@ that wait for it of a free slot, one after the other; see `mantaray.serve.slots`
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 from pathlib import Path
@@ -26,6 +27,8 @@ _PACKAGE = "ray.serve._private"
 _REPLICA = "ray.serve._private.replica"
 _METADATA = "ray.serve._private.common"
 _DEPLOYMENT = "ray.serve._private.deployment_info"
+# What Ray's router is given in which requests wait until it knows its deployment.
+_EVENT = "_request_router_initialized_event"
 
 
 def _install_routers(module: ModuleType, installation: Installation) -> None:
@@ -36,6 +39,17 @@ def _install_routers(module: ModuleType, installation: Installation) -> None:
 
 def _install_router(module: ModuleType, installation: Installation) -> None:
     cls = module.AsyncioRouter
+
+    def make(wrapped: Any, asyncio_router: Any, args: Any, kwargs: Any) -> None:
+        from mantaray.serve.turns import EventInOrder
+
+        given = kwargs.get(_EVENT)
+        if given is None or (type(given) is asyncio.Event and not given.is_set()):
+            # Nobody waits for it before the router is made.
+            kwargs = kwargs | {_EVENT: EventInOrder()}
+        wrapped(*args, **kwargs)
+
+    installation.wrap(cls, "__init__", make)
     if hasattr(cls, "_register_decrement_queue_len_cache_callback"):
         return
 

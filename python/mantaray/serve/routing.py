@@ -35,7 +35,11 @@ _POW_2 = "ray.serve._private.request_router.pow_2_router"
 _SETTLE_S = (0.001, 0.003, 0.007, 0.015, 0.031, 0.063)
 # Of the replicas that may be shared with other routers; for there may be thousands.
 _MOST_LOOKED_AT = 16
+# How long a slot is kept for requests that may have been turned away: longer than answers take.
+_ANSWERS_S = 0.1
 _LOGGER = logging.getLogger("ray.serve")
+# Replicas and how many requests they have; None where that is not known.
+_Lengths = list[tuple[Any, int | None]]
 
 
 def routing_of(router: Any) -> Routing:
@@ -60,6 +64,8 @@ class Routing:
         # Requests sent (or about to be) to which the replica has not said yes or no.
         self._asked: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._unanswered: Counter[Any] = Counter()
+        # Who waits until a replica has said yes or no to all of them.
+        self._for_answers: dict[Any, set[asyncio.Future[None]]] = {}
         self._last: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._just_freed: set[Any] = set()
         # Requests of this router that a replica has, as far as is known.
@@ -109,6 +115,7 @@ class Routing:
         """The task of a request has been given a replica and sends its request there."""
         if task is None:
             return
+        self._answered(task)
         if task not in self._last:
             task.add_done_callback(self._ended)
         self._last[task] = replica_id
@@ -126,9 +133,28 @@ class Routing:
     def _answered(self, task: asyncio.Task[Any] | None) -> bool:
         """Note that a replica has said yes or no; return whether that was still to come."""
         asked = self._asked.pop(task, None) if task is not None else None
-        if asked is not None:
-            self._unanswered[asked[0]] -= 1
-        return asked is not None
+        if asked is None:
+            return False
+        self._unanswered[asked[0]] -= 1
+        if not self._unanswered[asked[0]]:
+            for future in self._for_answers.pop(asked[0], ()):
+                if not future.done():
+                    future.set_result(None)
+        return True
+
+    async def _answer_to_all(self, replica_ids: list[Any]) -> None:
+        """Wait for a moment until one of some replicas has said yes or no to all that it was asked."""
+        future = asyncio.get_running_loop().create_future()
+        for replica_id in replica_ids:
+            self._for_answers.setdefault(replica_id, set()).add(future)
+        try:
+            await asyncio.wait([future], timeout=_ANSWERS_S)
+        finally:
+            for replica_id in replica_ids:
+                waiting = self._for_answers.get(replica_id, set())
+                waiting.discard(future)
+                if not waiting:
+                    self._for_answers.pop(replica_id, None)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if self._answered(task) or task.cancelled():
@@ -164,6 +190,7 @@ class Routing:
         self._stopped(replica_id)
         if replica_id in self._router._replicas:
             self._just_freed.add(replica_id)
+            self._count_unanswered(replica_id)
             self.waiters.wake(replica_id)
 
     # --- What is heard of replicas
@@ -207,10 +234,11 @@ class Routing:
             self._set_cache(replica_id, ongoing + on_the_way)
         self.waiters.wake(replica_id, replica.max_ongoing_requests - ongoing - on_the_way)
 
-    def probed(
-        self, results: list[tuple[Any, int | None]], before: Counter[Any]
-    ) -> list[tuple[Any, int | None]]:
+    async def probed(self, results: _Lengths, before: Counter[Any]) -> _Lengths:
         """Take in the queue lengths that replicas were asked for.
+
+        A request that is on its way may be turned away by a replica that says a moment later that it has
+        a slot. That slot is for this request; one that came later would overtake it.
 
         Args:
             results: replicas and their queue lengths; None where none came.
@@ -219,18 +247,16 @@ class Routing:
         Returns:
             The same, with what was given away since counted in.
         """
-        corrected: list[tuple[Any, int | None]] = []
-        for replica, length in results:
-            since = self.chosen[replica.replica_id] - before[replica.replica_id]
-            if length is not None and since:
-                length += since
-                self._set_cache(replica.replica_id, length)
-            corrected.append((replica, length))
-        free = {
-            replica.replica_id: replica.max_ongoing_requests - length
-            for replica, length in corrected
-            if length is not None and length < replica.max_ongoing_requests
-        }
+        corrected = self._corrected(results, before)
+        free = _free(corrected)
+        unsure = [] if free else list(_free(results).keys() & +self._unanswered)
+        if unsure:
+            await self._answer_to_all(unsure)
+            # Whoever was turned away waits again, and is the first to get what is free.
+            again = [each for each in results if each[0].replica_id in unsure]
+            corrected = [each for each in corrected if each[0].replica_id not in unsure]
+            corrected += self._corrected(again, before)
+            free = _free(corrected)
         if free and _current_task() in self._router._routing_tasks:
             # The task that asked takes one itself, from the shortest queue.
             shortest = min(
@@ -240,6 +266,18 @@ class Routing:
             free[shortest[0].replica_id] -= 1
         for replica_id, slots in free.items():
             self.waiters.wake(replica_id, slots)
+        return corrected
+
+    def _corrected(self, results: _Lengths, before: Counter[Any]) -> _Lengths:
+        """Count in what replicas may not have counted."""
+        corrected: _Lengths = []
+        for replica, length in results:
+            replica_id = replica.replica_id
+            since = self.chosen[replica_id] - before[replica_id]
+            if length is not None:
+                length += max(since, self._unanswered[replica_id])
+                self._set_cache(replica_id, length)
+            corrected.append((replica, length))
         return corrected
 
     def replicas_changed(self) -> None:
@@ -354,10 +392,25 @@ class Routing:
     def _add_to_cache(self, replica_id: Any, change: int) -> None:
         self._set_cache(replica_id, max((self._cached(replica_id) or 0) + change, 0))
 
+    def _count_unanswered(self, replica_id: Any) -> None:
+        """Keep the slots of requests that may be turned away; whoever came later would overtake them."""
+        length = self._cached(replica_id)
+        if length is not None and length < self._unanswered[replica_id]:
+            self._set_cache(replica_id, self._unanswered[replica_id])
+
     def uncount(self, replica_id: Any) -> None:
         """Take one off the cached queue length, where there is one."""
         if self._cached(replica_id) is not None:
             self._add_to_cache(replica_id, -1)
+
+
+def _free(lengths: _Lengths) -> dict[Any, int]:
+    """Return how many slots are free, by the ids of the replicas that have some."""
+    return {
+        replica.replica_id: replica.max_ongoing_requests - length
+        for replica, length in lengths
+        if length is not None and length < replica.max_ongoing_requests
+    }
 
 
 async def choose_replicas_with_backoff(

@@ -204,8 +204,6 @@ def main() -> None:
     seen: dict[str, Any] = {}
     made = remembered()
     handle, batched, models, four, custom, zero = deploy()
-    # What waits for a replica is one thing, what waits for the router to hear of one is another.
-    handle.pid.remote().result(timeout_s=30)
     responses = [handle.remote(number) for number in range(20)]
     seen["answers"] = [response.result(timeout_s=30) for response in responses]
     seen["order"] = handle.seen.remote().result(timeout_s=30)
