@@ -71,6 +71,8 @@ subprocess.run(["umount", "--lazy", large], check=True)
 put(30)
 vanished = {"wrong": wrong(), "in_small": disk_bytes([small])}
 refs.clear()
+# Ray asks a worker that dies while it deletes three times more, at once, and then no other one.
+wait_until(lambda: disk_bytes([small]) == 0)
 for process in io_workers():
     process.kill()
 put(30)
