@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -43,36 +44,86 @@ def test_buffer_counts_as_long_as_something_lies_in_it() -> None:
     assert len(buffers) == 0
 
 
-def test_process_is_not_idle_before_it_was_watched_for_long_enough() -> None:
+@dataclass
+class Clocks:
+    """Stands in for the module `time`. How much of the machine this process gets is not ours to say.
+
+    Attributes:
+        now: of the monotonic clock, in seconds.
+        used: what the process has used of a core, in seconds.
+        own: what the asking thread has used of it, in seconds.
+    """
+
+    now: float = 1_000.0
+    used: float = 10.0
+    own: float = 1.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.used
+
+    def thread_time(self) -> float:
+        return self.own
+
+    def passes(self, seconds: float, used: float = 0.0, own: float = 0.0) -> None:
+        """Let time pass, of which the process used so much, and the asking thread that part of it."""
+        self.now += seconds
+        self.used += used
+        self.own += own
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    """The clocks that a process's activity is judged by."""
+    clocks = Clocks()
+    monkeypatch.setattr("mantaray.gc.process.time", clocks)
+    return clocks
+
+
+def test_process_is_not_idle_before_it_was_watched_for_long_enough(clocks: Clocks) -> None:
     activity = Activity()
-    activity.last_s -= 100
+    clocks.passes(100)
     assert not activity.is_idle(0.2, is_worker=False)
-    # Of what else this process does (threads of other tests) this knows nothing: it gets a few chances.
-    for _ in range(20):
-        time.sleep(0.3)
-        if activity.is_idle(0.2, is_worker=False):
-            return
-    raise AssertionError("not idle in six seconds")
+    clocks.passes(0.1)
+    assert not activity.is_idle(0.2, is_worker=False)
+    clocks.passes(0.11)
+    assert activity.is_idle(0.2, is_worker=False)
 
 
-def test_process_is_not_idle_after_a_touch_or_at_work() -> None:
+def test_process_is_not_idle_after_a_touch_or_at_work(clocks: Clocks) -> None:
     activity = Activity()
+    clocks.passes(100)
     activity.is_idle(0.2, is_worker=False)
-    time.sleep(0.3)
+    clocks.passes(0.3)
     activity.touch()
+    clocks.passes(0.15)
     assert not activity.is_idle(0.2, is_worker=False)
-    stop = threading.Event()
+    clocks.passes(0.3)
+    assert activity.is_idle(0.2, is_worker=False)
+    clocks.passes(0.3, used=0.1)
+    assert not activity.is_idle(0.2, is_worker=False)
+    # What the collector itself takes is no work of the process.
+    clocks.passes(0.3, used=0.25, own=0.25)
+    assert activity.is_idle(0.2, is_worker=False)
+
+
+def test_work_of_another_thread_shows_in_the_clocks() -> None:
+    activity = Activity()
+    activity.is_idle(60, is_worker=False)
+    used: list[float] = []
 
     def work() -> None:
-        while not stop.is_set():
+        while time.thread_time() < 0.1:
             pass
+        used.append(time.thread_time())
 
     worker = threading.Thread(target=work)
     worker.start()
-    time.sleep(0.4)
-    assert not activity.is_idle(0.2, is_worker=False)
-    stop.set()
     worker.join()
+    activity.is_idle(60, is_worker=False)
+    assert activity._cpu[-1][1] - activity._cpu[0][1] >= 0.9 * used[0]
 
 
 def test_main_thread_outside_the_main_loop_runs_a_task() -> None:

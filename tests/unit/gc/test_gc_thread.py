@@ -51,7 +51,7 @@ def thread(recorder: Recorder) -> Iterator[CollectorThread]:
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
     return condition()
@@ -75,7 +75,7 @@ def test_triggers_during_a_collection_do_not_wait_for_it(
     go_on = threading.Event()
 
     def act() -> None:
-        go_on.wait(10)
+        go_on.wait(60)
 
     recorder.act = act
     thread.trigger()
