@@ -5,8 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 
+import pytest
 from mantaray.serve import slots
 from mantaray.serve.slots import Slots
+
+
+@pytest.fixture(autouse=True)
+def slots_are_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that is not run for a moment would find them given away."""
+    monkeypatch.setattr(slots, "_KEPT_S", 60.0)
 
 
 class Replica:
@@ -21,7 +28,7 @@ class Replica:
         self.ongoing -= 1
         self.slots.freed()
 
-    def asks(self, router: str, longest_s: float = 10.0) -> asyncio.Task[int]:
+    def asks(self, router: str, longest_s: float = 100.0) -> asyncio.Task[int]:
         return asyncio.ensure_future(self.slots.wait(router, longest_s))
 
 
@@ -62,14 +69,18 @@ def test_kept_slot_is_not_given_to_who_was_quicker() -> None:
     asyncio.run(scenario())
 
 
-def test_slot_of_a_router_that_does_not_come_goes_to_the_next() -> None:
+def test_slot_of_a_router_that_does_not_come_goes_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slots, "_KEPT_S", 0.01)
+
     async def scenario() -> None:
         replica = Replica(1)
         gone, next_one = replica.asks("gone"), replica.asks("next")
         await settle()
         replica.end_one()
         await gone
-        assert await asyncio.wait_for(next_one, 5) == 0
+        assert await asyncio.wait_for(next_one, 60) == 0
         assert replica.slots.take("next")
 
     asyncio.run(scenario())
@@ -85,7 +96,7 @@ def test_cancelled_router_does_not_take_a_slot_with_it() -> None:
         replica.end_one()
         # Told already, but it does not know yet.
         late.cancel()
-        assert await asyncio.wait_for(last, 5) == 0
+        assert await asyncio.wait_for(last, 60) == 0
         assert replica.slots.take("last")
         assert replica.slots.kept() == 0
 
@@ -96,7 +107,7 @@ def test_free_slot_is_told_at_once() -> None:
     async def scenario() -> None:
         replica = Replica(2)
         replica.ongoing = 1
-        assert await asyncio.wait_for(replica.asks("one"), 5) == 1
+        assert await asyncio.wait_for(replica.asks("one"), 60) == 1
         # The only free slot is kept for the first one.
         second = replica.asks("two", longest_s=0.005)
         assert await second == 2
