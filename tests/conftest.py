@@ -1,4 +1,4 @@
-"""What every test gets: markers that skip, and a check that no process outlives the run."""
+"""What every test gets: markers that skip, no limits of time for examples, no process that stays."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import processes, rays
+
+# How long an example takes says something about the machine alone.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,7 @@ Nothing here reaches for a network: the model's weights are installed, and Ray k
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -26,6 +28,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 STORE_BYTES = 150_000_000
+# How long an example takes says something about the machine alone.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture
@@ -84,7 +91,14 @@ def running(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory):  # type
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that was free a moment ago, below those that the kernel gives out."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        end = max(int(file.read().split()[0]), 20_000)
+    while True:
+        port = random.SystemRandom().randrange(10_000, end)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
