@@ -466,7 +466,7 @@ def test_threads_that_import_at_once_all_see_it_patched(world: World, module: st
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(150)
         print(json.dumps([len(seen), sorted(set(seen))]))
         """
     )
@@ -489,7 +489,7 @@ def test_threads_that_install_and_uninstall_leave_it_whole(world: World) -> None
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(50)
+            thread.join(150)
         sys.stdout = out
         overlay.uninstall()
         print(json.dumps([ray.engine.start(), hasattr(ray.engine, "extra"), ray.other.VALUE]))

@@ -118,7 +118,7 @@ class World:
     def run(
         self, program: str, *options: str, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program in an interpreter of its own; it must end well within a minute."""
+        """Run a program in an interpreter of its own; it must not hang."""
         clean = {
             name: value
             for name, value in os.environ.items()
@@ -130,7 +130,7 @@ class World:
             cwd=self.site.parent,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 

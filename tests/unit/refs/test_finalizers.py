@@ -83,7 +83,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[finalizers._Process]:
 
 
 def wait_until(condition: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.002)
     return bool(condition())
@@ -149,10 +149,11 @@ def test_look_that_costs_much_is_rare(process: finalizers._Process) -> None:
 
 def test_look_that_waits_for_others_delays_no_later_one(process: finalizers._Process) -> None:
     f = finalize(Ref(), print)
-    Session.latest.look = lambda: time.sleep(0.05)
+    # The longer it waits, the less it matters how long this thread does for a processor.
+    Session.latest.look = lambda: time.sleep(0.3)
     start = time.monotonic()
     process._look()
-    assert process._next_look_s - start < 0.05 / finalizers._LOOK_SHARE
+    assert process._next_look_s - start < 0.3 / finalizers._LOOK_SHARE
     f.detach()
 
 
@@ -279,7 +280,7 @@ def test_exit_waits_for_a_callback_that_runs(process: finalizers._Process) -> No
 
     finalize(Ref(), slow)
     Session.latest.dropped.add(b"x")
-    assert begun.wait(10)
+    assert begun.wait(60)
     process.exit()
     assert calls == ["slow"]
 

@@ -73,7 +73,7 @@ def container(mine: Path, theirs: Path, *options: str) -> Iterator[str]:
         yield process.stdout.readline().strip()
     finally:
         process.stdin.close()
-        process.wait(timeout=20)
+        process.wait(timeout=120)
         process.stdout.close()
 
 
