@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import mantaray
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, free_ports
 from tests.support.rays import RayEnv, assert_start_refused, short_directory
 from tests.support.relays import (
     RelayProcess,
@@ -78,11 +78,13 @@ address, directory, dialect, *tokens = sys.argv[1:]
 authority, key, own = ((Path(directory) / name).read_bytes() for name in ("ca.crt", "tls.key", "tls.crt"))
 nameless = grpc.ssl_channel_credentials(authority)
 secret = grpc.ssl_channel_credentials(authority, key, own)
-said = [SyncClient(address, True, credentials=with_).refusal(20) for with_ in (None, nameless)]
+said = [SyncClient(address, True, credentials=with_).refusal() for with_ in (None, nameless)]
 for token in tokens:
     metadata = (("authorization", "Bearer " + token),) if token else ()
     client = SyncClient(address, dialect == "batch", metadata=metadata, credentials=secret)
-    said.append(client.refusal(6))
+    # One that is let in is told of the nodes that are there.
+    client.wait(lambda c: c.seen or c.ended.is_set())
+    said.append(client.refusal(0.5))
 print(json.dumps(said))
 """
 
@@ -163,7 +165,8 @@ def test_nothing_is_lost_or_changed_between_grpcio_and_grpcio(ray_env: RayEnv) -
         [str(ray_env.python), "-c", where], capture_output=True, text=True, check=True
     )
     assert program.exists()
-    seen = ray_env.run_program(PROGRAMS / "relay_proxy.py", [done.stdout.strip()])
+    ports = map(str, free_ports(6))
+    seen = ray_env.run_program(PROGRAMS / "relay_proxy.py", [done.stdout.strip(), *ports])
     for way in ("through", "through_two"):
         told = seen[way]
         for what in ("echo", "empty", "big", "talk", "silent_talk", "greeted"):
@@ -238,19 +241,24 @@ import json, sys, time
 from mantaray.syncer import Relay
 sys.path.insert(0, sys.argv[1])
 from sync_client import SyncClient
-import socket
-with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0)); port = probe.getsockname()[1]
+port = sys.argv[3]
 counted = 'mantaray_relay_sync_refused_total{reason="loop"} '
-with Relay(upstream=f"127.0.0.1:{port}") as one:
-    with Relay(upstream=f"127.0.0.1:{one.port}", listen=f"127.0.0.1:{port}", log=sys.argv[2]) as two:
-        time.sleep(1)
-        said = SyncClient(f"127.0.0.1:{port}", True).refusal(25)
-        (count,) = (l for l in two.metrics().splitlines() if l.startswith(counted))
-        print(json.dumps([said, float(count.removeprefix(counted)), two.status().refused]))
+one = Relay(upstream=f"127.0.0.1:{port}").start()
+with Relay(upstream=f"127.0.0.1:{one.port}", listen=f"127.0.0.1:{port}", log=sys.argv[2]) as two:
+    # Who comes before the ring is closed finds no GCS behind it.
+    deadline = time.monotonic() + 60
+    while True:
+        said = SyncClient(f"127.0.0.1:{port}", True).refusal()
+        if said != "UNAVAILABLE" or time.monotonic() > deadline:
+            break
+    # With the first relay goes who is refused again and again.
+    one.stop()
+    (count,) = (l for l in two.metrics().splitlines() if l.startswith(counted))
+    print(json.dumps([said, float(count.removeprefix(counted)), two.status().refused]))
 """
     log = tmp_path / "log"
-    said, counted, refused = ray_env.run_program(program, [PROGRAMS, log])
+    port = str(free_ports(1)[0])
+    said, counted, refused = ray_env.run_program(program, [PROGRAMS, log, port])
     assert said == "FAILED_PRECONDITION"
     assert counted == refused >= 1
     told = [json.loads(line) for line in log.read_text().splitlines()]

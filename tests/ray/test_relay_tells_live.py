@@ -24,6 +24,8 @@ PROGRAMS = Path(__file__).with_name("programs")
 # What the GCS logs for a message that it drops: 2.48 and 2.60.
 WORDS = ("Drop message received from", "Dropping sync message with stale version")
 SYNC = "mantaray_relay_sync_"
+# Nodes of one program do not leave while those of the next one are counted.
+STAY = "--grace-ms=600000"
 TYPES = {
     "gauge": [
         *(f"{SYNC}{name}" for name in ("nodes", "streams", "upstream_connected", "memory_bytes")),
@@ -55,8 +57,8 @@ def seen(ray_env: RayEnv) -> Any:
     with (
         sync_arms.scratch() as directory,
         sync_arms.gcs_server(ray_env.version, directory, {}) as (_, port),
-        RelayProcess(ray_env, f"127.0.0.1:{port}", directory, ["--log-level=debug"]) as relay,
-        RelayProcess(ray_env, f"127.0.0.1:{port}", directory, ["--log-format=text"]) as plain,
+        RelayProcess(ray_env, f"127.0.0.1:{port}", directory, [STAY, "--log-level=debug"]) as relay,
+        RelayProcess(ray_env, f"127.0.0.1:{port}", directory, [STAY, "--log-format=text"]) as plain,
     ):
         gcs = f"127.0.0.1:{port}"
         before = 0

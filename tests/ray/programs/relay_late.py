@@ -19,7 +19,7 @@ def main() -> None:
     clients = [SyncClient(address, dialect == "batch") for address in addresses]
     ours = {client.node_id for client in clients}
     for client in clients:
-        client.wait(lambda c: len(set(c.seen) - ours) >= int(count), 30)
+        client.wait(lambda c: len(set(c.seen) - ours) >= int(count))
     # Whatever else there is to tell comes with it.
     time.sleep(1)
     print(json.dumps([sorted(node.hex() for node in set(c.seen) - ours) for c in clients]))

@@ -34,7 +34,7 @@ def scrape(admin: str) -> tuple[dict[str, str], dict[str, float]]:
 
 def wait_for(admin: str, condition: Any) -> dict[str, float]:
     """Return the metrics as soon as the condition holds for them, or after a while."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while True:
         values = scrape(admin)[1]
         if condition(values) or time.monotonic() > deadline:

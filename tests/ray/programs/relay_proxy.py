@@ -1,6 +1,6 @@
 """A relay between grpcio clients and a grpcio server: what passes through it, and what it costs.
 
-Arguments: the relay's program. Prints what was seen, as JSON.
+Arguments: the relay's program, and free ports. Prints what was seen, as JSON.
 """
 
 from __future__ import annotations
@@ -27,12 +27,7 @@ OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_leng
 begun: defaultdict[bytes, threading.Event] = defaultdict(threading.Event)
 over: defaultdict[bytes, threading.Event] = defaultdict(threading.Event)
 order: list[int] = []
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+ports = [int(port) for port in sys.argv[2:]]
 
 
 class Backend(grpc.GenericRpcHandler):
@@ -110,7 +105,7 @@ def start_relay(
     program: str, upstream: int, port: int | None = None
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start a relay that ends with this program; return it and its port once it listens."""
-    port = port or free_port()
+    port = port or ports.pop()
     options = [f"--upstream=127.0.0.1:{upstream}", f"--listen=127.0.0.1:{port}", "--admin-listen="]
     options.append("--drain-ms=8000")
     process = subprocess.Popen(
@@ -147,9 +142,14 @@ def semantics(channel: grpc.Channel) -> dict[str, Any]:
     seen["unknown"] = raises(lambda: channel.unary_unary("/any.Service/NoSuchThing")(b""))["code"]
     slow = channel.unary_unary("/any.Service/Slow")
     seen["deadline_left"] = float(slow(b"left", timeout=100))
-    late, left = os.urandom(8), os.urandom(8)
-    seen["deadline"] = raises(lambda: slow(late, timeout=1))["code"]
+    for timeout_s in (1, 5, 30):
+        late = os.urandom(8)
+        seen["deadline"] = raises(lambda late=late, s=timeout_s: slow(late, timeout=s))["code"]
+        # One that passed before the server had the call shows nothing there.
+        if begun[late].is_set():
+            break
     seen["deadline_cancels"] = over[late].wait(30)
+    left = os.urandom(8)
     call = slow.future(left)
     begun[left].wait(60)
     call.cancel()
@@ -281,14 +281,18 @@ def main() -> None:
     order.clear()
     seen["through_two"] = semantics(outer_channel)
 
-    one, two = free_port(), free_port()
+    one, two = ports.pop(), ports.pop()
     ring = [start_relay(program, up, down)[0] for up, down in ((one, two), (two, one))]
     ring_channel = grpc.insecure_channel(f"127.0.0.1:{one}")
     grpc.channel_ready_future(ring_channel).result(timeout=60)
-    time.sleep(1.5)
-    seen["ring"] = raises(lambda: ring_channel.unary_unary("/any.Service/Echo")(b"", timeout=60))[
-        "code"
-    ]
+    ring_echo = ring_channel.unary_unary("/any.Service/Echo")
+    deadline = time.monotonic() + 60
+    # Until each of them has found the other one.
+    while (code := raises(lambda: ring_echo(b"", timeout=60))["code"]) == "UNAVAILABLE":
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    seen["ring"] = code
 
     # What is under way when the inner relay is told to end has its time, and no more.
     nap = channel.unary_unary("/any.Service/Nap")

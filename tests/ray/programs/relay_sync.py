@@ -40,8 +40,7 @@ def main() -> None:
             lambda one: (
                 speaker.node_id in one.seen
                 and available(one.seen[speaker.node_id].payload).get("CPU") == cpus
-            ),
-            60,
+            )
         )
 
     for number in range(ROUNDS):

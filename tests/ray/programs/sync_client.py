@@ -18,6 +18,8 @@ import grpc
 
 METHOD = "/ray.rpc.syncer.RaySyncer/StartSync"
 RESOURCE_VIEW, COMMANDS = 0, 1
+# What is waited for comes at once, or, on a machine with much else to do, late.
+PATIENCE_S = 90.0
 
 
 def varint(value: int) -> bytes:
@@ -167,7 +169,7 @@ class SyncClient:
         self.send(bytes_field(1, told) if self.batch else told)
         return self._version
 
-    def wait(self, condition: Any, timeout_s: float = 15.0) -> bool:
+    def wait(self, condition: Any, timeout_s: float = PATIENCE_S) -> bool:
         """Wait until condition(self) holds; return whether it did."""
         deadline = time.monotonic() + timeout_s
         while not condition(self):
@@ -176,7 +178,7 @@ class SyncClient:
             time.sleep(0.002)
         return True
 
-    def refusal(self, timeout_s: float = 15.0) -> str:
+    def refusal(self, timeout_s: float = PATIENCE_S) -> str:
         """Return with which status the stream ended; OPEN if it did not."""
         if not self.ended.wait(timeout_s):
             return "OPEN"
