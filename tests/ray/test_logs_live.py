@@ -50,8 +50,8 @@ def test_message_of_a_job_that_printed_2_gb_in_one_line_arrives(cluster: Cluster
     jobs = seen["jobs"]
     for job in jobs.values():
         assert "FAILED" in job["status"]
-        # Stock Ray takes minutes, or all of the memory.
-        assert job["after_s"] < 20
+        # Stock Ray takes minutes, or all of the memory. Any job takes a while on a slow machine.
+        assert job["after_s"] < 20 + jobs["silent"]["after_s"]
     assert seen["memory_mb"] < 500
     assert 20_000 <= jobs["endless"]["chars"] < 20_500
     assert jobs["endless"]["end"] == "x" * 59 + "y"

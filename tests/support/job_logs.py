@@ -12,7 +12,7 @@ from .cluster import Cluster
 _SUBMIT = """
 import json, sys, time
 from ray.job_submission import JobSubmissionClient
-client, deadline = JobSubmissionClient(sys.argv[1]), time.monotonic() + 90
+client, deadline = JobSubmissionClient(sys.argv[1]), time.monotonic() + 240
 while True:
     try:
         job = client.submit_job(entrypoint="echo hello")

@@ -9,6 +9,7 @@ import sys
 import time
 
 import psutil
+import ray
 from ray.job_submission import JobSubmissionClient
 
 url, raylet, root, megabytes = (
@@ -18,8 +19,13 @@ url, raylet, root, megabytes = (
     sys.argv[4],
 )
 client = JobSubmissionClient(url)
-# Ray writes the command into the log at about the time at which the job begins, and not always first.
-WAIT = "time.sleep(1)\n"
+# Newer Rays write the command into the log at about the time at which the job begins, and not always first.
+WAIT = """
+if TELLS:
+    while b"Running entrypoint" not in open("/proc/self/fd/1", "rb").read():
+        time.sleep(0.05)
+"""
+TELLS = tuple(map(int, ray.__version__.split(".")[:2])) > (2, 48)
 JOBS = {
     "endless": "w = sys.stdout.write\nfor _ in range(MB): w('x' * 999_999 + 'y')",
     "bars": WAIT
@@ -46,7 +52,8 @@ def submit(name):
     tail = f"\nsys.stdout.flush()\nopen('{root}/{name}.ended', 'w').write(str(time.time()))\nsys.exit(3)"
     path = f"{root}/{name}.py"
     with open(path, "w") as file:
-        file.write("import sys, time\n" + JOBS[name].replace("MB", megabytes) + tail)
+        body = JOBS[name].replace("MB", megabytes).replace("TELLS", str(TELLS))
+        file.write("import sys, time\n" + body + tail)
     return client.submit_job(entrypoint=f"{sys.executable} {path}")
 
 
@@ -65,7 +72,7 @@ def told(name):
 
 
 jobs = {name: submit(name) for name in JOBS}
-seen, most_mb, deadline = {}, 0.0, time.monotonic() + 150
+seen, most_mb, deadline = {}, 0.0, time.monotonic() + 300
 while len(seen) < len(jobs) and time.monotonic() < deadline:
     most_mb = max(most_mb, most_memory_mb())
     for name, job in jobs.items():
