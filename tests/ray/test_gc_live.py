@@ -19,7 +19,7 @@ def seen(ray_env: RayEnv) -> Any:
     """What one cluster has shown."""
     with short_directory() as root:
         variables = {"MANTARAY_GC_IDLE_DELAY_MS": "500"}
-        return ray_env.run_program(PROGRAMS / "gc_live.py", [root], variables, timeout_s=240)
+        return ray_env.run_program(PROGRAMS / "gc_live.py", [root], variables, timeout_s=600)
 
 
 def test_driver_releases_references_and_arrays_in_cycles(seen: Any) -> None:
@@ -51,8 +51,8 @@ def test_busy_actor_with_a_large_heap_is_never_collected_in_full(seen: Any) -> N
 def test_full_collection_is_made_up_for_when_nobody_calls(seen: Any) -> None:
     idle = seen["busy then idle"]
     assert idle["full"] >= 1
-    # It looked at more than a million containers more.
-    assert idle["longest_full_s"] > 3 * seen["busy"]["longest_young_s"]
+    # It looked at what the young ones had put out of sight, too.
+    assert seen["busy"]["held"] - idle["held"] >= 5
 
 
 def test_process_that_holds_nothing_is_left_alone(seen: Any) -> None:
@@ -125,7 +125,7 @@ def waste_and_wait():
     cycle = [ray.put(1)]
     cycle.append(cycle)
     del cycle
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while worker.core_worker.get_memory_store_size() > 1 and time.monotonic() < deadline:
         global_gc()
         time.sleep(0.2)

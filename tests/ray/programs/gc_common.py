@@ -15,6 +15,9 @@ from ray._private.internal_api import global_gc
 
 OBJECT_BYTES = 2_000_000
 STORE_BYTES = 80_000_000
+HIDDEN = 5
+# What is waited for comes soon, or, on a machine with much else to do, late.
+PATIENCE_S = 120.0
 
 
 def counts():
@@ -26,7 +29,7 @@ def held():
     return worker.core_worker.get_memory_store_size() + len(SERVICE.buffers)
 
 
-def wait_until(condition, timeout_s=40.0):
+def wait_until(condition, timeout_s=PATIENCE_S):
     deadline = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -90,6 +93,22 @@ class Base:
         for _ in range(count):
             knot(put())
 
+    def be_busy(self, kept, rounds):
+        """Hold and waste something in one call, collected once a round; return the counts.
+
+        In the end there is garbage that has been out of sight since the first collection.
+        """
+        self.keep(kept)
+        hidden = [knot(put()) for _ in range(HIDDEN)]
+        for _ in range(rounds):
+            self.waste(3)
+            before = counts()["young"]
+            # Once: triggers that release nothing are pressure that persists, and bring a full one about.
+            global_gc()
+            wait_until(lambda before=before: counts()["young"] > before)
+        hidden.clear()
+        return self.counts()
+
     def counts(self):
         return {**counts(), "held": held(), "freezes": SERVICE.collector.freezes}
 
@@ -115,7 +134,7 @@ class Async:
         return SERVICE.activity.is_idle(seconds, is_worker=True)
 
 
-def asked(actor, condition, timeout_s=40.0, every_s=0.2):
+def asked(actor, condition, timeout_s=PATIENCE_S, every_s=0.2):
     """Ask the cluster for collections until what the actor counts is as wanted."""
 
     def look():
@@ -126,6 +145,18 @@ def asked(actor, condition, timeout_s=40.0, every_s=0.2):
 
     seen = {}
     return wait_until(look, timeout_s) and seen
+
+
+def left_alone(actor, condition, for_s):
+    """Leave an actor alone, for so many seconds at a time, until what it counts is as wanted."""
+
+    def look():
+        time.sleep(for_s)
+        seen.update(ray.get(actor.counts.remote()))
+        return condition(seen)
+
+    seen = {}
+    return wait_until(look) and seen
 
 
 def count_buffers():

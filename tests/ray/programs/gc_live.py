@@ -23,6 +23,7 @@ from gc_common import (
     fill_before_a_large_heap,
     global_gc,
     held,
+    left_alone,
     wait_until,
 )
 
@@ -69,17 +70,9 @@ Sync = ray.remote(Base)
 
 # Busy all the time, with a heap that takes long: only what is new is looked at.
 busy = Sync.remote(600_000)
-ray.get(busy.keep.remote(300))
-for _ in range(4):
-    ray.get(busy.waste.remote(3))
-    before = ray.get(busy.counts.remote())["young"]
-    # Once: triggers that release nothing are pressure that persists, and bring a full one about.
-    global_gc()
-    wait_until(lambda before=before: ray.get(busy.counts.remote())["young"] > before)
-told["busy"] = ray.get(busy.counts.remote())
+told["busy"] = ray.get(busy.be_busy.remote(300, 4))
 # Nobody calls it: the full collection that is owed is made up for.
-time.sleep(2)
-told["busy then idle"] = asked(busy, lambda seen: seen["full"] > 0)
+told["busy then idle"] = left_alone(busy, lambda seen: seen["full"] > 0, 2)
 
 # What `mantaray gc stat` shows of it.
 shown = subprocess.run(
@@ -151,8 +144,7 @@ logs = os.path.join(ray._private.worker._global_node.get_session_dir_path(), "lo
 told["raising logged"] = wait_until(
     lambda: any(
         "planted damage" in Path(path).read_text(errors="replace") for path in glob.glob(logs)
-    ),
-    timeout_s=10,
+    )
 )
 ray.get(odd.waste.remote(2))
 told["after raising"] = asked(odd, lambda seen: seen["held"] == 1)
@@ -174,7 +166,7 @@ address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metr
 
 def metrics():
     try:
-        with urllib.request.urlopen(address, timeout=5) as answer:
+        with urllib.request.urlopen(address, timeout=30) as answer:
             text = answer.read().decode()
     except OSError:
         return set()
@@ -182,7 +174,7 @@ def metrics():
     return {name for name in names if f"mantaray_gc_{name}" in text}
 
 
-wait_until(lambda: len(metrics()) == 4, timeout_s=20)
+wait_until(lambda: len(metrics()) == 4)
 told["metrics"] = sorted(metrics())
 
 # --- taken back and attached again
