@@ -28,10 +28,8 @@ from . import processes
 from .rays import PROGRAM_TIMEOUT_S, RayEnv, new_tag
 
 STORE_BYTES = 100_000_000
-READY_TIMEOUT_S = 90.0
-# Ray 2.48 gives its dashboard 20 s to come up, and no setting changes that: too few on a machine that
-# does much else. A head that ends for it is started again.
-_HEAD_STARTS = 3
+# A generous one, for machines that are slow or do much else.
+READY_TIMEOUT_S = 240.0
 # --kill-child: the whole node goes with the process that we know.
 _OWN_PIDS = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "--")
 # Asks the GCS and no raylet: a driver would attach to one, which may be about to die.
@@ -43,6 +41,16 @@ nodes = GlobalState()
 nodes._initialize_global_state(GcsClientOptions.create(
     os.environ["RAY_ADDRESS"], None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False))
 print(json.dumps([n["NodeManagerAddress"] for n in nodes.node_table() if n["Alive"]]))
+"""
+# Whether the dashboard has said where it is, which it does once it serves.
+_DASHBOARD_PROGRAM = """
+import json, os
+from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+from ray._raylet import GcsClient
+from ray.experimental import internal_kv
+internal_kv._initialize_internal_kv(GcsClient(address=os.environ["RAY_ADDRESS"]))
+told = internal_kv._internal_kv_get(DASHBOARD_ADDRESS, namespace=KV_NAMESPACE_DASHBOARD)
+print(json.dumps(told is not None))
 """
 
 
@@ -133,7 +141,7 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         try:
-            self._start_head_again_and_again()
+            self._start_head()
         except BaseException:
             self.stop()
             raise
@@ -221,26 +229,12 @@ class Cluster:
         Raises:
             AssertionError: a process is still there.
         """
-        left = self._end_processes()
-        shutil.rmtree(self.root, ignore_errors=True)
-        assert not left, f"processes that do not end:\n{processes.describe(left)}"
-
-    def _end_processes(self) -> list[psutil.Process]:
         left = processes.stop_all(self._tag, [self.root])
         for node in self.nodes:
-            node.process.wait(timeout=10)
+            node.process.wait(timeout=60)
         self.nodes.clear()
-        return left
-
-    def _start_head_again_and_again(self) -> None:
-        for starts_left in reversed(range(_HEAD_STARTS)):
-            try:
-                self._start_head()
-                return
-            except RuntimeError as error:
-                if "dashboard.log" not in str(error) or not starts_left:
-                    raise
-                self._end_processes()
+        shutil.rmtree(self.root, ignore_errors=True)
+        assert not left, f"processes that do not end:\n{processes.describe(left)}"
 
     def _start_head(self) -> None:
         for directory in self.spill_directories:
@@ -256,11 +250,31 @@ class Cluster:
             f"--ray-client-server-port={self._client_port}",
             f"--temp-dir={self.root / 't'}",
             f"--system-config={json.dumps(config)}",
-            f"--include-dashboard={str(self._dashboard).lower()}",
             f"--dashboard-port={self._dashboard_port}",
             "--dashboard-host=127.0.0.2",
+            # One that is asked for by name would be the end of a head that it is too slow for.
+            *([] if self._dashboard else ["--include-dashboard=false"]),
         ]
-        self._start_node(arguments, self._num_cpus, self._store_bytes)
+        head = self._start_node(arguments, self._num_cpus, self._store_bytes)
+        if self._dashboard:
+            self._wait_for_dashboard(head)
+
+    def _wait_for_dashboard(self, head: Node) -> None:
+        """Wait for a dashboard that `ray start` has not waited for.
+
+        Ray 2.48 gives it 20 s to come up, and no setting changes that: too few on a machine that does
+        much else. The head then goes on without it, and it comes when it is ready.
+        """
+        said = _read(head.log)
+        if "Failed to start the dashboard" not in said and "Failed to bind to" not in said:
+            return
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not self.run_program(_DASHBOARD_PROGRAM):
+            has_ended = "return code" in said or "Failed to bind to" in said
+            if has_ended or time.monotonic() > deadline:
+                log = _read(self.root / "t/session_latest/logs/dashboard.log")
+                raise RuntimeError(f"no dashboard:\n{said}\n{log[-4000:]}")
+            time.sleep(0.5)
 
     def _start_node(
         self,

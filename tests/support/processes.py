@@ -17,7 +17,9 @@ from pathlib import Path
 import psutil
 
 TAG_VARIABLE = "HARNESS_TAG"
-_STOP_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 60.0
+# For processes that end by themselves, on a machine that is slow or does much else.
+GONE_TIMEOUT_S = 60.0
 
 # What the command line of a process contains: its role. The first that fits counts.
 _ROLES = (
@@ -89,7 +91,7 @@ def stop_all(tag: str, directories: Iterable[Path] = ()) -> list[psutil.Process]
 
 
 def wait_until_gone(
-    tag: str, directories: Iterable[Path] = (), timeout_s: float = 8.0
+    tag: str, directories: Iterable[Path] = (), timeout_s: float = GONE_TIMEOUT_S
 ) -> list[psutil.Process]:
     """Give the processes time to end by themselves; return those that did not."""
     places = list(directories)

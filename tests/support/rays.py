@@ -25,11 +25,21 @@ from . import processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERSIONS = ("2.48.0", "2.60.0")
-PROGRAM_TIMEOUT_S = 180.0
+# What is waited for comes soon, or, on a machine with much else to do, late; only a hang reaches these.
+PROGRAM_TIMEOUT_S = 400.0
+START_TIMEOUT_S = 180.0
 # These would reach into Ray, Mantaray or Python from the shell in which the tests were started.
 _NOT_INHERITED = ("MANTARAY_", "_MANTARAY_", "RAY_", "PYTHON")
-# Tests choose these: no usage reports, and no token that a first start would leave in the home.
-_RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+# Tests choose these: no usage reports, and no token that a first start would leave in the home. And time to
+# start in: a node whose raylet or agent, or a dashboard of which a part is not up in half a minute, ends.
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_raylet_start_wait_time_s": "240",
+    "RAY_agent_register_timeout_ms": "240000",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
+    "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "240",
+}
 _COUNTER = itertools.count(1)
 
 
@@ -95,7 +105,7 @@ class RayEnv:
             name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)
         }
         path = f"{self.root / 'bin'}{os.pathsep}{kept.get('PATH', os.defpath)}"
-        return kept | {"PATH": path} | _RAY_ENVIRONMENT | extra
+        return kept | {"PATH": path} | RAY_ENVIRONMENT | extra
 
     def run_program(
         self,
@@ -113,6 +123,7 @@ class RayEnv:
         args: Sequence[str | Path] = (),
         env: Mapping[str, str] | None = None,
         timeout_s: float = PROGRAM_TIMEOUT_S,
+        left_timeout_s: float = processes.GONE_TIMEOUT_S,
     ) -> Finished:
         """Run a program to its end.
 
@@ -121,6 +132,7 @@ class RayEnv:
             args: its arguments.
             env: variables to set on top of `environment()`.
             timeout_s: in seconds; a program that takes longer is killed with all it started.
+            left_timeout_s: how long what it started may stay after its end, in seconds.
 
         The test fails, with all the program printed, when it ends with another status than 0,
         prints no JSON, or leaves a process behind.
@@ -131,7 +143,7 @@ class RayEnv:
             variables = self.environment(**{processes.TAG_VARIABLE: tag}, **(env or {}))
             command = [str(self.python), str(file), *map(str, args)]
             done = _run(command, variables, scratch, timeout_s, tag)
-            left = processes.wait_until_gone(tag)
+            left = processes.wait_until_gone(tag, timeout_s=left_timeout_s)
             names = processes.describe(left)
             processes.stop_all(tag)
         output = f"--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
@@ -159,7 +171,7 @@ def assert_start_refused(env: RayEnv, words: str, *arguments: str, **variables: 
             env=env.environment(**variables),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=START_TIMEOUT_S,
         )
     assert done.returncode != 0
     assert words in done.stdout + done.stderr

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
 import pytest
 
 from . import processes
@@ -84,13 +85,13 @@ class RelayAdmin:
     def answer(self, path: str) -> int:
         """Return the HTTP status of a path."""
         try:
-            with _OPENER.open(f"http://{self.admin}{path}", timeout=5) as response:
+            with _OPENER.open(f"http://{self.admin}{path}", timeout=30) as response:
                 return int(response.status)
         except urllib.error.HTTPError as error:
             return error.code
 
     def _get(self, path: str) -> str:
-        with _OPENER.open(f"http://{self.admin}{path}", timeout=5) as response:
+        with _OPENER.open(f"http://{self.admin}{path}", timeout=30) as response:
             text: bytes = response.read()
         return text.decode()
 
@@ -169,13 +170,13 @@ class RelayProcess(RelayAdmin):
         """End it as a crash would."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(60)
 
     def terminate(self) -> int:
         """End it in good order; return its exit status."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(30)
+        return self._process.wait(60)
 
     def told(self, event: str) -> int:
         """Return how often its log tells of an event."""
@@ -194,7 +195,7 @@ class RelayProcess(RelayAdmin):
             print(f"--- relay {self.port}\n{self.log.read_text()[-4000:]}")
         left = processes.stop_all(self._tag)
         if self._process is not None:
-            self._process.wait(10)
+            self._process.wait(60)
         assert not left, f"relays that do not end:\n{processes.describe(left)}"
 
 
@@ -256,7 +257,9 @@ def restart_gcs(cluster: Cluster) -> None:
     command, variables, cwd = gcs.cmdline(), gcs.environ(), gcs.cwd()
     gcs.kill()
     # It stays a zombie: its parent is stopped.
-    time.sleep(2)
+    assert wait_until(lambda: gcs.status() == psutil.STATUS_ZOMBIE)
+    # Who was connected to it is to see that it is gone.
+    time.sleep(1)
     subprocess.Popen(
         command,
         env=variables,
