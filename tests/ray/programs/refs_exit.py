@@ -77,7 +77,7 @@ def shut_down_under_a_look(root):
         finalize(ref, lambda number=number: calls.append((number, ray.is_initialized())))
     finalize(refs[0], seen.append, "not at exit").atexit = False
     ray.shutdown()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while len(calls) < len(refs) and time.monotonic() < deadline:
         time.sleep(0.01)
     in_order = calls == [(number, False) for number in reversed(range(len(refs)))]

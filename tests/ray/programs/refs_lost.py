@@ -37,7 +37,7 @@ class Holder:
         self.refs = None
 
 
-def wait_until(condition, timeout_s=20.0):
+def wait_until(condition, timeout_s=120.0):
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and not condition():
         time.sleep(0.01)
@@ -53,11 +53,11 @@ finalize(borrowed, calls.append, "borrowed")
 ray.get(holder.keep.remote([borrowed]))
 del borrowed
 os.kill(raylets[dies], signal.SIGKILL)
-died = wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == 2, 60)
+died = wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == 2)
 time.sleep(2)
 lost = False
 try:
-    ray.get(held, timeout=20)
+    ray.get(held, timeout=60)
 except ray.exceptions.GetTimeoutError:
     pass
 except ray.exceptions.RayError:
