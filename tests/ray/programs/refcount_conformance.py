@@ -22,7 +22,8 @@ import numpy as np
 import ray
 import ray.cloudpickle
 
-PATIENCE_S = 6.0
+# What is waited for comes soon, or, on a machine with much else to do, late.
+PATIENCE_S = 40.0
 STAYS_S = 0.15
 LARGE_BYTES = 500_000
 AT_ONCE = 3

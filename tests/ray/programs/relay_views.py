@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from sync_client import SyncClient, available
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 ROUNDS = 5
 
 

@@ -18,6 +18,9 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+# What is waited for comes soon, or, on a machine with much else to do, late.
+PATIENCE_S = 180
+
 
 @ray.remote(num_cpus=0)
 class Keeper:
@@ -52,7 +55,9 @@ def ask_keepers(nodes: list[str], mode: str) -> list[list[int]]:
         ]
     else:
         keepers = [ray.get_actor(f"keeper-{node}") for node in nodes]
-    kept: list[list[int]] = ray.get([k.keep.remote(len(nodes)) for k in keepers], timeout=90)
+    kept: list[list[int]] = ray.get(
+        [k.keep.remote(len(nodes)) for k in keepers], timeout=PATIENCE_S
+    )
     return kept
 
 
@@ -60,10 +65,10 @@ def run_everywhere(count: int) -> int:
     """Run tasks until each node had one; return how many nodes had."""
     spread = where.options(scheduling_strategy="SPREAD")
     ran: set[str] = set()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     # Where a worker is slow to start, others take its share.
     while len(ran) < count and time.monotonic() < deadline:
-        ran.update(ray.get([spread.remote() for _ in range(2 * count)], timeout=90))
+        ran.update(ray.get([spread.remote() for _ in range(2 * count)], timeout=PATIENCE_S))
     return len(ran)
 
 
@@ -89,8 +94,8 @@ def serve_and_submit(mode: str, dashboard: str) -> dict[str, Any]:
     serve.run(Echo.bind(), name=mode, route_prefix=None)
     handles = [serve.get_app_handle(name) for name in ("start", mode)]
     words = [str(number) for number in range(20)]
-    answers = [[h.remote(word).result(timeout_s=60) for word in words] for h in handles]
-    deadline = time.monotonic() + 120
+    answers = [[h.remote(word).result(timeout_s=PATIENCE_S) for word in words] for h in handles]
+    deadline = time.monotonic() + PATIENCE_S
     while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
         time.sleep(0.2)
     return {
@@ -103,7 +108,7 @@ def serve_and_submit(mode: str, dashboard: str) -> dict[str, Any]:
 def nodes_in_status(nodes: list[str]) -> int:
     """Return how many of the nodes `ray status` tells of."""
     status = subprocess.run(
-        ["ray", "status", "-v"], capture_output=True, text=True, timeout=90, check=False
+        ["ray", "status", "-v"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     return sum(node in status.stdout for node in nodes)
 
@@ -112,7 +117,7 @@ def main() -> None:
     """Do the work."""
     count, mode = int(sys.argv[1]), sys.argv[2]
     ray.init(log_to_driver=False, namespace="keepers")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         alive = [node for node in ray.nodes() if node["Alive"]]
         if len(alive) == count or time.monotonic() > deadline:
@@ -125,7 +130,7 @@ def main() -> None:
         "ran_on": run_everywhere(count),
     }
     group = placement_group([{"CPU": 1}] * count, strategy="STRICT_SPREAD")
-    ray.get(group.ready(), timeout=90)
+    ray.get(group.ready(), timeout=PATIENCE_S)
     remove_placement_group(group)
     if len(sys.argv) > 3:
         told |= serve_and_submit(mode, sys.argv[3])

@@ -68,7 +68,7 @@ def names_below(paths):
     ]
 
 
-def wait_until(condition, timeout_s=60.0, period_s=0.2):
+def wait_until(condition, timeout_s=150.0, period_s=0.2):
     """Wait for the condition; return whether it came true."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

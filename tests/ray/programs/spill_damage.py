@@ -49,7 +49,7 @@ def spill_out(refs):
 
 def get(ref):
     try:
-        value = ray.get(ref, timeout=40)
+        value = ray.get(ref, timeout=150)
         return ["value", int(value[0]), int(value[-1]), bool((value == value[0]).all())]
     except Exception as error:
         return ["error", type(error).__name__, isinstance(error, ray.exceptions.ObjectLostError)]
@@ -60,7 +60,7 @@ for name, size_bytes in SIZES.items():
     rebuilt = make.remote(7, size_bytes)
     put = ray.put(np.full(size_bytes, 8, np.uint8))
     healthy = ray.put(np.full(size_bytes, 9, np.uint8))
-    ray.wait([rebuilt], timeout=60)
+    ray.wait([rebuilt], timeout=150)
     spilled, filler = spill_out([rebuilt, put, healthy])
     assert spilled, names_below(paths)
     flip(rebuilt, size_bytes // 2)

@@ -43,7 +43,7 @@ def put(count):
 def wrong():
     bad = []
     for number, ref in refs.items():
-        if not is_intact(number, ray.get(ref, timeout=60), SIZE):
+        if not is_intact(number, ray.get(ref, timeout=150), SIZE):
             bad.append(number)
     return bad
 

@@ -91,7 +91,7 @@ refs.clear()
 wait_until(lambda: disk_bytes(paths) == 0, timeout_s=40)
 # One more batch makes sure that a worker lives that sweeps up after the last one killed.
 more = [ray.put(payload(i, 5_000_000)) for i in range(40)]
-swept = wait_until(lambda: not any("/.tmp-" in name for name in names_below(paths)), timeout_s=20)
+swept = wait_until(lambda: not any("/.tmp-" in name for name in names_below(paths)))
 del more
 wait_until(lambda: disk_bytes(paths) <= 10_000_000, timeout_s=30)
 time.sleep(0.5)

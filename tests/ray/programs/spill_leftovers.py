@@ -38,7 +38,7 @@ for process in [*psutil.Process(child.pid).children(recursive=True), psutil.Proc
 child.wait()
 spill = os.path.join(root, "spill")
 (dead,) = leftovers.node_directories([spill])
-wait_until(lambda: leftovers.judge(dead)[0], timeout_s=20)
+wait_until(lambda: leftovers.judge(dead)[0])
 judged = leftovers.judge(dead)
 
 prefix = os.path.basename(dead)[:-56]
@@ -53,7 +53,7 @@ with open(os.path.join(foreign, "owner"), "w") as file:
 import ray  # noqa: E402
 
 start(root)
-removed = wait_until(lambda: not os.path.exists(dead), timeout_s=30)
+removed = wait_until(lambda: not os.path.exists(dead))
 report(
     judged=judged[0],
     removed=removed,

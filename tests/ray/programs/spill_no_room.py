@@ -43,9 +43,9 @@ tracebacks = lines("Traceback")
 for number in list(refs)[::2]:
     del refs[number]
 gave_back = wait_until(lambda: disk_bytes(paths) < ours)
-wrong = [n for n, ref in refs.items() if not is_intact(n, ray.get(ref, timeout=60), SIZE)]
+wrong = [n for n, ref in refs.items() if not is_intact(n, ray.get(ref, timeout=150), SIZE)]
 again = ray.put(payload(1000, SIZE))
-works_again = is_intact(1000, ray.get(again, timeout=60), SIZE)
+works_again = is_intact(1000, ray.get(again, timeout=150), SIZE)
 del again
 refs.clear()
 emptied = wait_until(lambda: disk_bytes(paths) == 0)

@@ -21,7 +21,7 @@ def drop(numbers):
 
 
 def settled(limit_bytes):
-    wait_until(lambda: disk_bytes(paths) <= limit_bytes, timeout_s=45)
+    wait_until(lambda: disk_bytes(paths) <= limit_bytes)
     return disk_bytes(paths) / (len(refs) * SIZE) if refs else float(disk_bytes(paths))
 
 
