@@ -37,6 +37,8 @@ RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_raylet_start_wait_time_s": "240",
     "RAY_agent_register_timeout_ms": "240000",
+    # A driver of 2.48 whose first workers take longer than this waits for ever.
+    "RAY_worker_register_timeout_seconds": "120",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
     "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "240",
 }
