@@ -22,6 +22,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Time to start in, for a machine that is slow: half a minute if nothing else is said.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")
+os.environ.setdefault("RAY_agent_register_timeout_ms", "240000")
 # Workers and subprocesses find the package as the tests do.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")])

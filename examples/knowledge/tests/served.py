@@ -56,7 +56,7 @@ class Served:
     def client(self, tenant: str = "default") -> httpx.Client:
         """Return a client in a tenant's name; no proxy of the shell stands between."""
         headers = {"X-Tenant": tenant}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=180, trust_env=False)
 
     def ask(self, question: str, tenant: str = "default", **more: Any) -> dict[str, Any]:
         """Return the reply to a question; the test fails if it is an error."""

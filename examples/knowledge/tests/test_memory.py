@@ -242,7 +242,7 @@ def killed_runs(path: Path, what: str) -> Iterator[Path]:
         copy = path.parent.parent / f"{what}-{nth}"
         shutil.copytree(path.parent, copy)
         command = [sys.executable, str(PROGRAM), str(copy / path.name), what, str(nth)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         yield copy / path.name
         shutil.rmtree(copy)

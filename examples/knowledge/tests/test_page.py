@@ -9,6 +9,9 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 from served import Served
 
+# What is waited for comes soon, or, on a machine with much else to do, late. Five seconds are the default.
+PATIENCE_MS = 90_000
+expect.set_options(timeout=PATIENCE_MS)
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -25,7 +28,7 @@ def page() -> Iterator[Page]:
             args=["--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server"],
         )
         made = browser.new_page()
-        made.set_default_timeout(30_000)
+        made.set_default_timeout(PATIENCE_MS)
         yield made
         browser.close()
 

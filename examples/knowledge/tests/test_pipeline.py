@@ -88,7 +88,7 @@ def run(pipeline: Pipeline[Any]) -> tuple[PipelineStatus, list[Any]]:
 
     async def main() -> tuple[PipelineStatus, list[Any]]:
         running = Run(pipeline, NO_RESOURCES)
-        status = await asyncio.wait_for(running.run(), 20)
+        status = await asyncio.wait_for(running.run(), 120)
         return status, running.results
 
     return asyncio.run(main())
@@ -184,7 +184,7 @@ def test_endless_run_stops_when_told_even_while_its_source_waits(pause_s: float)
         assert running.status().state == "running"
         running.stop()
         assert running.status().state == "stopping"
-        status = await asyncio.wait_for(task, 20)
+        status = await asyncio.wait_for(task, 120)
         assert status.state == "stopped"
         assert status.read == status.finished + status.failed
 
@@ -214,7 +214,7 @@ def test_directory_gives_files_once_and_again_when_they_change(tmp_path: Path) -
         source = Directory(str(tmp_path), poll_s=0.01).items()
         found = [await anext(source), await anext(source)]
         (tmp_path / "a.txt").write_text("changed now")
-        found.append(await asyncio.wait_for(anext(source), 20))
+        found.append(await asyncio.wait_for(anext(source), 120))
         return found
 
     found = asyncio.run(main())

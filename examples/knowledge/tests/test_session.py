@@ -73,7 +73,7 @@ def test_pipeline_of_questions_runs_to_its_end_and_gives_its_answers(
         >> MemoryWriter()
     )
     run = session.submit(pipeline)
-    status = run.wait(60)
+    status = run.wait(180)
     assert (status.state, status.read, status.finished, status.failed) == ("done", 2, 2, 0)
     assert [answer.question for answer in run.results()] == list(texts)
     assert all(answer.known for answer in run.results())
@@ -120,12 +120,12 @@ steps:
     question = "When does the zeppelin hangar open?"
     told = running.ask(question, tenant="watcher")
     assert "at seven in the morning. [1]" in told["answer"]
-    (notes / "a.md").write_text("The zeppelin hangar opens at nine in the morning.")
-    (notes / "b.md").write_text("The canteen is closed on Mondays.")
+    write_at_once(notes / "a.md", "The zeppelin hangar opens at nine in the morning.")
+    write_at_once(notes / "b.md", "The canteen is closed on Mondays.")
     wait_for(run, finished=3)
     assert "at nine in the morning. [1]" in running.ask(question, tenant="watcher")["answer"]
     assert run.status().state == "running"
-    status = run.stop(30)
+    status = run.stop(120)
     assert (status.state, status.read, status.failed) == ("stopped", 3, 0)
     assert run.status() == status
     assert [stored.pieces for stored in run.results()] == [1, 1, 1]
@@ -133,9 +133,16 @@ steps:
         assert client.get("/stats").json()["memory"]["contextual"] == 2
 
 
+def write_at_once(path: Path, text: str) -> None:
+    """Write a file of which nobody sees a part."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.rename(path)
+
+
 def wait_for(run: RunningPipeline, finished: int) -> None:
     """Wait until that many values came out."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while run.status().finished < finished:
         assert time.monotonic() < end, run.status()
         time.sleep(0.05)
@@ -153,7 +160,7 @@ def test_same_document_twice_is_once(session: Session, tmp_path: Path) -> None:
     written = []
     for _ in range(2):
         run = session.submit(pipeline)
-        run.wait(60)
+        run.wait(180)
         written += [stored.pieces for stored in run.results()]
     assert written == [1, 0]
 
@@ -164,7 +171,7 @@ def test_pipeline_that_cannot_start_says_why_and_leaves_no_actor(session: Sessio
     )
     with pytest.raises(KnowledgeError, match="no endpoint is set"):
         session.submit(pipeline)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         try:
             session.pipeline("chatty")
