@@ -6,11 +6,14 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.support.profiled import Profiled, two_nodes_on_one_address
 from tests.support.rays import VERSIONS, RayEnv, find_ray
 
+# What is waited for comes soon, or, on a machine with much else to do, late. Five seconds are the default.
+PATIENCE_MS = 120_000
+expect.set_options(timeout=PATIENCE_MS)
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 # Seconds each, more when memray's debugger fails: on the older Ray one of the two is enough for a test run.
@@ -58,6 +61,6 @@ def page(browser: Browser) -> Iterator[Page]:
     """A page of somebody who has never been anywhere."""
     context = browser.new_context(viewport={"width": 1400, "height": 800})
     page = context.new_page()
-    page.set_default_timeout(45_000)
+    page.set_default_timeout(PATIENCE_MS)
     yield page
     context.close()

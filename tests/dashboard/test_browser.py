@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shlex
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -52,7 +55,7 @@ def follow(page: Page, place: Locator, words: str, picture: str = "") -> tuple[i
         with page.expect_popup() as popup:
             submit.click()
     shown = popup.value
-    shown.wait_for_load_state(timeout=90_000)
+    shown.wait_for_load_state(timeout=120_000)
     answer = [a for a in answers if a.url == shown.url][-1]
     text = answer.text()
     _picture(shown, f"{picture}-shown" if picture else "")
@@ -136,8 +139,24 @@ ray.init()
 def work_of_driver():
     while True:
         time.sleep(0.01)
+print("be" + "gins", flush=True)
 work_of_driver()
 """
+
+
+def wait_for_words(url: str, words: str) -> None:
+    """Wait until a log has these words, which are not in the command that Ray may write there."""
+    # Ray 2.48 fails at requests that do not name their agent.
+    asked = urllib.request.Request(url, headers={"User-Agent": "test"})
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(urllib.error.HTTPError):
+            with urllib.request.urlopen(asked, timeout=60) as reply:
+                said = json.load(reply)["logs"]
+            if words in said:
+                return
+        assert time.monotonic() < deadline, f"{url} does not say {words!r}"
+        time.sleep(0.2)
 
 
 def test_link_in_the_table_of_jobs_shows_the_driver_of_a_submitted_job(
@@ -151,6 +170,7 @@ def test_link_in_the_table_of_jobs_shows_the_driver_of_a_submitted_job(
     )
     with urllib.request.urlopen(asked, timeout=60) as reply:
         submission_id = json.load(reply)["submission_id"]
+    wait_for_words(f"{url}/api/jobs/{submission_id}/logs", "begins")
     page.goto(f"{url}/#/jobs")
     row = page.locator("tr", has=page.get_by_text(submission_id)).first
     status, shown, text = follow(page, row, STACK)
