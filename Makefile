@@ -12,8 +12,12 @@ PYTEST := .venv/bin/python -m pytest
 # The example has an environment, and with that a test run, of its own.
 KNOWLEDGE := .venvs/knowledge/bin/python
 FUZZ_SECONDS := 20
+# Benchmarks that run in an environment with Ray, and those that start what they measure in others.
+BENCH_IN_RAY := $(addprefix bench-,overlay_startup spill_engine spill_cluster serve_router gc_pause spill_cache log_tail refs_finalize)
+BENCH_BESIDE_RAY := $(addprefix bench-,whole_log profiling_links sync_storm sync_groups sync_noise relay_latency)
 
 .PHONY: help demo knowledge test test-slow test-native test-knowledge fuzz lint bench bench-knowledge wheel build clean distclean
+.PHONY: $(BENCH_IN_RAY) $(BENCH_BESIDE_RAY) bench-reference_counter
 .PHONY: setup-build setup-demo setup-knowledge setup-knowledge-dev setup-lint setup-test
 
 help: ## list the commands
@@ -74,21 +78,17 @@ test-slow: setup-test ## the long tests
 lint: setup-lint ## ruff, mypy, clang-format, clang-tidy and the house rules
 	@tools/lint
 
+# They end with an error when a target is missed. The rest is for whoever asked, too.
 bench: setup-test ## the benchmarks: stock and Mantaray interleaved
-	@.venvs/ray-2.60.0/bin/python benchmarks/overlay_startup.py
-	@.venvs/ray-2.60.0/bin/python benchmarks/spill_engine.py
-	@.venvs/ray-2.60.0/bin/python benchmarks/spill_cluster.py
-	@.venvs/ray-2.60.0/bin/python benchmarks/serve_router.py
-	@.venvs/ray-2.60.0/bin/python benchmarks/gc_pause.py
-	@.venvs/ray-2.60.0/bin/python benchmarks/spill_cache.py
-	@.venvs/ray-2.60.0/bin/python benchmarks/log_tail.py
-	@.venv/bin/python benchmarks/whole_log.py
-	@.venv/bin/python benchmarks/profiling_links.py
-	@.venvs/ray-2.60.0/bin/python benchmarks/refs_finalize.py
-	@.venv/bin/python benchmarks/sync_storm.py
-	@.venv/bin/python benchmarks/sync_groups.py
-	@.venv/bin/python benchmarks/sync_noise.py
-	@.venv/bin/python benchmarks/relay_latency.py
+	@$(MAKE) --no-print-directory --keep-going $(BENCH_IN_RAY) $(BENCH_BESIDE_RAY) bench-reference_counter
+
+$(BENCH_IN_RAY): bench-%:
+	@.venvs/ray-2.60.0/bin/python benchmarks/$*.py
+
+$(BENCH_BESIDE_RAY): bench-%:
+	@.venv/bin/python benchmarks/$*.py
+
+bench-reference_counter:
 	@$(BAZEL) run //src/mantaray/refcount:reference_counter_bench
 
 bench-knowledge: setup-knowledge-dev ## the knowledge service on stock Ray and on Mantaray, and how good its answers are
