@@ -100,7 +100,8 @@ wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)
 
 clean: ## remove what was built
 	@if [ -d bazel-out ]; then $(BAZEL) clean; fi
-	rm -rf build dist python/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist {python,examples/knowledge}/*.egg-info
+	rm -rf {.,examples/knowledge}/.{pytest_cache,mypy_cache,ruff_cache,hypothesis}
 
 distclean: clean ## remove the virtual environments too
 	rm -rf .venv .venvs

@@ -41,3 +41,15 @@ def test_one_missed_target_keeps_no_other_benchmark_from_running(tmp_path: Path)
     # The one that missed is named, and the whole is no success.
     assert done.returncode != 0
     assert "bench-overlay_startup" in done.stderr
+
+
+def test_clean_leaves_nothing_of_the_example_behind(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    built = ("build", "dist", "python/mantaray.egg-info", ".pytest_cache", ".mypy_cache")
+    example = (".pytest_cache", ".hypothesis", "knowledge_service.egg-info")
+    for name in (*built, *(f"examples/knowledge/{each}" for each in example), ".venvs/knowledge"):
+        (tmp_path / name).mkdir(parents=True)
+    subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, check=True)
+    empty = {"python", "examples", "examples/knowledge"}
+    kept = empty | {"Makefile", ".venvs", ".venvs/knowledge"}
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == kept
