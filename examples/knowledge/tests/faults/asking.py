@@ -9,6 +9,8 @@ from collections import Counter
 import httpx
 
 ANSWER_TIMEOUT_S = 60.0
+# How long an asker who gets no answer asks again.
+_PATIENCE_S = 120.0
 _PAUSE_S = 0.2
 QUESTIONS = (
     "What does heapq.merge do?",
@@ -27,12 +29,14 @@ class Account:
     Args:
         answered: query ids with an answer, by session.
         errors: how often askers were told of an error, by its kind.
-        unheard: query ids that got neither answer nor error in time.
+        unheard: query ids that once got neither answer nor error in time.
+        given_up: query ids without an answer when their askers had no more patience.
     """
 
     answered: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     errors: Counter[str] = dataclasses.field(default_factory=Counter)
     unheard: list[str] = dataclasses.field(default_factory=list)
+    given_up: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def answers(self) -> int:
@@ -69,9 +73,9 @@ async def _ask_in_turn(
         question = QUESTIONS[(number + len(session)) % len(QUESTIONS)]
         body = {"question": question, "session_id": session, "query_id": query_id}
         try:
-            await asyncio.wait_for(_ask_until_answered(client, body, account), 2 * ANSWER_TIMEOUT_S)
+            await asyncio.wait_for(_ask_until_answered(client, body, account), _PATIENCE_S)
         except asyncio.TimeoutError:
-            account.unheard.append(query_id)
+            account.given_up.append(query_id)
             continue
         account.answered.setdefault(session, []).append(query_id)
 
