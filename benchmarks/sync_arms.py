@@ -32,6 +32,8 @@ RELAY = "//src/mantaray/relay:mantaray-relay"
 DIALECTS = {"2.48.0": "bare", "2.60.0": "batch"}
 START_TIMEOUT_S = 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")
+# By which the tests know what they have started (tests/support/processes.py).
+_HARNESS_TAG = "HARNESS_TAG"
 # What upstream offers against the same load: batches of what the GCS sends (2.53 and later).
 UPSTREAM_BATCHING = {
     "gcs_resource_broadcast_max_batch_size": 1000,
@@ -206,14 +208,25 @@ def relays(
 
 def build(target: str) -> Path:
     """Build a program with Bazel (GENERATOR or RELAY) and return its path."""
-    env = {"PYTHON_BIN_PATH": str(REPOSITORY / ".venv/bin/python")} | dict(os.environ)
-    for command in (["bazel", "build", target], ["bazel", "info", "bazel-bin"]):
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"`{' '.join(command)}` failed:\n{done.stderr}")
-    return Path(done.stdout.strip()) / target.lstrip("/").replace(":", "/")
+    bazel("build", target)
+    return Path(bazel("info", "bazel-bin")) / target.lstrip("/").replace(":", "/")
+
+
+def bazel(*arguments: str) -> str:
+    """Run Bazel on this tree and return what it prints.
+
+    Raises:
+        RuntimeError: it failed; the message holds what it said.
+    """
+    # Its server stays, for the next build. With the tag it would be a process that a test left behind.
+    kept = {name: value for name, value in os.environ.items() if name != _HARNESS_TAG}
+    env = {"PYTHON_BIN_PATH": str(REPOSITORY / ".venv/bin/python")} | kept
+    done = subprocess.run(
+        ["bazel", *arguments], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"`bazel {' '.join(arguments)}` failed:\n{done.stderr}")
+    return done.stdout.strip()
 
 
 class Generator:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,16 +45,6 @@ race:DropOwner
 TIMEOUT_S = 600.0
 
 
-def bazel(*arguments: str) -> str:
-    """Run Bazel on this tree and return what it prints."""
-    variables = {"PYTHON_BIN_PATH": str(REPOSITORY / ".venv/bin/python")} | dict(os.environ)
-    done = subprocess.run(
-        ["bazel", *arguments], cwd=REPOSITORY, env=variables, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 class Sanitized:
     """A relay's program that was built with sanitizers.
 
@@ -66,8 +55,8 @@ class Sanitized:
 
     def __init__(self, name: str, directory: Path) -> None:
         options = BUILDS[name]
-        bazel("build", *options, sync_arms.RELAY)
-        built = Path(bazel("info", *options, "bazel-bin"))
+        sync_arms.bazel("build", *options, sync_arms.RELAY)
+        built = Path(sync_arms.bazel("info", *options, "bazel-bin"))
         # A copy: the next build may take its place.
         self.program = directory / "mantaray-relay"
         shutil.copyfile(built / "src/mantaray/relay/mantaray-relay", self.program)
