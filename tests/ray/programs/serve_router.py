@@ -140,12 +140,19 @@ def killed(handle: Any) -> dict[str, int]:
 
 
 @ray.remote(num_cpus=0)
-def elsewhere(count: int, start: float) -> list[int]:
-    handle = serve.get_app_handle("one")
-    handle.pid.remote().result(timeout_s=30)
-    time.sleep(max(start - time.time(), 0))
-    responses = [handle.remote(3000 + number) for number in range(count)]
-    return [response.result(timeout_s=60) for response in responses]
+class Elsewhere:
+    """Another process with a router of its own."""
+
+    def __init__(self) -> None:
+        self._handle = serve.get_app_handle("one")
+        self._handle.pid.remote().result(timeout_s=30)
+        self._responses: list[Any] = []
+
+    def send(self, count: int) -> None:
+        self._responses = [self._handle.remote(3000 + number) for number in range(count)]
+
+    def answers(self) -> list[int]:
+        return [response.result(timeout_s=60) for response in self._responses]
 
 
 def idle_looks(busy: Any, made: list[Any]) -> dict[str, Any]:
@@ -212,11 +219,12 @@ def main() -> None:
     with ThreadPoolExecutor(12) as pool:
         seen["http"] = list(pool.map(http, range(12)))
     seen["cancelled"] = cancelled(handle)
-    start = time.time() + 4
-    other = elsewhere.remote(20, start)
-    time.sleep(max(start - time.time(), 0))
+    other = Elsewhere.remote()
+    ray.get(other.__ray_ready__.remote(), timeout=60)
+    ray.get(other.send.remote(20), timeout=60)
     here = [handle.remote(number) for number in range(20)]
-    seen["two_routers"] = [[r.result(timeout_s=60) for r in here], ray.get(other, timeout=60)]
+    there = other.answers.remote()
+    seen["two_routers"] = [[r.result(timeout_s=60) for r in here], ray.get(there, timeout=60)]
     seen["two_routers_order"] = handle.seen.remote().result(timeout_s=30)[-40:]
     seen["batched"] = [r.result(timeout_s=30) for r in [batched.remote(n) for n in range(12)]]
     seen["models"] = [burst(models)]
