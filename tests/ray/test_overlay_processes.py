@@ -15,32 +15,37 @@ from typing import Any
 
 import pytest
 
+from tests.support.cluster import free_ports
 from tests.support.rays import RayEnv, short_directory
 
 PROGRAM = '''
 """A cluster with a process of each kind; prints who they are."""
 
-import json, os, socket, subprocess, sys
+import json, os, subprocess, sys, time
 from pathlib import Path
 
 import numpy, psutil, ray
 from ray import serve
+from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+from ray.experimental.internal_kv import _internal_kv_get
 
-directory, tiny_wheel = sys.argv[1:]
+directory, tiny_wheel, dashboard_port, serve_port = sys.argv[1:]
 OBJECT_BYTES, OBJECTS = 1 << 20, 150
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def wait_until(condition):
+    deadline = time.monotonic() + 150
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
+# With a dashboard, which would be the end of it if it were asked for by name and too slow.
 context = ray.init(
-    address="local", num_cpus=4, object_store_memory=80_000_000, include_dashboard=True,
-    dashboard_host="127.0.0.1", dashboard_port=free_port(), _node_ip_address="127.0.0.1",
+    address="local", num_cpus=4, object_store_memory=80_000_000,
+    dashboard_host="127.0.0.1", dashboard_port=int(dashboard_port), _node_ip_address="127.0.0.1",
     _temp_dir=directory + "/ray", log_to_driver=False,
 )
+wait_until(lambda: _internal_kv_get(DASHBOARD_ADDRESS, namespace=KV_NAMESPACE_DASHBOARD))
 
 
 @ray.remote
@@ -77,7 +82,7 @@ intact = all((ray.get(ref) == i % 251).all() for i, ref in enumerate(refs))
 pip_task = task_in_pip_environment.options(runtime_env={"pip": [tiny_wheel]})
 roles["pip task"], pip_prefix = ray.get(pip_task.remote())
 
-serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
+serve.start(http_options={"host": "127.0.0.1", "port": int(serve_port)})
 roles["serve replica"] = serve.run(Replica.bind()).remote().result()
 
 # Ray takes 127.0.0.1 to mean the address of the host; this one it leaves alone, and it connects.
@@ -85,7 +90,7 @@ gcs_address = context.address_info["gcs_address"].replace("127.0.0.1", "0.0.0.0"
 command = [sys.executable, str(Path(sys.executable).parent / "ray"), "status",
            "--address", gcs_address]
 status = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-status_output, _ = status.communicate(timeout=60)
+status_output, _ = status.communicate(timeout=180)
 roles["ray status"] = status.pid
 
 processes = {}
@@ -97,6 +102,12 @@ for process in psutil.Process().children(recursive=True):
     except psutil.NoSuchProcess:
         pass
 
+# One that has just started reports when it imports Ray.
+reports = Path(os.environ["MANTARAY_REPORT_DIR"])
+wait_until(lambda: all(
+    (reports / f"{pid}.json").exists() for pid in processes if psutil.pid_exists(pid)
+    and "multiprocessing.resource_tracker" not in processes[pid]
+))
 serve.shutdown()
 ray.shutdown()
 print(json.dumps({
@@ -169,7 +180,7 @@ def cluster(ray_env: RayEnv) -> Iterator[Cluster]:
     with short_directory() as directory:
         told = ray_env.run_program(
             PROGRAM,
-            [directory, make_tiny_wheel(directory)],
+            [directory, make_tiny_wheel(directory), *map(str, free_ports(2))],
             {"MANTARAY_REPORT_DIR": str(directory / "reports")},
         )
         reports = {
