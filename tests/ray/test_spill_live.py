@@ -141,14 +141,14 @@ def test_pulls_by_another_node_racing_frees_never_read_zeros(ray_env: RayEnv) ->
 
 
 def test_killed_io_workers_lose_nothing_and_leave_nothing(ray_env: RayEnv, root: Path) -> None:
-    seen = ray_env.run_program(PROGRAMS / "spill_killed_workers.py", [root], timeout_s=300)
+    seen = ray_env.run_program(PROGRAMS / "spill_killed_workers.py", [root], timeout_s=800)
     assert seen["kills"] >= 3
     assert seen["wrong"] == []
     assert seen["swept"]
 
 
 def test_flipped_bit_is_rebuilt_or_an_error_never_data(ray_env: RayEnv, root: Path) -> None:
-    seen = ray_env.run_program(PROGRAMS / "spill_damage.py", [root], timeout_s=400)
+    seen = ray_env.run_program(PROGRAMS / "spill_damage.py", [root], timeout_s=800)
     for size in ("small", "large"):
         assert seen[size]["rebuilt"] == ["value", 7, 7, True]
         assert seen[size]["put"][0] == "error"

@@ -22,7 +22,7 @@ from spill_common import disk_bytes, files, payload, report, wait_until
 
 directory, rounds, size_bytes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 COUNT = 48
-PATIENCE_S = 60
+PATIENCE_S = 120
 ray.init(log_to_driver=False)
 
 
@@ -72,8 +72,10 @@ def glance(boxed):
 
 
 def one_round(holder, first, chance):
+    """Return how often what was read, and the size of the largest segment while all of it lived."""
     numbers = list(range(first, first + COUNT))
     ray.get(holder.fill.remote(numbers), timeout=PATIENCE_S)
+    sizes = [size for _, size, links in files([directory]).values() if links > 1]
     kept, gone, left, last = (numbers[part::4] for part in range(4))
 
     def drop_gone():
@@ -99,16 +101,16 @@ def one_round(holder, first, chance):
     for name, group in tasks.items():
         found.update(f"{name}: {outcome}" for outcome in ray.get(group, timeout=2 * PATIENCE_S))
     ray.get(holder.drop.remote(kept))
-    return found
+    return found, max(sizes, default=0)
 
 
 began = time.monotonic()
 holder = Holder.remote()
 chance, counts, largest_segment = random.Random(7), Counter(), 0
 for number in range(rounds):
-    counts += one_round(holder, number * COUNT, chance)
-    sizes = [size for _, size, links in files([directory]).values() if links > 1]
-    largest_segment = max([largest_segment, *sizes])
+    found, largest = one_round(holder, number * COUNT, chance)
+    counts += found
+    largest_segment = max(largest_segment, largest)
 emptied = wait_until(lambda: disk_bytes([directory]) == 0)
 left_bytes = disk_bytes([directory])
 took_s = round(time.monotonic() - began, 1)
