@@ -21,18 +21,18 @@ import pytest
 from mantaray.wheel.bounds import bounds_for
 
 import mantaray
+from tests.support.cluster import free_ports
+from tests.support.rays import RAY_ENVIRONMENT
 
 # The command of the Mantaray that the tests run with; Ray is not in that environment.
 MANTARAY = (sys.executable, "-m", "mantaray.cli")
 RELEASES = ("2.48.0", "2.60.0")
-# Ray's own Python processes read these; a test never reports usage and chooses its authentication.
-RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-INSTALL_TIMEOUT_S = 300
-CLUSTER_TIMEOUT_S = 120
+INSTALL_TIMEOUT_S = 600
+CLUSTER_TIMEOUT_S = 400
 
 # A local cluster that runs tasks and serves over HTTP; the last line it prints says what it saw.
 CLUSTER_PROGRAM = """
-import json, socket, sys, urllib.request
+import json, sys, urllib.request
 import google.protobuf, ray
 from ray import serve
 
@@ -52,12 +52,10 @@ class Hello:
                 "attached": "mantaray.overlay.bootstrap" in sys.modules}
 
 results = ray.get([square.remote(number) for number in range(8)])
-with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
+port = int(sys.argv[2])
 serve.start(http_options={"host": "127.0.0.1", "port": port})
 serve.run(Hello.bind())
-with urllib.request.urlopen(f"http://127.0.0.1:{port}/?who=world", timeout=30) as answer:
+with urllib.request.urlopen(f"http://127.0.0.1:{port}/?who=world", timeout=120) as answer:
     said = json.load(answer)
 serve.shutdown()
 ray.shutdown()
@@ -198,6 +196,7 @@ def test_cluster_runs_tasks_and_serves(installed: Installed) -> None:
     # Short, because Unix sockets below it may have 107 characters.
     directory = tempfile.mkdtemp(prefix="mantaray-")
     command = [str(installed.venv / "bin" / "python"), "-c", CLUSTER_PROGRAM, directory]
+    command.append(str(free_ports(1)[0]))
     driver = subprocess.Popen(
         command,
         env={**os.environ, **RAY_ENVIRONMENT},
