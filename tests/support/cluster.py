@@ -268,9 +268,9 @@ class Cluster:
         said = _read(head.log)
         if "Failed to start the dashboard" not in said and "Failed to bind to" not in said:
             return
+        has_ended = "return code" in said or "Failed to bind to" in said
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not self.run_program(_DASHBOARD_PROGRAM):
-            has_ended = "return code" in said or "Failed to bind to" in said
             if has_ended or time.monotonic() > deadline:
                 log = _read(self.root / "t/session_latest/logs/dashboard.log")
                 raise RuntimeError(f"no dashboard:\n{said}\n{log[-4000:]}")

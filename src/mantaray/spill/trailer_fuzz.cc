@@ -1,8 +1,9 @@
 // libFuzzer target: no bytes make the parsers crash, read out of bounds or accept what is not exactly theirs.
 //
-// Each input is used twice. As it is, it seldom gets past a magic number or a checksum; so its bytes are also taken for
-// the fields of a trailer, a link's name and a URL, which must come back as they were written, and not at all, or as
-// what they then say, when one byte of them was changed. How often each was accepted is told at the end of a run.
+// Each input is used twice. As it is, it seldom gets past a magic number or a checksum. So its bytes are also taken for
+// the fields of a trailer, lengths, a link's name and a URL, which are written and parsed again: unchanged, they come
+// back as they were; with one byte changed, they are refused or are what they now say. How often each was accepted is
+// told at the end of a run, and a run of some length in which one never was has failed.
 
 #include <algorithm>
 #include <cstdint>
