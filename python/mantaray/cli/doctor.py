@@ -78,9 +78,9 @@ def _finding_as_json(finding: Finding) -> dict[str, object]:
     return {
         "module": finding.target.module,
         "attribute": finding.target.attribute,
-        "expected": sorted(finding.target.fingerprints),
+        "expected": finding.expected,
         "found": finding.found,
         "digest": finding.digest,
-        "trusted": finding.digest in finding.target.digests,
+        "trusted": finding.trusted,
         "problem": finding.problem,
     }

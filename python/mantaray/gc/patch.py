@@ -12,13 +12,12 @@ import asyncio
 import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import wrapt
 
-from mantaray.overlay import Installation, Patch, Target, register, targets_of
+from mantaray.overlay import Installation, Patch, Target, register, targets_in
 
 _WORKER = "ray._private.worker"
 _NODE = "ray._private.node"
@@ -83,19 +82,8 @@ def _install_worker(module: ModuleType, installation: Installation) -> None:
 
 
 def _hand_over(manager: Any, installation: Installation) -> None:
-    """Give Ray's own thread another function to call.
-
-    Raises:
-        RuntimeError: the thread is not what the patch was written for.
-    """
+    """Give Ray's own thread another function to call."""
     from mantaray.gc.service import SERVICE
-    from mantaray.overlay.checks import conflicts
-    from mantaray.overlay.versions import InstalledSources
-
-    # Not a target of the patch: Ray 2.48 has no such module.
-    problem = conflicts((_MANAGER_TARGET,), InstalledSources(Path(sys.modules["ray"].__path__[0])))
-    if problem is not None:
-        raise RuntimeError(problem)
 
     def init(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         collect = kwargs.get("gc_collect_func") or SERVICE.collect
@@ -134,51 +122,22 @@ def _install_serialization(module: ModuleType, installation: Installation) -> No
     installation.replace(module, "unpack_pickle5_buffers", unpack_pickle5_buffers)
 
 
-# The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
-_FILES = {
-    _WORKER: (
-        "3e952bf18b188db672262d40a2b2ce5e66346ce6160a6e2e9b2b8dbc6650236a",
-        "5d17b9611da21b6700e15c04a718670eacfcdb3be3a80b20eb48626989a4e545",
+_TARGETS = (
+    *targets_in(
+        _WORKER, "connect", "disconnect", "Worker.get_serialization_context", "Worker.main_loop"
     ),
-    _NODE: (
-        "b2316c06aabb7f34ced456806414398195ebeccbf6f55618ab3925c1937c1e7b",
-        "4e6cb679c0bd57069bc829c9f6223296113d7c79ab12b0c08d90759ba8f9f2ca",
-    ),
-    _SERIALIZATION: (
-        "491959d423294c167442f54bd9d82613ac4709e9fa286f7d815ad059970061ec",
-        "89cc5009b3e3f92e40ea355b2880c52f61fb8c7894d94565d17f43befa1164da",
-    ),
-    _COMPAT: (
-        "8cdb2dffe6c433a031ec0e7106bc41a515c40da82e34676063d82996a1c48080",
-        "6a9c14921b90dada5a01fe42f98012b67d7b4eda2e74720ff112058f3bd94c14",
-    ),
-}
-_FINGERPRINTS = {
-    (_WORKER, "connect"): ("4eaea5e8cc0c9ef9", "be9c9098901dfb87"),
-    (_WORKER, "disconnect"): ("d6db6e2a90279f72", "f65b64ac9b519c94"),
-    (_WORKER, "Worker.get_serialization_context"): ("c6edfb96893931fe",),
-    (_WORKER, "Worker.main_loop"): ("ad4d3cd54125b445",),
-    (_NODE, "Node.__init__"): ("cc0b44545e3ec3a8", "7740e3ee2c44e0ba"),
-    (_SERIALIZATION, "SerializationContext._deserialize_pickle5_data"): (
-        "5d5039bd8234abfb",
-        "6b3cd1a9cfe58daa",
-    ),
-    (_COMPAT, "get_new_event_loop"): ("960e5f1e819efbbc", "7e65eb4de0ae577f"),
-}
-_MANAGER_TARGET = Target(
-    _MANAGER,
-    "PythonGCThread",
-    ("943891613f18bf01",),
-    ("50169fdf4b0ceb2f9b92aeba2a273a03315b181b35b77b57fb727d479ed9facd",),
+    Target(_NODE, "Node.__init__"),
+    Target(_SERIALIZATION, "SerializationContext._deserialize_pickle5_data"),
+    Target(_COMPAT, "get_new_event_loop"),
+    Target(_MANAGER, "PythonGCThread", rays=">=2.50"),
 )
 
 GC_PATCH = Patch(
     name="gc",
     summary="short pauses when Ray asks for garbage collection: old heap frozen, full when idle",
-    ray_versions=">=2.48,<2.61",
     plain_since="2.50",
     enough_since=None,
-    targets=targets_of(_FINGERPRINTS, _FILES),
+    targets=_TARGETS,
     installers={
         _WORKER: _install_worker,
         _NODE: _install_node,

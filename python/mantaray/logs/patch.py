@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from types import ModuleType
 from typing import Any
 
-from mantaray.overlay import Installation, Patch, Target, register, targets_of
+from mantaray.overlay import Installation, Patch, Target, register, targets_in
 
 _JOB = "ray.dashboard.modules.job"
 _CLIENT = f"{_JOB}.job_log_storage_client"
@@ -23,65 +23,6 @@ _AGENT = f"{_JOB}.job_agent"
 _HEAD = f"{_JOB}.job_head"
 _HANDLE = "ray.dashboard.subprocesses.handle"
 _ROUTES = "ray.dashboard.routes"
-# The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
-_FILES = {
-    _CLIENT: (
-        "832c8bb5636061c5e961706e7fa2a9844414dacd57a7660f4884e7fadb3907f1",
-        "3a4e7ab8041e5adf50e4f572b6986fb42452074a687210e1f61e77f8b996c235",
-    ),
-    _AGENT: (
-        "78c241070036e52cc84587ad08164c81cab765f5aa2fb9c64a0d4f29b46a5018",
-        "c678d320baf25ca23dd4f6e810f42cc7de653861c59de2a34a29eff040d9e458",
-    ),
-    _HEAD: (
-        "27137bf8132e625eaf196b224ce05af781d6be9c53b80b6d03d321fa6390acd0",
-        "9c7ca80c225b6957fa7b943afe8a189ae41d63bf95f48d63e9ace567aa400646",
-    ),
-    _HANDLE: (
-        "9dc60187387eef2fa142ec9869dbcbd7e6c357b02891e0cf25d50e2bc54dfd54",
-        "cb8e7ce8504668eaa88252f1cdc4333bb53d1c60808fbf6984c0964ac62cbb4b",
-    ),
-    _ROUTES: (
-        "1ebc7631a9137c41b51ddcbf70c5350c5a61d00a6e98caea2bf6a3700d0dbf86",
-        "590321100be8ff925e4246d4394feb56a249894d578706b366f5fa6d47c68274",
-    ),
-    f"{_JOB}.job_manager": (
-        "00a8ca76fac1f86dd68b56e08cbca9af6c67dfac49892186dd6471f1bd53e235",
-        "5c022516ec2c710088bd46da315d3e35836cffbe32858fb7f542c673d5512a3d",
-    ),
-    f"{_JOB}.common": (
-        "3572009373b97efe9617806116b36a40e876bdc98ff2122387c9c380dc5aad1e",
-        "2826d9d87dfd2f2423f66e7a2971ee9e8c111264c454efa1483a48f65e3b9585",
-    ),
-    "ray.dashboard.subprocesses.module": (
-        "e89b89c3ca92b1a345619f35995dd2c5eb282a1d3e78e74f675cf730d0f60aba",
-        "f7ba51f221774e50b7883b3ea1e8925c9eacbccbd0cce11a68c2645b807d2e25",
-    ),
-    "ray.dashboard.subprocesses.routes": (
-        "8ddebbc0f08404af2e157f2555bf7b4b04c768610cc2b19a69780a64fe86fba0",
-    ),
-}
-_CLIENT_FINGERPRINTS = ("a3dee6a7e80def40", "3423d4bcf76f1982")
-_WHOLE_LOG_FINGERPRINTS = {
-    (_CLIENT, "JobLogStorageClient"): _CLIENT_FINGERPRINTS,
-    (_AGENT, "JobAgent.get_job_logs"): ("40451b928b701e61",),
-    (_ROUTES, "method_route_table_factory"): ("7978f4941ca3d8a4",),
-    (_ROUTES, "BaseRouteTable.bound_routes"): ("98a6d916f6403800",),
-    (f"{_JOB}.job_manager", "JobManager.get_job_logs"): ("cfed4634e698bd29",),
-    (f"{_JOB}.common", "JobLogsResponse"): ("6022435ce94eba63",),
-    (_HEAD, "JobHead.get_job_logs"): ("13e056b5d9014893",),
-    (_HEAD, "JobAgentSubmissionClient.__init__"): ("c0f4bae47acd2c6d",),
-    (_HEAD, "JobAgentSubmissionClient._raise_error"): ("1232a6ba9210c8f8",),
-    (_HEAD, "JobAgentSubmissionClient.get_job_logs_internal"): (
-        "8a8cb2d11b07d076",
-        "72d8549c10826c38",
-    ),
-    (_HANDLE, "SubprocessModuleHandle.proxy_request"): ("77b064c8f65ae33c",),
-    (_HANDLE, "SubprocessModuleHandle.proxy_http"): ("6544255693d06618",),
-    (_HANDLE, "filter_hop_by_hop_headers"): ("97bce45279da3b56",),
-    ("ray.dashboard.subprocesses.module", "SubprocessModule.run"): ("af8a9eb7403e3646",),
-    ("ray.dashboard.subprocesses.routes", "SubprocessRouteTable"): ("3fd8a137e5bfdfed",),
-}
 _AGENT_ROUTE = "/api/job_agent/jobs/{job_or_submission_id}/logs"
 
 
@@ -163,22 +104,43 @@ def _install_proxy(module: ModuleType, installation: Installation) -> None:
     installation.replace(cls, "proxy_request", proxying(module, cls.proxy_request))
 
 
+_WHOLE_LOG_TARGETS = (
+    Target(_CLIENT, "JobLogStorageClient"),
+    Target(_AGENT, "JobAgent.get_job_logs"),
+    *targets_in(_ROUTES, "method_route_table_factory", "BaseRouteTable.bound_routes"),
+    Target(f"{_JOB}.job_manager", "JobManager.get_job_logs"),
+    Target(f"{_JOB}.common", "JobLogsResponse"),
+    *targets_in(
+        _HEAD,
+        "JobHead.get_job_logs",
+        "JobAgentSubmissionClient.__init__",
+        "JobAgentSubmissionClient._raise_error",
+        "JobAgentSubmissionClient.get_job_logs_internal",
+    ),
+    *targets_in(
+        _HANDLE,
+        "SubprocessModuleHandle.proxy_request",
+        "SubprocessModuleHandle.proxy_http",
+        "filter_hop_by_hop_headers",
+    ),
+    Target("ray.dashboard.subprocesses.module", "SubprocessModule.run"),
+    Target("ray.dashboard.subprocesses.routes", "SubprocessRouteTable"),
+)
+
 LOGS_PATCH = Patch(
     name="logs",
     summary="the end of a job's log in bounded memory and time, off the event loop",
-    ray_versions=">=2.48,<2.61",
     plain_since="2.54",
     enough_since=None,
-    targets=(Target(_CLIENT, "JobLogStorageClient", _CLIENT_FINGERPRINTS, _FILES[_CLIENT]),),
+    targets=(Target(_CLIENT, "JobLogStorageClient"),),
     installers={_CLIENT: _install},
 )
 JOBLOGS_PATCH = Patch(
     name="joblogs",
     summary="whole job logs go through agent and head piece by piece",
-    ray_versions=">=2.48,<2.61",
     plain_since=None,
     enough_since=None,
-    targets=targets_of(_WHOLE_LOG_FINGERPRINTS, _FILES),
+    targets=_WHOLE_LOG_TARGETS,
     installers={
         _CLIENT: _install_noting,
         _AGENT: _install_agent,

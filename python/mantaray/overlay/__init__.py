@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mantaray.overlay.patch import PatchStatus as PatchStatus
     from mantaray.overlay.patch import State as State
     from mantaray.overlay.patch import Target as Target
-    from mantaray.overlay.patch import targets_of as targets_of
+    from mantaray.overlay.patch import targets_in as targets_in
 
 _HOMES = {
     "Installation": "installation",
@@ -31,7 +31,7 @@ _HOMES = {
     "install": "hooks",
     "register": "hooks",
     "status": "hooks",
-    "targets_of": "patch",
+    "targets_in": "patch",
     "uninstall": "hooks",
 }
 

@@ -1,15 +1,16 @@
-"""Comparing a Ray's source files with what a patch was written against.
+"""Comparing a Ray's source files with what was reviewed for its release.
 
 Nothing of Ray is imported for it. What was asked for and what was found comes back as values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mantaray.overlay.fingerprints import digest, fingerprints
-from mantaray.overlay.patch import Target
+from mantaray.overlay.known import KnownRay
+from mantaray.overlay.patch import Patch, Target
 from mantaray.overlay.versions import Sources
 
 
@@ -19,53 +20,80 @@ class Finding:
 
     Attributes:
         target: what was asked for.
+        expected: the reviewed fingerprint; None if nobody has reviewed the target for this release.
         found: the fingerprint found; None where it is missing or was not computed.
         digest: SHA-256 of the source file, or None when there is no such file.
+        trusted: whether the file is, byte for byte, that of the official release.
         problem: why the target does not fit, in words; None when it fits.
     """
 
     target: Target
+    expected: str | None
     found: str | None
     digest: str | None
+    trusted: bool
     problem: str | None
 
 
-def examine(
-    targets: Iterable[Target], sources: Sources, trust_digests: bool = False
-) -> list[Finding]:
-    """Compare targets with the source files of a Ray.
+def unreviewed(patch: Patch, version: str, known: KnownRay) -> str | None:
+    """Return in one phrase which targets of a patch nobody has accepted for a release; None if all are.
 
     Args:
-        targets: what to look for.
+        patch: the patch.
+        version: the version of the Ray at hand.
+        known: what is known about it.
+
+    Raises:
+        packaging.specifiers.InvalidSpecifier: a target states its releases wrongly.
+    """
+    reviewed = known.reviewed(patch.name)
+    missing = [str(each) for each in patch.targets_on(version) if str(each) not in reviewed]
+    phrase = summarize(missing)
+    return phrase and f"it has not been adapted to Ray {version} ({phrase})"
+
+
+def examine(
+    patch: Patch, version: str, known: KnownRay, sources: Sources, trust_digests: bool = False
+) -> list[Finding]:
+    """Compare the targets of a patch with the source files of a Ray.
+
+    Args:
+        patch: whose targets to look for.
+        version: the version of the Ray at hand, which decides which targets apply.
+        known: the release whose reviewed fingerprints count.
         sources: where to look.
-        trust_digests: do not parse a file whose digest is known to be good.
+        trust_digests: do not parse a file that is, byte for byte, that of the known release.
 
     Returns:
         One finding a target, in the same order within a module.
+
+    Raises:
+        packaging.specifiers.InvalidSpecifier: a target states its releases wrongly.
     """
+    reviewed = known.reviewed(patch.name)
     by_module: dict[str, list[Target]] = {}
-    for target in targets:
+    for target in patch.targets_on(version):
         by_module.setdefault(target.module, []).append(target)
     findings = []
     for module, group in by_module.items():
-        findings += _examine_module(group, sources.read(module), trust_digests)
+        source = sources.read(module)
+        file_digest = None if source is None else digest(source)
+        official = file_digest is not None and file_digest == known.files.get(module)
+        file = _File(module, source, file_digest, official)
+        findings += _examine_file(file, group, reviewed, parse=not (official and trust_digests))
     return findings
 
 
-def conflicts(targets: Iterable[Target], sources: Sources) -> str | None:
-    """Return in one phrase why targets do not fit a Ray; None when all fit.
+def conflicts(patch: Patch, version: str, known: KnownRay, sources: Sources) -> str | None:
+    """Return in one phrase why a patch does not fit a Ray; None when all of its targets fit.
 
-    This is the quick form for processes that start: files known by their digest are not parsed.
+    This is the quick form for processes that start: files of the official release are not parsed.
     """
-    problems = [
-        finding.problem
-        for finding in examine(targets, sources, trust_digests=True)
-        if finding.problem is not None
-    ]
-    return summarize(problems)
+    findings = examine(patch, version, known, sources, trust_digests=True)
+    return summarize([finding.problem for finding in findings if finding.problem is not None])
 
 
-def summarize(problems: list[str]) -> str | None:
+def summarize(problems: Sequence[str]) -> str | None:
     """Return the first of several problems and how many more there are; None when there is none."""
     if not problems:
         return None
@@ -73,32 +101,53 @@ def summarize(problems: list[str]) -> str | None:
     return problems[0] + more
 
 
-def _examine_module(
-    targets: list[Target], source: bytes | None, trust_digests: bool
+@dataclass(frozen=True)
+class _File:
+    """The source of one module; None where this Ray has none."""
+
+    module: str
+    source: bytes | None
+    digest: str | None
+    official: bool
+
+
+def _examine_file(
+    file: _File, targets: Sequence[Target], reviewed: Mapping[str, str], parse: bool
 ) -> list[Finding]:
-    if source is None:
-        return [Finding(t, None, None, f"this Ray has no source of {t.module}") for t in targets]
-    file_digest = digest(source)
-    trusted = [t for t in targets if trust_digests and file_digest in t.digests]
-    rest = [t for t in targets if t not in trusted]
-    findings = [Finding(t, None, file_digest, None) for t in trusted]
-    if not rest:
-        return findings
-    try:
-        found = fingerprints(source, [t.attribute for t in rest])
-    except (SyntaxError, ValueError) as error:
-        return findings + [
-            Finding(t, None, file_digest, f"{t.module} cannot be read ({error})") for t in rest
-        ]
-    return findings + [
-        Finding(t, found[t.attribute], file_digest, _mismatch(t, found[t.attribute])) for t in rest
+    wanted = {target: reviewed.get(str(target)) for target in targets}
+    if not parse and None not in wanted.values():
+        return [Finding(t, wanted[t], None, file.digest, file.official, None) for t in targets]
+    found, problem = _fingerprints(file, targets)
+    return [
+        Finding(
+            target,
+            expected,
+            found.get(target.attribute),
+            file.digest,
+            file.official,
+            problem or _mismatch(target, expected, found.get(target.attribute)),
+        )
+        for target, expected in wanted.items()
     ]
 
 
-def _mismatch(target: Target, found: str | None) -> str | None:
-    if found in target.fingerprints:
+def _fingerprints(
+    file: _File, targets: Sequence[Target]
+) -> tuple[dict[str, str | None], str | None]:
+    """Return the fingerprints of targets of one file, and why there are none."""
+    if file.source is None:
+        return {}, f"this Ray has no source of {file.module}"
+    try:
+        return fingerprints(file.source, [target.attribute for target in targets]), None
+    except (SyntaxError, ValueError) as error:
+        return {}, f"{file.module} cannot be read ({error})"
+
+
+def _mismatch(target: Target, expected: str | None, found: str | None) -> str | None:
+    if expected is None:
+        return f"{target} has not been reviewed for this release"
+    if found == expected:
         return None
-    expected = " or ".join(sorted(target.fingerprints))
     return (
         f"{target} is not what the patch was written for "
         f"(expected {expected}, found {found or 'nothing of that name'})"

@@ -9,14 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from mantaray import settings
+from mantaray.overlay import known as known_rays
+from mantaray.overlay.checks import unreviewed
+from mantaray.overlay.known import KnownRay
 from mantaray.overlay.patch import Patch, State
-from mantaray.overlay.versions import (
-    NEWEST_RAY,
-    OLDEST_RAY,
-    InstalledRay,
-    serves,
-    why_unknown,
-)
+from mantaray.overlay.versions import InstalledRay, serves
 from mantaray.settings import SettingError
 
 
@@ -28,25 +25,20 @@ class Problem:
     hint: str
 
 
-UNKNOWN_RAY_HINT = f"use a Ray from {OLDEST_RAY} to {NEWEST_RAY}, or a newer Mantaray"
-NO_RAY = Problem(
-    "no Ray is installed in this environment",
-    f"install one that Mantaray knows: pip install 'ray=={NEWEST_RAY}'",
-)
-
-
 @dataclass(frozen=True)
 class Conditions:
     """What decides about every patch of a process.
 
     Attributes:
         ray: the Ray that is there, None when there is none.
+        known: what is known about it, None when nothing is.
         picks: what MANTARAY_PATCHES says.
         disabled: whether MANTARAY_DISABLE switches everything off.
         problem: why nothing at all can be attached; None when something may be.
     """
 
     ray: InstalledRay | None
+    known: KnownRay | None
     picks: tuple[str, ...]
     disabled: bool
     problem: Problem | None
@@ -69,23 +61,41 @@ def gather(
         _check_names(picks, names)
     except SettingError as error:
         problem = Problem(str(error), "`mantaray settings` lists every setting")
-        return Conditions(ray, settings.PATCHES.default, False, problem)
+        return Conditions(ray, None, settings.PATCHES.default, False, problem)
     if ray is None:
-        return Conditions(ray, picks, disabled, NO_RAY)
-    return Conditions(ray, picks, disabled, None if disabled else unknown_ray(ray.version))
+        return Conditions(None, None, picks, disabled, no_ray())
+    if disabled:
+        return Conditions(ray, None, picks, disabled, None)
+    known, problem_or_none = look_up(ray.version)
+    return Conditions(ray, known, picks, disabled, problem_or_none)
 
 
-def unknown_ray(version: str) -> Problem | None:
-    """Return the problem with a Ray of this version; None when Mantaray knows it."""
-    why = why_unknown(version)
-    return None if why is None else Problem(why, UNKNOWN_RAY_HINT)
+def no_ray() -> Problem:
+    """Return the problem of an environment without Ray."""
+    newest = (known_rays.releases() or ("",))[-1]
+    return Problem(
+        "no Ray is installed in this environment",
+        f"install one that Mantaray knows: pip install 'ray=={newest}'",
+    )
+
+
+def look_up(version: str) -> tuple[KnownRay | None, Problem | None]:
+    """Return what is known about a Ray of this version, or the problem with it."""
+    try:
+        known = known_rays.read(version)
+    except (OSError, ValueError) as error:
+        return None, Problem(str(error), "install Mantaray again")
+    if known is not None:
+        return known, None
+    why = known_rays.why_unknown(version) or f"Ray {version} is not known"
+    return None, Problem(why, f"use a Ray from {known_rays.span()}, or a newer Mantaray")
 
 
 def decide(patch: Patch, conditions: Conditions) -> tuple[State, str]:
     """Return the first state of a patch and why; ARMED when it is to be attached.
 
     Raises:
-        packaging.specifiers.InvalidSpecifier: the patch states its Ray versions wrongly.
+        packaging.specifiers.InvalidSpecifier: a target of the patch states its releases wrongly.
         packaging.version.InvalidVersion: the patch states a release wrongly.
     """
     if conditions.disabled:
@@ -95,24 +105,26 @@ def decide(patch: Patch, conditions: Conditions) -> tuple[State, str]:
     if conditions.problem is not None:
         return State.REFUSED, conditions.problem.text
     assert conditions.ray is not None, "no Ray is a problem of its own"
-    return decide_version(patch, conditions.ray.version)
+    assert conditions.known is not None, "an unknown Ray is a problem of its own"
+    return decide_version(patch, conditions.ray.version, conditions.known)
 
 
-def decide_version(patch: Patch, version: str) -> tuple[State, str]:
+def decide_version(patch: Patch, version: str, known: KnownRay) -> tuple[State, str]:
     """Return what the version of Ray makes of a patch, whatever the settings say.
 
+    Args:
+        patch: the patch.
+        version: the version of the Ray at hand.
+        known: what is known about it.
+
     Raises:
-        packaging.specifiers.InvalidSpecifier: the patch states its Ray versions wrongly.
+        packaging.specifiers.InvalidSpecifier: a target of the patch states its releases wrongly.
         packaging.version.InvalidVersion: the patch states a release wrongly.
     """
-    unknown = why_unknown(version)
-    if unknown is not None:
-        return State.REFUSED, unknown
     if patch.enough_since is not None and serves(f">={patch.enough_since}", version):
         return State.NATIVE, f"Ray's own is enough since {patch.enough_since}"
-    if not serves(patch.ray_versions, version):
-        return State.REFUSED, f"it serves Ray {patch.ray_versions}, this is {version}"
-    return State.ARMED, ""
+    missing = unreviewed(patch, version, known)
+    return (State.ARMED, "") if missing is None else (State.REFUSED, missing)
 
 
 def is_picked(name: str, picks: Collection[str]) -> bool:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from mantaray.overlay import checks, versions
 from mantaray.overlay.checks import Finding
-from mantaray.overlay.decide import Problem, decide_version, unknown_ray
+from mantaray.overlay.decide import Problem, decide_version, look_up
 from mantaray.overlay.hooks import OVERLAY
+from mantaray.overlay.known import KnownRay
 from mantaray.overlay.notices import NOTICES
 from mantaray.overlay.patch import Patch, PatchStatus, State
 
@@ -64,8 +65,11 @@ def diagnose() -> Diagnosis:
     failures = _import_what_patches_wait_for()
     conditions = OVERLAY.conditions
     ray = conditions.ray if conditions else None
+    known = conditions.known if conditions else None
     findings = {
-        patch.name: tuple(checks.examine(patch.targets, ray.sources)) if ray else ()
+        patch.name: tuple(checks.examine(patch, ray.version, known, ray.sources))
+        if ray and known
+        else ()
         for patch in OVERLAY.patches()
     }
     patches = []
@@ -113,15 +117,27 @@ def diagnose_wheel(path: Path) -> Diagnosis:
                 raise UnreadableWheelError(
                     f"{path} is not a wheel of Ray: no ray/_version.py in it"
                 )
-            patches = tuple(_diagnose_patch(p, version, sources) for p in OVERLAY.patches())
+            known, problem = look_up(version)
+            patches = tuple(
+                _diagnose_patch(patch, version, known, sources)
+                if known
+                else PatchDiagnosis(_refused(patch, problem), ())
+                for patch in OVERLAY.patches()
+            )
     except (OSError, zipfile.BadZipFile) as error:
         raise UnreadableWheelError(f"{path} cannot be read as a wheel: {error}") from error
-    return Diagnosis(version, path, unknown_ray(version), patches)
+    return Diagnosis(version, path, problem, patches)
 
 
-def _diagnose_patch(patch: Patch, version: str, sources: versions.Sources) -> PatchDiagnosis:
-    state, why = decide_version(patch, version)
-    findings = tuple(checks.examine(patch.targets, sources))
+def _refused(patch: Patch, problem: Problem | None) -> PatchStatus:
+    return PatchStatus(patch.name, patch.summary, State.REFUSED, problem.text if problem else "")
+
+
+def _diagnose_patch(
+    patch: Patch, version: str, known: KnownRay, sources: versions.Sources
+) -> PatchDiagnosis:
+    state, why = decide_version(patch, version, known)
+    findings = tuple(checks.examine(patch, version, known, sources))
     if state is State.ARMED:
         conflict = checks.summarize([f.problem for f in findings if f.problem is not None])
         state = State.REFUSED if conflict else State.ARMED

@@ -53,7 +53,34 @@ def fingerprints(source: str | bytes, attributes: Iterable[str]) -> dict[str, st
     return {attribute: _fingerprint_in(body, attribute) for attribute in attributes}
 
 
+def source_of(source: str, attribute: str) -> str:
+    """Return the source text that a fingerprint of `attribute` stands for; empty if there is none.
+
+    Args:
+        source: as for `fingerprint`.
+        attribute: as for `fingerprint`.
+
+    Raises:
+        SyntaxError: the source is not Python that this interpreter can read.
+    """
+    lines = source.splitlines(keepends=True)
+    found = _definitions(ast.parse(source).body, attribute)
+    return "".join("".join(lines[_first_line(node) - 1 : node.end_lineno]) for node in found)
+
+
+def _first_line(node: ast.stmt) -> int:
+    decorators = node.decorator_list if isinstance(node, _SCOPES) else []
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+
 def _fingerprint_in(scope: list[ast.stmt], attribute: str) -> str | None:
+    # All of them in order: a property has two or three, and of alternatives behind an `if` any may
+    # be the one in use.
+    found = "\n".join(_write(node) for node in _definitions(scope, attribute))
+    return hashlib.sha256(found.encode("ascii")).hexdigest()[:16] if found else None
+
+
+def _definitions(scope: list[ast.stmt], attribute: str) -> list[ast.stmt]:
     *parents, name = attribute.split(".")
     for parent in parents:
         scope = [
@@ -62,10 +89,7 @@ def _fingerprint_in(scope: list[ast.stmt], attribute: str) -> str | None:
             if isinstance(node, _SCOPES)
             for inner in node.body
         ]
-    # All of them in order: a property has two or three, and of alternatives behind an `if` any may
-    # be the one in use.
-    found = "\n".join(_write(node) for node in _bindings(scope, name))
-    return hashlib.sha256(found.encode("ascii")).hexdigest()[:16] if found else None
+    return list(_bindings(scope, name))
 
 
 def _bindings(body: list[ast.stmt], name: str) -> Iterator[ast.stmt]:

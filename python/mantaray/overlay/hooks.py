@@ -86,6 +86,11 @@ class Overlay:
         """What decided about every patch at the last install; None before the first."""
         return self._conditions
 
+    @property
+    def broken(self) -> dict[str, str]:
+        """Why the module `patch` of a subpackage could not be imported, by subpackage."""
+        return dict(self._broken)
+
     def patches(self) -> list[Patch]:
         """Return the patches that are known, by name."""
         with self._lock:
@@ -180,7 +185,7 @@ class Overlay:
                 importlib.import_module(f"mantaray.{name}.patch")
             except Exception as error:
                 self._broken[name] = f"mantaray.{name}.patch cannot be imported ({error})"
-                placeholder = Patch(name, "could not be loaded", "", None, None, (), {})
+                placeholder = Patch(name, "could not be loaded", None, None, (), {})
                 with self._lock:
                     self._patches.setdefault(name, placeholder)
 
@@ -188,7 +193,7 @@ class Overlay:
         try:
             state, why = decide(patch, conditions)
         except ValueError as error:
-            state, why = State.REFUSED, f"it states its versions wrongly ({error})"
+            state, why = State.REFUSED, f"it states its releases wrongly ({error})"
         if patch.name in self._broken and state is not State.OFF:
             state, why = State.REFUSED, self._broken[patch.name]
         entry = self._entries[patch.name] = _Entry(patch, state, why)
@@ -278,14 +283,21 @@ class Overlay:
         """Return why it did not work, or None."""
         try:
             if not entry.attached:
-                ray_dir = Path(sys.modules["ray"].__path__[0])
-                conflict = checks.conflicts(entry.patch.targets, versions.InstalledSources(ray_dir))
+                conflict = self._conflict(entry.patch)
                 if conflict is not None:
                     return conflict
             entry.patch.installers[name](module, installation)
         except Exception as error:
             return f"it failed in {name} with {type(error).__name__}: {error}"
         return None
+
+    def _conflict(self, patch: Patch) -> str | None:
+        """Return why a patch does not fit the Ray that was imported, or None."""
+        conditions = self._conditions
+        assert conditions is not None and conditions.ray is not None, "decided at install"
+        assert conditions.known is not None, "an unknown Ray is refused at install"
+        sources = versions.InstalledSources(Path(sys.modules["ray"].__path__[0]))
+        return checks.conflicts(patch, conditions.ray.version, conditions.known, sources)
 
     def _report(self) -> None:
         conditions = self._conditions

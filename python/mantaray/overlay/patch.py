@@ -1,12 +1,14 @@
-"""Patches as values: what a patch touches, which Rays it serves, and what became of it."""
+"""Patches as values: what a patch touches, and what became of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from mantaray.overlay.versions import serves
 
 if TYPE_CHECKING:
     from mantaray.overlay.installation import Installation
@@ -18,37 +20,33 @@ Installer = Callable[[ModuleType, "Installation"], None]
 class Target:
     """Something of Ray that a patch touches or relies on.
 
+    What it must look like is not stated here: the table of known Rays holds the reviewed fingerprint
+    of each release (see `mantaray.overlay.known`).
+
     Attributes:
         module: the full name of a Ray module, "ray._private.node".
         attribute: a function, class or variable in it, "Node.start" for what is in a class.
-        fingerprints: the fingerprints of every version that the patch was written against.
-        digests: SHA-256 of whole source files known to hold this target with one of those
-            fingerprints. They only save time: a process that meets such a file does not parse it.
+        rays: the releases on which the patch relies on it, as a version specifier (">=2.50"); empty
+            for all. A target that differs between releases is several targets with disjoint `rays`.
     """
 
     module: str
     attribute: str
-    fingerprints: Collection[str]
-    digests: Collection[str] = ()
+    rays: str = ""
 
     def __str__(self) -> str:
         return f"{self.module}:{self.attribute}"
 
 
-def targets_of(
-    fingerprints: Mapping[tuple[str, str], Collection[str]],
-    digests: Mapping[str, Collection[str]],
-) -> tuple[Target, ...]:
-    """Return the targets of a patch, made of two tables.
+def targets_in(module: str, *attributes: str, rays: str = "") -> tuple[Target, ...]:
+    """Return targets of one module.
 
     Args:
-        fingerprints: of each module and attribute, those of every version that was looked at.
-        digests: of each of these modules, the SHA-256 of the files that were looked at.
+        module: the full name of a Ray module.
+        attributes: as in `Target`.
+        rays: as in `Target`, for all of them.
     """
-    return tuple(
-        Target(module, attribute, known, digests[module])
-        for (module, attribute), known in fingerprints.items()
-    )
+    return tuple(Target(module, attribute, rays) for attribute in attributes)
 
 
 @dataclass(frozen=True)
@@ -58,21 +56,28 @@ class Patch:
     Attributes:
         name: one lower-case word, what MANTARAY_PATCHES calls it.
         summary: one line for people.
-        ray_versions: the Ray releases it serves, as a version specifier (">=2.48,<2.61").
         plain_since: the release that ships the plain form of the feature; only told to people.
         enough_since: the release from which Ray's own form is enough and nothing is patched.
-        targets: everything of Ray it touches or relies on; all are checked before anything is
-            touched.
+        targets: everything of Ray it touches or relies on, on any release; all that apply to the
+            Ray at hand are checked before anything is touched.
         installers: for each Ray module to change, what changes it once it has been imported.
     """
 
     name: str
     summary: str
-    ray_versions: str
     plain_since: str | None
     enough_since: str | None
     targets: tuple[Target, ...]
     installers: Mapping[str, Installer] = field(hash=False)
+
+    def targets_on(self, version: str) -> tuple[Target, ...]:
+        """Return the targets that apply to a version of Ray.
+
+        Raises:
+            packaging.specifiers.InvalidSpecifier: a target states its releases wrongly.
+            packaging.version.InvalidVersion: the version is not one.
+        """
+        return tuple(t for t in self.targets if not t.rays or serves(t.rays, version))
 
 
 class State(str, Enum):

@@ -1,8 +1,4 @@
-"""Which Ray is there, told from files without importing it, and which Rays Mantaray knows.
-
-This is the one place that holds the two releases Mantaray is tested against. Everything between
-them is covered by the ranges and fingerprints of the patches; anything outside is unknown.
-"""
+"""Which Ray is there, told from its files without importing it."""
 
 from __future__ import annotations
 
@@ -15,10 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
-
-OLDEST_RAY = "2.48.0"
-NEWEST_RAY = "2.60.0"
+from packaging.version import Version
 
 _VERSION_LINE = re.compile(rb"^(?:__)?version(?:__)?\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
 
@@ -114,22 +107,8 @@ def read_version(sources: Sources) -> str | None:
     return None
 
 
-def why_unknown(version: str) -> str | None:
-    """Return why Mantaray knows nothing about a Ray of this version; None when it does know it."""
-    try:
-        release = Version(version)
-    except InvalidVersion:
-        return f"this Ray states no version that can be read ({version})"
-    # Releases that only fix bugs of the newest one count as known: fingerprints guard the rest.
-    newest = Version(NEWEST_RAY)
-    beyond = f"{newest.major}.{newest.minor + 1}"
-    if SpecifierSet(f">={OLDEST_RAY},<{beyond}").contains(release, prereleases=True):
-        return None
-    return f"Ray {version} is not one that Mantaray knows ({OLDEST_RAY} to {NEWEST_RAY})"
-
-
 def serves(specifier: str, version: str) -> bool:
-    """Return whether a version specifier (">=2.48,<2.61") contains a version.
+    """Return whether a version specifier (">=2.50,<2.55") contains a version.
 
     Raises:
         packaging.specifiers.InvalidSpecifier: the specifier is not one.

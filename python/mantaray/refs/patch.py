@@ -13,11 +13,6 @@ from typing import Any
 from mantaray.overlay import Installation, Patch, Target, register
 
 _WORKER = "ray._private.worker"
-# The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
-_FILES = (
-    "3e952bf18b188db672262d40a2b2ce5e66346ce6160a6e2e9b2b8dbc6650236a",
-    "5d17b9611da21b6700e15c04a718670eacfcdb3be3a80b20eb48626989a4e545",
-)
 
 
 def _disconnect(wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -34,10 +29,9 @@ def _install(module: ModuleType, installation: Installation) -> None:
 REFS_PATCH = Patch(
     name="refs",
     summary="mantaray.refs.finalize: a call when no process can reach an object any more",
-    ray_versions=">=2.48,<2.61",
     plain_since=None,
     enough_since=None,
-    targets=(Target(_WORKER, "disconnect", ("d6db6e2a90279f72", "f65b64ac9b519c94"), _FILES),),
+    targets=(Target(_WORKER, "disconnect"),),
     installers={_WORKER: _install},
 )
 

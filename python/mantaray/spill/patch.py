@@ -18,36 +18,13 @@ from typing import Any
 
 from packaging.version import Version
 
-from mantaray.overlay import Installation, Patch, register, targets_of
+from mantaray.overlay import Installation, Patch, Target, register, targets_in
 
 _STORAGE = "ray._private.external_storage"
 _NODE = "ray._private.node"
 _UTILS = "ray._private.utils"
 # The first Ray that has `max_spilling_file_size_bytes`.
 _KNOWS_CAP = "2.55"
-
-# The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
-_FILES = {
-    _STORAGE: (
-        "c086681286394b3d2854e1f343d3ae50b505f3ee397dc8c6ee6981b7f288fb67",
-        "73f5ca8f42034d654c8df1fa29e7f2348d3b21930c69af5999304e0a58b9eec5",
-    ),
-    _NODE: (
-        "b2316c06aabb7f34ced456806414398195ebeccbf6f55618ab3925c1937c1e7b",
-        "4e6cb679c0bd57069bc829c9f6223296113d7c79ab12b0c08d90759ba8f9f2ca",
-    ),
-    _UTILS: (
-        "605fb0e9907d0ec338123e3e2594371534133c5dbe1838be6c5ee0a2aaff1879",
-        "3e4841837e6e7794f411c52d25d4f2ba8a6a356fb0fc49a31e4ff79d797af5bd",
-    ),
-}
-_FINGERPRINTS = {
-    (_STORAGE, "setup_external_storage"): ("8cbe6ea113bf4f7c",),
-    (_STORAGE, "ExternalStorage"): ("01b00ee9a2c7cea7", "01bc689b09666ea0"),
-    (_NODE, "Node.start_raylet"): ("319e8ec1798a09dc", "633c5243aaf2e22b"),
-    (_NODE, "Node._get_object_spilling_config"): ("338ec567fdd5dc91",),
-    (_UTILS, "push_error_to_driver"): ("9950c72f6aa83eaf",),
-}
 
 
 def _install_storage(module: ModuleType, installation: Installation) -> None:
@@ -133,13 +110,18 @@ def _remove_leftovers(directories: list[str]) -> None:
     )
 
 
+_TARGETS = (
+    *targets_in(_STORAGE, "setup_external_storage", "ExternalStorage"),
+    *targets_in(_NODE, "Node.start_raylet", "Node._get_object_spilling_config"),
+    Target(_UTILS, "push_error_to_driver"),
+)
+
 SPILL_PATCH = Patch(
     name="spill",
     summary="disk used by spilled objects follows the live ones; checksums; full-disk behaviour",
-    ray_versions=">=2.48,<2.61",
     plain_since=_KNOWS_CAP,
     enough_since=None,
-    targets=targets_of(_FINGERPRINTS, _FILES),
+    targets=_TARGETS,
     installers={_STORAGE: _install_storage, _NODE: _install_node, _UTILS: _install_utils},
 )
 

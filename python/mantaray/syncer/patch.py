@@ -12,22 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mantaray.overlay import Installation, Patch, register, targets_of
+from mantaray.overlay import Installation, Patch, register, targets_in
 from mantaray.settings import RELAY_ADMIN_PORT, RELAY_PORT, ending_the_start
 
 _NODE = "ray._private.node"
-# The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
-_FILES = {
-    _NODE: (
-        "b2316c06aabb7f34ced456806414398195ebeccbf6f55618ab3925c1937c1e7b",
-        "4e6cb679c0bd57069bc829c9f6223296113d7c79ab12b0c08d90759ba8f9f2ca",
-    ),
-}
-_FINGERPRINTS = {
-    (_NODE, "Node.start_ray_processes"): ("d9f406a6438a2844", "c44ecef5ec3c2c89"),
-    (_NODE, "Node.get_logs_dir_path"): ("9345b6c5d97e6d95",),
-    (_NODE, "Node.gcs_address"): ("561c1a0d6c63e336",),
-}
 
 
 def _check_for_start() -> None:
@@ -86,10 +74,11 @@ def _start_relay(node: Any, port: int, admin_port: int | None) -> None:
 RELAY_PATCH = Patch(
     name="relay",
     summary="MANTARAY_RELAY_PORT starts a relay for resource-view sync on the head",
-    ray_versions=">=2.48,<2.61",
     plain_since=None,
     enough_since=None,
-    targets=targets_of(_FINGERPRINTS, _FILES),
+    targets=targets_in(
+        _NODE, "Node.start_ray_processes", "Node.get_logs_dir_path", "Node.gcs_address"
+    ),
     installers={_NODE: _install_node},
 )
 

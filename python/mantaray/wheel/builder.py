@@ -19,7 +19,7 @@ from typing import IO
 from packaging.tags import parse_tag, sys_tags
 from packaging.version import InvalidVersion, Version
 
-from mantaray.overlay.versions import why_unknown
+from mantaray.overlay.known import why_unknown
 from mantaray.wheel.archive import SIGNATURES, WheelReader, WheelWriter, same_project
 from mantaray.wheel.bounds import bounds_for
 from mantaray.wheel.contents import Contents, installed_contents

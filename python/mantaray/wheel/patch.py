@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from mantaray.overlay import Installation
 
 _MODULE = "ray.scripts.scripts"
-# The files of 2.48.0 and 2.60.0: a process that meets one of them does not parse it.
-_FILES = (
-    "7ca9c10dd653ea681a95b75edb254b436a2097dd6b00399856370989d4b2c663",
-    "4c14905253f06a8a28f625a807efaeb943e6cf2bfe55596e284d766c9d870ac4",
-)
 
 
 def print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -50,13 +45,9 @@ def _install(module: ModuleType, installation: Installation) -> None:
 PATCH = Patch(
     name="version",
     summary="`ray --version` prints Ray's own version in a custom wheel too",
-    ray_versions=">=2.48,<2.61",
     plain_since=None,
     enough_since=None,
-    targets=(
-        # The first up to 2.54 at least, the second from 2.56 at the latest.
-        Target(_MODULE, "cli", ("119e13951af9fb2e", "284e69ae97552f3a"), _FILES),
-    ),
+    targets=(Target(_MODULE, "cli"),),
     installers={_MODULE: _install},
 )
 register(PATCH)

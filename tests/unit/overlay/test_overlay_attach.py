@@ -9,8 +9,9 @@ import hashlib
 import shutil
 
 import pytest
+from mantaray.overlay import fingerprint
 
-from .world import ENGINE, TELL, World
+from .world import ENGINE, TELL, World, speed_fingerprint
 
 STOCK = {"start": "stock", "speed": 1}
 PATCHED = {"start": "patched", "speed": 2}
@@ -97,7 +98,7 @@ def test_our_finder_leaves_when_it_has_done_its_work(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "version", ["2.48.0", "2.48.1", "2.53.0", "2.59.3", "2.60.0", "2.60.1", "2.60.0+mantaray.1"]
+    "version", ["2.48.0", "2.49.2", "2.53.0", "2.60.0", "2.60", "2.60.0+mantaray.1"]
 )
 def test_each_supported_version_is_served(world: World, version: str) -> None:
     world.ray(version)
@@ -106,7 +107,21 @@ def test_each_supported_version_is_served(world: World, version: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "version", ["1.13.0", "2.47.1", "2.48.0rc1", "2.61.0", "2.61.0rc0", "3.0.0.dev0", "what?"]
+    "version",
+    [
+        "1.13.0",
+        "2.47.1",
+        "2.48.0rc1",
+        "2.48.1",
+        "2.60.1",
+        "2.60.0.post1",
+        "2.60.0.1",
+        "2.61.0",
+        "2.61.0rc0",
+        "3.0.0.dev0",
+        "../2.60.0",
+        "what?",
+    ],
 )
 def test_an_unknown_version_is_left_as_it_came_with_one_line(world: World, version: str) -> None:
     world.ray(version)
@@ -122,26 +137,73 @@ def test_an_unknown_version_is_left_as_it_came_with_one_line(world: World, versi
 
 
 @pytest.mark.parametrize(
-    ("ray_versions", "version", "state"),
+    ("rays", "version", "why"),
     [
-        (">=2.50,<2.55", "2.49.9", "refused"),
-        (">=2.50,<2.55", "2.50.0", "active"),
-        (">=2.50,<2.55", "2.54.1", "active"),
-        (">=2.50,<2.55", "2.55.0", "refused"),
-        ("not a specifier", "2.55.0", "refused"),
+        (">=2.50,<2.55", "2.49.2", "attached to ray.engine"),
+        (">=2.50,<2.55", "2.50.0", "(ray.engine:fresh)"),
+        (">=2.50,<2.55", "2.54.1", "(ray.engine:fresh)"),
+        (">=2.50,<2.55", "2.55.0", "attached to ray.engine"),
+        ("not a specifier", "2.55.0", "it states its releases wrongly"),
     ],
 )
-def test_a_patch_has_a_range_of_its_own(
-    world: World, ray_versions: str, version: str, state: str
+def test_a_target_counts_on_its_own_releases(
+    world: World, rays: str, version: str, why: str
 ) -> None:
+    """On those releases the patch is refused here, for nobody has reviewed the target."""
     world.ray(version)
-    world.demo_patch(ray_versions=repr(ray_versions))
+    targets = f"(Target('ray.engine', 'Engine.speed'), Target('ray.engine', 'fresh', {rays!r}))"
+    world.demo_patch(targets=targets)
     result = world.run(TELL)
-    assert f'"states": {{"demo": "{state}"}}' in result.stdout
-    assert len(result.stderr.splitlines()) == (state == "refused")
+    assert why in result.stdout
+    assert len(result.stderr.splitlines()) == ("attached" not in why)
 
 
-@pytest.mark.parametrize(("version", "state"), [("2.54.9", "active"), ("2.55.0", "native")])
+def test_a_patch_that_nobody_accepted_for_a_release_is_refused_on_it_alone(world: World) -> None:
+    """The target is what it always was: the table decides, not a fingerprint of another release."""
+    world.demo_patch()
+    world.know({}, only=["2.55.1"])
+    world.ray("2.55.1")
+    result = world.run(TELL)
+    assert '"states": {"demo": "refused"}' in result.stdout
+    assert result.stderr == (
+        "mantaray: demo is not attached: it has not been adapted to Ray 2.55.1 "
+        "(ray.engine:Engine.speed); Ray runs as it came (see `mantaray doctor`)\n"
+    )
+    world.ray("2.55.0")
+    assert world.ask(TELL)["states"] == {"demo": "active"}
+
+
+def test_a_fingerprint_of_another_release_does_not_count(world: World) -> None:
+    world.demo_patch()
+    faster = ENGINE.replace("return 1", "return 3")
+    world.know({"demo": {"ray.engine:Engine.speed": speed_fingerprint(faster)}}, only=["2.55.1"])
+    world.ray("2.55.1", faster)
+    assert world.ask(TELL)["states"] == {"demo": "active"}
+    world.ray("2.55.0", faster)
+    result = world.run(TELL)
+    assert "ray.engine:Engine.speed is not what the patch was written for" in result.stderr
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"ray": "2.59.0", "files": {}, "patches": {}}'])
+def test_a_damaged_table_is_one_line_and_ray_runs_as_it_came(world: World, damage: str) -> None:
+    world.demo_patch()
+    (world.mantaray / "overlay" / "rays" / "2.60.0.json").write_text(damage)
+    result = world.run(TELL)
+    assert '"start": "stock"' in result.stdout
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("mantaray: the description of Ray 2.60.0 is ")
+    assert line.endswith("(install Mantaray again)")
+
+
+def test_of_the_known_rays_only_the_one_at_hand_is_read(world: World) -> None:
+    world.demo_patch()
+    for path in (world.mantaray / "overlay" / "rays").glob("*.json"):
+        if path.stem != "2.60.0":
+            path.write_text("damaged")
+    assert world.ask(TELL)["states"] == {"demo": "active"}
+
+
+@pytest.mark.parametrize(("version", "state"), [("2.54.1", "active"), ("2.55.0", "native")])
 def test_where_rays_own_is_enough_nothing_is_patched(
     world: World, version: str, state: str
 ) -> None:
@@ -177,14 +239,15 @@ def test_an_altered_target_is_refused_and_ray_still_runs(
 
 
 def test_a_target_whose_source_is_gone_is_refused(world: World) -> None:
-    world.demo_patch(targets="(Target('ray.gone', 'f', ('0',)), Target('ray.gone', 'g', ('0',)))")
+    targets = "(Target('ray.gone', 'f'), Target('ray.gone', 'g'))"
+    world.demo_patch({"ray.gone:f": "0", "ray.gone:g": "0"}, targets=targets)
     result = world.run("import ray.engine; print(ray.engine.start())")
     assert result.stdout == "stock\n"
     assert "this Ray has no source of ray.gone, and 1 more; Ray runs as it came" in result.stderr
 
 
 def test_a_target_that_cannot_be_parsed_is_refused(world: World) -> None:
-    world.demo_patch(targets="(Target('ray.other', 'f', ('0',)),)")
+    world.demo_patch({"ray.other:f": "0"}, targets="(Target('ray.other', 'f'),)")
     (world.site / "ray" / "other.py").write_text("def f(:\n")
     result = world.run("import ray.engine; print(ray.engine.start())")
     assert result.stdout == "stock\n"
@@ -192,8 +255,9 @@ def test_a_target_that_cannot_be_parsed_is_refused(world: World) -> None:
 
 
 def test_targets_are_checked_without_importing_them(world: World) -> None:
-    value = "fingerprint(\"VALUE = 'stock'\", 'VALUE')"
-    world.demo_patch(targets=f"(Target('ray.other', 'VALUE', ({value},)),)")
+    value = fingerprint("VALUE = 'stock'", "VALUE")
+    assert value is not None
+    world.demo_patch({"ray.other:VALUE": value}, targets="(Target('ray.other', 'VALUE'),)")
     program = """
         import json, sys
         import ray.engine
@@ -203,8 +267,9 @@ def test_targets_are_checked_without_importing_them(world: World) -> None:
 
 
 def test_a_file_known_by_its_digest_is_not_parsed(world: World) -> None:
-    known = hashlib.sha256((world.site / "ray" / "engine.py").read_bytes()).hexdigest()
-    world.demo_patch(targets=f"(Target('ray.engine', 'Engine.speed', (), ({known!r},)),)")
+    official = hashlib.sha256((world.site / "ray" / "engine.py").read_bytes()).hexdigest()
+    world.demo_patch()
+    world.know({"demo": {"ray.engine:Engine.speed": "0"}}, {"ray.engine": official})
     program = """
         import ast, json
         ast.parse = None
@@ -228,7 +293,7 @@ def into_other(module, installation):
     installation.replace(module, "VALUE", "patched")
     {failure}
 
-register(Patch("demo", "Two modules", ">=2.48", None, None, (),
+register(Patch("demo", "Two modules", None, None, (),
                {{"ray.engine": into_engine, "ray.other": into_other}}))
 """
 
@@ -268,7 +333,7 @@ def test_an_undo_that_fails_does_not_stop_the_others(world: World) -> None:
             raise OSError("no")
 
         hooks = {"ray.engine": into_engine}
-        register(Patch("demo", "Fails twice", ">=2.48", None, None, (), hooks))
+        register(Patch("demo", "Fails twice", None, None, (), hooks))
         """
     )
     result = world.run("import ray.engine; print(ray.engine.start())")
@@ -332,7 +397,7 @@ def test_uninstall_restores_the_identical_objects_and_install_attaches_again(wor
             installation.replace(module, "start", lambda: "patched twice")
 
         hooks = {"ray.engine": into_engine}
-        register(Patch("demo", "Many things", ">=2.48", None, None, (), hooks))
+        register(Patch("demo", "Many things", None, None, (), hooks))
         """
     )
     told = world.ask(
@@ -420,7 +485,7 @@ def test_a_patch_registered_late_is_attached_at_once(world: World) -> None:
         from mantaray.overlay import Patch, register, status
         def into_engine(module, installation):
             installation.replace(module, "start", lambda: "patched")
-        patch = Patch("late", "Late", ">=2.48", None, None, (), {"ray.engine": into_engine})
+        patch = Patch("late", "Late", None, None, (), {"ray.engine": into_engine})
         register(patch)
         register(patch)
         print(json.dumps([ray.engine.start(), str(status()[0].state)]))
@@ -434,7 +499,7 @@ def test_two_patches_of_one_name_are_an_error_of_the_second(world: World) -> Non
     world.patch(
         """
         from mantaray.overlay import Patch, register
-        register(Patch("demo", "Another", ">=2.48", None, None, (), {}))
+        register(Patch("demo", "Another", None, None, (), {}))
         """,
         name="second",
     )
@@ -583,7 +648,7 @@ def test_patches_are_picked_and_excluded(world: World, value: str, on: set[str])
         world.patch(
             f"""
             from mantaray.overlay import Patch, register
-            register(Patch("{name}", "-", ">=2.48", None, None, (),
+            register(Patch("{name}", "-", None, None, (),
                            {{"ray.other": lambda module, installation: None}}))
             """,
             name=name,

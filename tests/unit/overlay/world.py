@@ -14,8 +14,12 @@ import subprocess
 import sysconfig
 import textwrap
 import venv
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from mantaray.overlay import fingerprint
+from mantaray.overlay.known import KnownRay, releases, write
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -46,9 +50,9 @@ def start() -> str:
 LIMIT = 10
 '''
 
-# A patch as a subsystem has one; {fingerprint} is that of Engine.speed in the source above.
+# A patch as a subsystem has one.
 DEMO_PATCH = """
-from mantaray.overlay import Patch, Target, fingerprint, register
+from mantaray.overlay import Patch, Target, register
 
 def into_engine(module, installation):
     installation.replace(module, "start", lambda: "patched")
@@ -57,11 +61,10 @@ def into_engine(module, installation):
 register(Patch(
     name="demo",
     summary="A patch for tests",
-    ray_versions=">=2.48,<2.61",
     plain_since=None,
     enough_since=None,
-    targets=(Target("ray.engine", "Engine.speed", ("{fingerprint}",)),),
-    installers={{"ray.engine": into_engine}},
+    targets=(Target("ray.engine", "Engine.speed"),),
+    installers={"ray.engine": into_engine},
 ))
 """
 
@@ -87,6 +90,7 @@ class World:
                 source / name, self.mantaray / name, ignore=shutil.ignore_patterns("__pycache__")
             )
         shutil.copy(REPOSITORY / "python" / "mantaray.pth", self.site)
+        self.know({})
         self.ray("2.60.0")
 
     def ray(self, version: str, engine: str = ENGINE) -> None:
@@ -105,15 +109,40 @@ class World:
         (package / "__init__.py").write_text("")
         (package / "patch.py").write_text(textwrap.dedent(source))
 
-    def demo_patch(self, **changes: str) -> None:
-        """Add the demo patch; `changes` replaces values of its keyword arguments."""
-        source = DEMO_PATCH.format(fingerprint=speed_fingerprint())
+    def demo_patch(self, reviewed: Mapping[str, str] | None = None, **changes: str) -> None:
+        """Add the demo patch, accepted for every known release.
+
+        Args:
+            reviewed: the reviewed fingerprint of each target, that of the source above by default.
+            changes: what to replace values of the patch's keyword arguments with.
+        """
+        source = DEMO_PATCH
         for keyword, value in changes.items():
             lines = source.splitlines()
             matching = [line for line in lines if line.strip().startswith(f"{keyword}=")]
             assert len(matching) == 1, keyword
             source = source.replace(matching[0], f"    {keyword}={value},")
         self.patch(source)
+        if reviewed is None:
+            reviewed = {"ray.engine:Engine.speed": speed_fingerprint()}
+        self.know({"demo": reviewed})
+
+    def know(
+        self,
+        patches: Mapping[str, Mapping[str, str]],
+        files: Mapping[str, str] | None = None,
+        only: Collection[str] = (),
+    ) -> None:
+        """Replace what is known of Rays: the real releases, with patches and files of the test's own.
+
+        Args:
+            patches: the reviewed fingerprints of each patch, for each release.
+            files: the digests of the official files of modules, for each release.
+            only: the releases to describe anew; all by default.
+        """
+        directory = self.mantaray / "overlay" / "rays"
+        for release in only or releases(directory):
+            write(KnownRay(release, files or {}, patches), directory)
 
     def run(
         self, program: str, *options: str, **environment: str
@@ -148,8 +177,6 @@ class World:
 
 def speed_fingerprint(engine: str = ENGINE) -> str:
     """Return the fingerprint of Engine.speed in an engine source."""
-    from mantaray.overlay import fingerprint
-
     found = fingerprint(engine, "Engine.speed")
     assert found is not None
     return found

@@ -1,0 +1,362 @@
+"""Adopting a release of Ray: compare it with the known ones, show what changed, write the table.
+
+A patch fits a release only if a person has looked at every target of the patch in that release and has
+accepted it. This program shows what there is to look at. It writes `overlay/rays/<release>.json` for
+the patches named with --accept and changes nothing otherwise. The source text of Ray is printed to the
+screen and written nowhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from mantaray.overlay import known as known_rays
+from mantaray.overlay.fingerprints import digest, fingerprints, source_of
+from mantaray.overlay.hooks import OVERLAY
+from mantaray.overlay.known import KnownRay
+from mantaray.overlay.patch import Patch, Target
+from mantaray.overlay.versions import Sources, WheelSources, read_version, serves
+from packaging.version import Version
+
+ACCEPTED = "accepted"
+UNCHANGED = "unchanged"
+CHANGED = "changed"
+MISSING = "missing"
+
+
+class AdoptionError(Exception):
+    """Why a release cannot be adopted, in one sentence."""
+
+
+@dataclass(frozen=True)
+class TargetReview:
+    """What became of one target of a patch in a release.
+
+    Attributes:
+        target: the target.
+        found: its fingerprint in this release; None if the release has no such thing.
+        verdict: ACCEPTED (the table holds this fingerprint for this release), UNCHANGED (it holds the
+            fingerprint for another release), CHANGED or MISSING.
+        against: the release with the same fingerprint, or the nearest one to compare the target with.
+    """
+
+    target: Target
+    found: str | None
+    verdict: str
+    against: str | None
+
+
+@dataclass(frozen=True)
+class PatchReview:
+    """What a release makes of one patch.
+
+    Attributes:
+        patch: the patch.
+        targets: each target that applies to this release.
+    """
+
+    patch: Patch
+    targets: tuple[TargetReview, ...]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the table holds this patch for this release, as the release is."""
+        return all(each.verdict == ACCEPTED for each in self.targets)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The known Rays, as they are in a directory."""
+
+    directory: Path
+
+    def read(self, release: str) -> KnownRay:
+        """Return what is known about a release, which may be nothing yet."""
+        return known_rays.read(release, self.directory) or KnownRay(release, {}, {})
+
+    def others(self, patch: Patch, release: str) -> list[KnownRay]:
+        """Return the other releases that a patch fits, the nearest first, older before newer."""
+        order = sorted({*known_rays.releases(self.directory), release}, key=Version)
+        place = order.index(release)
+        nearest = sorted(
+            (other for other in order if other != release),
+            key=lambda other: (abs(order.index(other) - place), order.index(other)),
+        )
+        return [known for known in map(self.read, nearest) if patch.name in known.patches]
+
+
+def review(
+    patches: Iterable[Patch], release: str, sources: Sources, table: Table
+) -> list[PatchReview]:
+    """Compare a release with what the table holds.
+
+    Args:
+        patches: the patches to look at. One that this release does not need is left out.
+        release: its version.
+        sources: its source files.
+        table: the known Rays.
+    """
+    return [
+        _review_patch(patch, release, sources, table)
+        for patch in patches
+        if patch.enough_since is None or not serves(f">={patch.enough_since}", release)
+    ]
+
+
+def _review_patch(patch: Patch, release: str, sources: Sources, table: Table) -> PatchReview:
+    own = table.read(release).reviewed(patch.name)
+    others = table.others(patch, release)
+    targets = []
+    for target in patch.targets_on(release):
+        found = _fingerprint(target, sources)
+        targets.append(_review_target(target, found, own.get(str(target)), patch.name, others))
+    return PatchReview(patch, tuple(targets))
+
+
+def _fingerprint(target: Target, sources: Sources) -> str | None:
+    source = sources.read(target.module)
+    return None if source is None else fingerprints(source, [target.attribute])[target.attribute]
+
+
+def _review_target(
+    target: Target, found: str | None, own: str | None, patch: str, others: list[KnownRay]
+) -> TargetReview:
+    before = {known.release: known.reviewed(patch).get(str(target)) for known in others}
+    nearest = next((release for release, each in before.items() if each), None)
+    if found is None:
+        return TargetReview(target, None, MISSING, nearest)
+    if found == own:
+        return TargetReview(target, found, ACCEPTED, None)
+    alike = next((release for release, each in before.items() if each == found), None)
+    if alike is not None:
+        return TargetReview(target, found, UNCHANGED, alike)
+    return TargetReview(target, found, CHANGED, nearest)
+
+
+def accept(
+    reviews: Iterable[PatchReview], release: str, sources: Sources, table: Table
+) -> KnownRay:
+    """Write the table with these patches accepted for a release.
+
+    Args:
+        reviews: of the patches to accept. Other patches keep their state.
+        release: its version.
+        sources: its source files.
+        table: the known Rays.
+
+    Returns:
+        What is known about the release now.
+
+    Raises:
+        AdoptionError: a target of one of the patches is missing in this release.
+    """
+    patches = {name: dict(each) for name, each in table.read(release).patches.items()}
+    for each in reviews:
+        missing = [str(one.target) for one in each.targets if one.found is None]
+        if missing:
+            raise AdoptionError(
+                f"{each.patch.name} cannot be accepted for Ray {release}, which has no "
+                + " and no ".join(missing)
+            )
+        patches[each.patch.name] = {str(t.target): t.found or "" for t in each.targets}
+    modules = sorted({key.partition(":")[0] for each in patches.values() for key in each})
+    files = {module: digest(source) for module in modules if (source := sources.read(module))}
+    known = KnownRay(release, files, patches)
+    known_rays.write(known, table.directory)
+    return known
+
+
+def difference(
+    review_of: TargetReview, before: Sources, after: Sources, names: tuple[str, str]
+) -> str:
+    """Return how the source text of a target differs between two releases, as a unified diff.
+
+    Args:
+        review_of: the target.
+        before: the source files of the older release.
+        after: those of the newer one.
+        names: of the two releases.
+    """
+    target = review_of.target
+
+    def lines(sources: Sources) -> list[str]:
+        text = (sources.read(target.module) or b"").decode()
+        return source_of(text, target.attribute).splitlines()
+
+    return "\n".join(difflib.unified_diff(lines(before), lines(after), *names, "", "", 4, ""))
+
+
+# --- Wheels
+
+
+@dataclass
+class Wheels:
+    """Official wheels of Ray: given ones, those in a directory, and downloads kept for this run."""
+
+    given: Path | None
+    directory: Path | None
+    stack: ExitStack
+
+    def open(self, release: str) -> WheelSources:
+        """Return the source files of a release.
+
+        Raises:
+            AdoptionError: there is no such wheel, or it is of another release.
+        """
+        path = self.given or self._at_hand(release) or self._download(release)
+        try:
+            wheel = self.stack.enter_context(zipfile.ZipFile(path))
+        except (OSError, zipfile.BadZipFile) as error:
+            raise AdoptionError(f"{path} cannot be read as a wheel: {error}") from error
+        sources = WheelSources(wheel)
+        version = read_version(sources)
+        if version != release:
+            raise AdoptionError(f"{path} is Ray {version}, not {release}")
+        return sources
+
+    def _at_hand(self, release: str) -> Path | None:
+        found = sorted((self.directory or Path("/nowhere")).glob(f"ray-{release}-*.whl"))
+        return found[0] if found else None
+
+    def _download(self, release: str) -> Path:
+        from mantaray.wheel.download import download_official
+        from mantaray.wheel.errors import WheelError
+
+        directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="adopt-ray-")))
+        click.echo(f"downloading the official wheel of Ray {release}", err=True)
+        try:
+            return download_official(release, directory)
+        except WheelError as error:
+            raise AdoptionError(str(error)) from error
+
+
+# --- The command
+
+
+@click.command()
+@click.argument("releases", nargs=-1, required=True, metavar="RELEASE...")
+@click.option(
+    "--wheel", type=click.Path(path_type=Path), help="The official wheel, if you have it."
+)
+@click.option(
+    "--wheels",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A directory of official wheels; pip downloads those that are not there.",
+)
+@click.option(
+    "--accept",
+    "accepted",
+    metavar="PATCH[,PATCH...]",
+    help="Accept these patches for the releases ('all' for every patch) and write the table. "
+    "Do so only after you have read every changed target.",
+)
+@click.option("--diff/--no-diff", default=True, help="Show what changed; on by default.")
+def main(
+    releases: tuple[str, ...],
+    wheel: Path | None,
+    wheels: Path | None,
+    accepted: str | None,
+    diff: bool,
+) -> None:
+    """Compare releases of Ray with the known ones, and accept patches for them.
+
+    RELEASE is a version such as 2.61.0, or `known` for every release in the table. The exit status is 0
+    only if every patch is accepted for every release.
+    """
+    table = Table(known_rays.DIRECTORY)
+    clean = True
+    try:
+        patches = _patches()
+        for release in _expand(releases):
+            with ExitStack() as stack:
+                source = Wheels(wheel, wheels, stack)
+                clean &= _adopt(release, patches, accepted, diff, source, table)
+    except AdoptionError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    sys.exit(0 if clean else 1)
+
+
+def _patches() -> list[Patch]:
+    OVERLAY.discover()
+    if OVERLAY.broken:
+        raise AdoptionError("; ".join(OVERLAY.broken.values()))
+    return OVERLAY.patches()
+
+
+def _expand(releases: tuple[str, ...]) -> Iterator[str]:
+    for release in releases:
+        if release == "known":
+            yield from known_rays.releases()
+        else:
+            yield release
+
+
+def _adopt(
+    release: str,
+    patches: list[Patch],
+    accepted: str | None,
+    diff: bool,
+    wheels: Wheels,
+    table: Table,
+) -> bool:
+    """Review one release, print the review, accept what was asked for; return whether it is clean."""
+    sources = wheels.open(release)
+    reviews = review(patches, release, sources, table)
+    state = "known" if known_rays.read(release, table.directory) else "not known yet"
+    click.echo(f"\nRay {release} ({state})")
+    chosen = _chosen(reviews, accepted)
+    for each in reviews:
+        click.echo(_line(each))
+        for one in each.targets if not each.accepted else ():
+            click.echo(f"    {one.verdict:<9} {one.target}" + _against(one))
+            if one.verdict == CHANGED and diff and one.against is not None:
+                click.echo(_diff_to(one.against, release, one, wheels, sources))
+    if chosen:
+        accept(chosen, release, sources, table)
+        click.echo(f"  accepted for Ray {release}: " + ", ".join(r.patch.name for r in chosen))
+    return all(each.accepted or each in chosen for each in reviews)
+
+
+def _chosen(reviews: list[PatchReview], accepted: str | None) -> list[PatchReview]:
+    if accepted is None:
+        return []
+    names = {name.strip() for name in accepted.split(",")}
+    unknown = names - {"all"} - {patch.name for patch in OVERLAY.patches()}
+    if unknown:
+        raise AdoptionError(f"there is no patch called {', '.join(sorted(unknown))}")
+    return [each for each in reviews if "all" in names or each.patch.name in names]
+
+
+def _line(reviewed: PatchReview) -> str:
+    counts = {
+        verdict: sum(one.verdict == verdict for one in reviewed.targets)
+        for verdict in (ACCEPTED, UNCHANGED, CHANGED, MISSING)
+    }
+    words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    return (
+        f"  {reviewed.patch.name:<10} {'accepted' if reviewed.accepted else 'to review: ' + words}"
+    )
+
+
+def _against(one: TargetReview) -> str:
+    if one.against is None or one.verdict == ACCEPTED:
+        return ""
+    return f" ({'as in' if one.verdict == UNCHANGED else 'compared with'} {one.against})"
+
+
+def _diff_to(before: str, release: str, one: TargetReview, wheels: Wheels, sources: Sources) -> str:
+    older = Wheels(None, wheels.directory, wheels.stack).open(before)
+    return difference(one, older, sources, (f"Ray {before}", f"Ray {release}"))
+
+
+if __name__ == "__main__":
+    main(prog_name="tools/adopt_ray")
