@@ -4,4 +4,4 @@ This file stays tiny on purpose: it is imported by `mantaray.pth` in every inter
 environment, also in those that never import Ray.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-import mantaray
-from mantaray.cli.output import CliError, table
+from mantaray.cli.output import VERSION, CliError, table
 from mantaray.overlay.checks import Finding
 from mantaray.overlay.doctor import (
     Diagnosis,
@@ -17,6 +16,7 @@ from mantaray.overlay.doctor import (
     diagnose,
     diagnose_wheel,
 )
+from mantaray.overlay.owners import ownership_problem
 
 
 @click.command("doctor")
@@ -31,13 +31,16 @@ from mantaray.overlay.doctor import (
 def doctor(ctx: click.Context, as_json: bool, against: Path | None) -> None:
     """Show what is attached to the installed Ray, and why or why not.
 
-    The exit status is 0 only if nothing was refused.
+    The exit status is 0 only if nothing was refused, and no other package owns Mantaray's files.
     """
     try:
         diagnosis = diagnose() if against is None else diagnose_wheel(against)
     except UnreadableWheelError as error:
         raise CliError(str(error), "give the path of a ray-*.whl file") from error
     click.echo(json.dumps(_as_json(diagnosis), indent=2) if as_json else _as_text(diagnosis))
+    stranger = ownership_problem() if against is None else None
+    if stranger is not None:
+        raise CliError(stranger.text, stranger.hint)
     if diagnosis.problem is not None:
         raise CliError(diagnosis.problem.text, diagnosis.problem.hint)
     ctx.exit(0 if diagnosis.healthy else 1)
@@ -48,13 +51,13 @@ def _as_text(diagnosis: Diagnosis) -> str:
     if diagnosis.ray_version is not None:
         ray = f"Ray {diagnosis.ray_version} at {diagnosis.ray_path}"
     rows = [(p.status.name, p.status.state.value, p.status.why) for p in diagnosis.patches]
-    return f"Mantaray {mantaray.__version__}, {ray}\n\n" + table(("patch", "state", "why"), rows)
+    return f"Mantaray {VERSION}, {ray}\n\n" + table(("patch", "state", "why"), rows)
 
 
 def _as_json(diagnosis: Diagnosis) -> dict[str, object]:
     path = diagnosis.ray_path
     return {
-        "mantaray": mantaray.__version__,
+        "mantaray": VERSION,
         "ray": {
             "version": diagnosis.ray_version,
             "path": None if path is None else str(path),

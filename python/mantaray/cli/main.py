@@ -10,8 +10,7 @@ from importlib import import_module
 
 import click
 
-import mantaray
-from mantaray.cli.output import CliError, table
+from mantaray.cli.output import VERSION, CliError, table
 from mantaray.settings import SETTINGS
 
 # name: (module, attribute, one line of help)
@@ -56,8 +55,8 @@ class LazyGroup(click.Group):
         except ImportError as error:
             raise CliError(
                 f"`mantaray {cmd_name}` cannot start: {error}",
-                "install mantaray again, with what this command needs: "
-                "pip install --force-reinstall 'mantaray[wheel]'",
+                "install ray-mantaray again, with what this command needs: "
+                "pip install --force-reinstall 'ray-mantaray[wheel]'",
             ) from error
         assert isinstance(command, click.Command)
         return command
@@ -75,7 +74,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(mantaray.__version__, prog_name="mantaray", message="%(prog)s %(version)s")
+@click.version_option(VERSION, prog_name="mantaray", message="%(prog)s %(version)s")
 def main() -> None:
     """Patches that make an installed Ray keep its disk and its latency."""
 

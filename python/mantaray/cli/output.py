@@ -7,6 +7,12 @@ from typing import IO, Any
 
 import click
 
+import mantaray
+
+# Another project's package of the same name, installed over ours, has no version; the doctor has to
+# start all the same, to say so.
+VERSION = str(getattr(mantaray, "__version__", "(replaced)"))
+
 
 class CliError(click.ClickException):
     """An error for the person at the terminal: what happened, and what to do about it."""

@@ -83,7 +83,7 @@ def sync_command(
         try:
             plot_plan(plot, plans[-1], costs, _WINDOWS_MS, [n for n in _RELAYS if n <= nodes])
         except PlotError as error:
-            raise CliError(str(error), "pip install 'mantaray[plot]'") from error
+            raise CliError(str(error), "pip install 'ray-mantaray[plot]'") from error
         except OSError as error:
             raise CliError(
                 f"{plot}: {error.strerror}", "name a file that can be written"

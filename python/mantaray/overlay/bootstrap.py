@@ -32,7 +32,7 @@ def _attach() -> None:
         if sys.stderr is not None:
             print(
                 f"mantaray: the overlay could not be attached ({error}); Ray runs as it came, "
-                "install mantaray again",
+                "install ray-mantaray again",
                 file=sys.stderr,
             )
 

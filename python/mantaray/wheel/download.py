@@ -30,7 +30,7 @@ def download_official(version: str, directory: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise WheelError(
             "pip, which gets the official wheel, is not installed for this interpreter",
-            "pip install 'mantaray[wheel]', or give the wheel with --from",
+            "pip install 'ray-mantaray[wheel]', or give the wheel with --from",
         )
     # Three equals signs: an index that serves custom wheels too would satisfy two with one of them.
     command = [

@@ -14,7 +14,7 @@ REWRITTEN = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt")
 
 
 def custom_version(ray_version: str, mantaray_version: str) -> str:
-    """Return the version of a custom wheel, "2.60.0+mantaray.0.1.0".
+    """Return the version of a custom wheel, "2.60.0+mantaray.0.2.0".
 
     Args:
         ray_version: of the official Ray.

@@ -71,7 +71,7 @@ def audited_tag(natives: Iterable[ContentFile]) -> str:
     if importlib.util.find_spec("auditwheel") is None:
         raise WheelError(
             "auditwheel, which decides the platform tag, is not installed",
-            "pip install 'mantaray[wheel]'",
+            "pip install 'ray-mantaray[wheel]'",
         )
     with tempfile.TemporaryDirectory(prefix="mantaray-audit-") as scratch:
         wheel = _mini_wheel(Path(scratch), natives)
@@ -91,7 +91,7 @@ def audited_tag(natives: Iterable[ContentFile]) -> str:
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
         raise WheelError(
             f"auditwheel gave no verdict on the native parts (status {done.returncode}: {last})",
-            "pip install --upgrade 'mantaray[wheel]'",
+            "pip install --upgrade 'ray-mantaray[wheel]'",
         )
     return verdict[1]
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import mantaray
+
 from .world import ENGINE, World, speed_fingerprint
 
 
@@ -32,7 +34,7 @@ def test_doctor_of_a_healthy_ray(world: World) -> None:
     result = world.cli("doctor")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == (
-        f"Mantaray 0.1.0, Ray 2.60.0 at {world.site}/ray\n"
+        f"Mantaray {mantaray.__version__}, Ray 2.60.0 at {world.site}/ray\n"
         "\n"
         "patch  state   why\n"
         "demo   active  attached to ray.engine\n"
@@ -91,7 +93,7 @@ def test_doctor_without_ray(world: World) -> None:
     (world.site / "ray").rename(world.site / "gone")
     result = world.cli("doctor")
     assert result.returncode == 1
-    assert result.stdout.splitlines()[0] == "Mantaray 0.1.0, no Ray"
+    assert result.stdout.splitlines()[0] == f"Mantaray {mantaray.__version__}, no Ray"
     assert result.stderr == (
         "error: no Ray is installed in this environment\n"
         "hint: install one that Mantaray knows: pip install 'ray==2.60.0'\n"
@@ -117,7 +119,7 @@ def test_doctor_in_json(world: World) -> None:
     digest = told["patches"][0]["targets"][0].pop("digest")
     assert len(digest) == 64
     assert told == {
-        "mantaray": "0.1.0",
+        "mantaray": mantaray.__version__,
         "ray": {"version": "2.60.0", "path": f"{world.site}/ray"},
         "problem": None,
         "patches": [
@@ -148,7 +150,7 @@ def test_doctor_against_a_wheel_needs_no_installed_ray(world: World, tmp_path: P
     result = world.cli("doctor", "--against", str(path))
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == (
-        f"Mantaray 0.1.0, Ray 2.60.0 at {path}\n"
+        f"Mantaray {mantaray.__version__}, Ray 2.60.0 at {path}\n"
         "\n"
         "patch  state  why\n"
         "demo   armed  every target is as expected\n"
@@ -206,7 +208,11 @@ def test_doctor_against_a_wheel_of_something_else(world: World, tmp_path: Path) 
 
 def test_version(world: World) -> None:
     result = world.cli("--version")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "mantaray 0.1.0\n", "")
+    assert (result.returncode, result.stdout, result.stderr) == (
+        0,
+        f"mantaray {mantaray.__version__}\n",
+        "",
+    )
 
 
 def test_settings_are_listed_one_a_line(world: World) -> None:
@@ -265,8 +271,8 @@ def test_what_one_command_lacks_does_not_break_the_others(world: World) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
         "error: `mantaray wheel` cannot start: No module named 'nothing_of_that_name'\n"
-        "hint: install mantaray again, with what this command needs: "
-        "pip install --force-reinstall 'mantaray[wheel]'\n"
+        "hint: install ray-mantaray again, with what this command needs: "
+        "pip install --force-reinstall 'ray-mantaray[wheel]'\n"
     )
 
 

@@ -130,7 +130,7 @@ def test_without_matplotlib_the_plot_is_one_sentence(
     shown = CliRunner().invoke(main, [*PLOT, str(path)])
     assert shown.exit_code == 1
     assert "the plot needs matplotlib, which is not installed" in shown.output
-    assert "hint: pip install 'mantaray[plot]'" in shown.output
+    assert "hint: pip install 'ray-mantaray[plot]'" in shown.output
     assert not path.exists()
 
 

@@ -68,13 +68,13 @@ def test_wheel_has_pth_native_part_and_platform_tag(tree: Path, prebuilt: str) -
     assert done.returncode == 0, done.stderr
     (wheel,) = (tree / "dist").glob("*.whl")
     machine = sysconfig.get_platform().replace("-", "_")
-    assert wheel.name == f"mantaray-{mantaray.__version__}-{PYTHON}-{PYTHON}-{machine}.whl"
+    assert wheel.name == f"ray_mantaray-{mantaray.__version__}-{PYTHON}-{PYTHON}-{machine}.whl"
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
         native = f"mantaray/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
         assert file.read(native) == Path(prebuilt).read_bytes()
         assert file.read("mantaray.pth") == (ROOT / "python" / "mantaray.pth").read_bytes()
-        dist_info = f"mantaray-{mantaray.__version__}.dist-info"
+        dist_info = f"ray_mantaray-{mantaray.__version__}.dist-info"
         scripts = file.read(f"{dist_info}/entry_points.txt").decode()
     assert {"mantaray/LICENSE", "mantaray/NOTICE", "mantaray/py.typed"} <= names
     # The custom wheel adds the same command from a line of its own.
@@ -97,7 +97,7 @@ def test_install_works_and_uninstall_leaves_nothing(
         [venv / "bin" / "python", "-c", code], capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("True\n", "")
-    subprocess.run([*pip, "uninstall", "-y", "mantaray"], check=True)
+    subprocess.run([*pip, "uninstall", "-y", "ray-mantaray"], check=True)
     assert everything(venv) == before
 
 
