@@ -182,6 +182,16 @@ def _annotations_import(path: PurePosixPath, text: str) -> Iterator[Problem]:
         yield first.lineno, "has no `from __future__ import annotations`"
 
 
+_STARTS_PYTHON = re.compile(r"\bsys\s*\.\s*(?:_base_)?executable\b|[\"']-m[\"']")
+
+
+def _python_by_hand(path: PurePosixPath, text: str) -> Iterator[Problem]:
+    for line, code in enumerate(text.splitlines(), 1):
+        match = _STARTS_PYTHON.search(code)
+        if match:
+            yield line, f"starts a Python by hand: `{match[0]}`"
+
+
 # --- C++: who includes whom, and what a core may reach for
 
 
@@ -346,6 +356,12 @@ RULES = (
         "import it inside the function that needs it, or under TYPE_CHECKING",
     ),
     Rule("annotations", _is_package, _annotations_import, "put it below the docstring"),
+    Rule(
+        "helper-processes",
+        lambda path: _is_package(path) and path != PACKAGE / "helpers.py",
+        _python_by_hand,
+        "use mantaray.helpers.python_command: `-m` would run modules of the working directory",
+    ),
     Rule(
         "includes",
         _is_cpp,

@@ -11,6 +11,7 @@ from importlib import import_module
 import click
 
 from mantaray.cli.output import VERSION, CliError, table
+from mantaray.overlay import native_module
 from mantaray.settings import SETTINGS
 
 # name: (module, attribute, one line of help)
@@ -32,6 +33,8 @@ _COMMANDS = {
     ),
     "wheel": ("mantaray.cli.wheel", "wheel_group", "Make and verify custom Ray wheels."),
 }
+# Commands that use the native module, which a damaged installation may lack.
+_NEED_NATIVE = ("refs", "spill")
 
 
 class LazyGroup(click.Group):
@@ -50,6 +53,8 @@ class LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return super().get_command(ctx, cmd_name)
         module, attribute, _ = _COMMANDS[cmd_name]
+        if cmd_name in _NEED_NATIVE:
+            _require_native(cmd_name)
         try:
             command = getattr(import_module(module), attribute)
         except ImportError as error:
@@ -71,6 +76,14 @@ class LazyGroup(click.Group):
                 rows.append((name, command.get_short_help_str(limit=80)))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _require_native(command: str) -> None:
+    try:
+        native_module.load()
+    except native_module.NativeError as error:
+        problem, _, hint = str(error).rpartition("; ")
+        raise CliError(f"`mantaray {command}` cannot start: {problem}", hint) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

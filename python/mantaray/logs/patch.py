@@ -10,7 +10,6 @@ they are, on the event loop.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from types import ModuleType
 from typing import Any
@@ -28,6 +27,7 @@ _AGENT_ROUTE = "/api/job_agent/jobs/{job_or_submission_id}/logs"
 
 def _install(module: ModuleType, installation: Installation) -> None:
     from mantaray.logs.following import Follower, LineBatches
+    from mantaray.logs.pool import in_thread
     from mantaray.logs.reading import tail
     from mantaray.settings import LOG_REWRITES
 
@@ -46,14 +46,14 @@ def _install(module: ModuleType, installation: Installation) -> None:
         client: Any, job_id: str, num_log_lines: int = cls.NUM_LOG_LINES_ON_ERROR
     ) -> str:
         path = client.get_log_file_path(job_id)
-        return await asyncio.to_thread(last_lines, path, num_log_lines, client.MAX_LOG_SIZE)
+        return await in_thread(last_lines, path, num_log_lines, client.MAX_LOG_SIZE)
 
     async def tail_logs(client: Any, job_id: str) -> AsyncIterator[list[str] | None]:
         follower = Follower(client.get_log_file_path(job_id))
         batches = LineBatches(follower)
         try:
             while True:
-                yield await asyncio.to_thread(batches.next)
+                yield await in_thread(batches.next)
         finally:
             follower.close()
 

@@ -8,7 +8,6 @@ some blocks of it: a client that reads slowly makes all of them wait.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import traceback
@@ -17,6 +16,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
+from mantaray.logs.pool import in_thread
 from mantaray.logs.whole import WholeLog
 
 Handler = Callable[..., Awaitable[Any]]
@@ -72,20 +72,29 @@ def answering(original: Handler) -> Handler:
         if not asked:
             return answer
         try:
-            log = await asyncio.to_thread(WholeLog, asked[0])
+            log = await in_thread(WholeLog, asked[0])
         except FileNotFoundError:
             return answer
         except Exception as error:
-            from aiohttp import web
-
-            _LOGGER.exception(f"The log {asked[0]} cannot be sent: {error}")
-            return web.Response(text=traceback.format_exc(), status=500)
+            return _cannot_be_sent(asked[0], error)
         try:
+            # An answer that has begun cannot become an error any more.
+            while await in_thread(log.check_piece):
+                pass
             return await _send(args[-1], log)
+        except Exception as error:
+            return _cannot_be_sent(asked[0], error)
         finally:
             log.close()
 
     return get_job_logs
+
+
+def _cannot_be_sent(path: str, error: Exception) -> Any:
+    from aiohttp import web
+
+    _LOGGER.exception(f"The log {path} cannot be sent: {error}")
+    return web.Response(text=traceback.format_exc(), status=500)
 
 
 async def _send(request: Any, log: WholeLog) -> Any:
@@ -94,7 +103,7 @@ async def _send(request: Any, log: WholeLog) -> Any:
     response = web.StreamResponse(headers=_CONTENT_TYPE)
     try:
         await response.prepare(request)
-        while piece := await asyncio.to_thread(log.read):
+        while piece := await in_thread(log.read):
             await response.write(piece)
         await response.write_eof()
     except Exception as error:

@@ -17,6 +17,7 @@ import threading
 from mantaray.logs.reading import open_regular
 
 _BLOCK_BYTES = 256 << 10
+_BLOCKS_IN_A_CHECK = 16
 
 
 class UndecodableLogError(UnicodeDecodeError):
@@ -47,7 +48,7 @@ class WholeLog:
     """
 
     def __init__(self, path: str) -> None:
-        """Open a log and read it once, to see that all of it is text.
+        """Open a log.
 
         Args:
             path: the file.
@@ -56,13 +57,13 @@ class WholeLog:
             FileNotFoundError: there is no such file.
             PermissionError: this user may not read it.
             NotALogFileError: it is not a regular file.
-            UndecodableLogError: it holds something that is no text in the encoding of the locale.
         """
         # An object that closes itself if nobody is left to do so.
         self._file = io.FileIO(open_regular(path))
         self._size_bytes = os.fstat(self._file.fileno()).st_size
         self._encoding = locale.getpreferredencoding(False)
-        self._check()
+        self._checker: codecs.IncrementalDecoder | None = None
+        self._checked_bytes = 0
         # Should the file have been overwritten since the check, the answer goes on all the same.
         decoder = codecs.getincrementaldecoder(self._encoding)("replace")
         self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
@@ -71,19 +72,37 @@ class WholeLog:
         self._ended = False
         self._lock = threading.Lock()
 
-    def _check(self) -> None:
-        decoder = codecs.getincrementaldecoder(self._encoding)("strict")
-        position = 0
-        while block := self._block_at(position):
-            is_last = position + len(block) >= self._size_bytes
-            pending = decoder.getstate()[0]
+    def check_piece(self) -> bool:
+        """See whether the next piece of the log is text; return whether there is more to check.
+
+        A log is checked in pieces so that the check of a long one holds no thread for long.
+
+        Raises:
+            UndecodableLogError: it holds something that is no text in the encoding of the locale.
+            OSError: the file cannot be read.
+        """
+        with self._lock:
+            return self._check_piece()
+
+    def _check_piece(self) -> bool:
+        checker = self._checker or codecs.getincrementaldecoder(self._encoding)("strict")
+        self._checker = checker
+        for _ in range(_BLOCKS_IN_A_CHECK):
+            block = self._block_at(self._checked_bytes)
+            if not block:
+                self._checked_bytes = self._size_bytes
+                break
+            is_last = self._checked_bytes + len(block) >= self._size_bytes
+            pending = checker.getstate()[0]
             # ASCII is the same in every encoding that a locale can have; looking is cheap.
             if pending or not block.isascii():
                 try:
-                    decoder.decode(block, is_last)
+                    checker.decode(block, is_last)
                 except UnicodeDecodeError as error:
-                    raise UndecodableLogError(error, position - len(pending)) from None
-            position += len(block)
+                    at = self._checked_bytes - len(pending)
+                    raise UndecodableLogError(error, at) from None
+            self._checked_bytes += len(block)
+        return self._checked_bytes < self._size_bytes
 
     def _block_at(self, position: int) -> bytes:
         wanted = min(_BLOCK_BYTES, self._size_bytes - position)
@@ -92,10 +111,15 @@ class WholeLog:
     def read(self) -> bytes:
         """Return the next piece of the JSON text, nothing at its end.
 
+        What `check_piece` has not checked before the first call is checked in this call.
+
         Raises:
+            UndecodableLogError: see `check_piece`.
             OSError: the file cannot be read.
         """
         with self._lock:
+            while self._checked_bytes < self._size_bytes:
+                self._check_piece()
             while not self._next and not self._ended:
                 block = self._block_at(self._position)
                 self._position += len(block)

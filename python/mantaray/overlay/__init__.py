@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mantaray.overlay.fingerprints import fingerprint as fingerprint
     from mantaray.overlay.hooks import install as install
     from mantaray.overlay.hooks import register as register
+    from mantaray.overlay.hooks import rely_on_native as rely_on_native
     from mantaray.overlay.hooks import status as status
     from mantaray.overlay.hooks import uninstall as uninstall
     from mantaray.overlay.installation import Installation as Installation
@@ -30,6 +31,7 @@ _HOMES = {
     "fingerprint": "fingerprints",
     "install": "hooks",
     "register": "hooks",
+    "rely_on_native": "hooks",
     "status": "hooks",
     "targets_in": "patch",
     "uninstall": "hooks",

@@ -63,6 +63,9 @@ def diagnose() -> Diagnosis:
     NOTICES.muted = True
     OVERLAY.install()
     failures = _import_what_patches_wait_for()
+    for patch in OVERLAY.patches():
+        if patch.needs_native:
+            OVERLAY.rely_on_native(patch.name)
     conditions = OVERLAY.conditions
     ray = conditions.ray if conditions else None
     known = conditions.known if conditions else None

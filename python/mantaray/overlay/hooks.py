@@ -22,7 +22,7 @@ import wrapt
 
 import mantaray
 from mantaray import settings
-from mantaray.overlay import checks, versions
+from mantaray.overlay import checks, native_module, versions
 from mantaray.overlay.decide import Conditions, decide, gather
 from mantaray.overlay.installation import Installation
 from mantaray.overlay.notices import NOTICES
@@ -196,6 +196,10 @@ class Overlay:
             state, why = State.REFUSED, f"it states its releases wrongly ({error})"
         if patch.name in self._broken and state is not State.OFF:
             state, why = State.REFUSED, self._broken[patch.name]
+        if patch.needs_native and state is State.ARMED:
+            problem = native_module.quick_problem()
+            if problem is not None:
+                state, why = State.REFUSED, problem
         entry = self._entries[patch.name] = _Entry(patch, state, why)
         if state is State.ARMED:
             entry.note_progress()
@@ -259,23 +263,53 @@ class Overlay:
         installation = Installation()
         why = self._try_to_apply(entry, name, module, installation)
         with self._lock:
-            # Not so if another thread has refused or uninstalled the patch meanwhile.
-            alive = entry.state in _ALIVE
-            if alive and why is None:
+            # Another thread may have refused or uninstalled the patch meanwhile.
+            if why is None and entry.state in _ALIVE:
                 self._applied.append((entry, installation))
                 entry.attached.append(name)
                 entry.note_progress()
                 return
+        self._take_back(entry, why, [installation])
+
+    def _take_back(
+        self, entry: _Entry, why: str | None, unfinished: Iterable[Installation] = ()
+    ) -> None:
+        """Undo everything of a patch; refuse it if it is still alive and a reason is given."""
+        with self._lock:
+            alive = entry.state in _ALIVE
             earlier = [done for owner, done in self._applied if owner is entry]
             self._applied = [item for item in self._applied if item[0] is not entry]
             if alive and why is not None:
                 entry.state, entry.why = State.REFUSED, why
-        problems = _undo([*earlier, installation])
+        problems = _undo([*earlier, *unfinished])
         if problems:
-            why = f"{why or 'it was uninstalled'}; not all of it could be taken back: {problems[0]}"
-            entry.why = why
+            reason = why or "it was uninstalled"
+            entry.why = f"{reason}; not all of it could be taken back: {problems[0]}"
         if alive and why is not None:
-            _warn_refused(entry.patch.name, why)
+            _warn_refused(entry.patch.name, entry.why)
+
+    def rely_on_native(self, name: str) -> bool:
+        """Load the native module for a patch that is about to use it.
+
+        Where it does not load, the patch is taken back and refused in this process. The caller then
+        has to do what Ray does without the patch.
+
+        Args:
+            name: the patch.
+
+        Returns:
+            Whether the module is loaded.
+        """
+        try:
+            native_module.load()
+        except native_module.NativeError as error:
+            with self._lock:
+                entry = self._entries.get(name)
+            if entry is not None and entry.state in _ALIVE:
+                self._take_back(entry, str(error))
+                self._report()
+            return False
+        return True
 
     def _try_to_apply(
         self, entry: _Entry, name: str, module: ModuleType, installation: Installation
@@ -339,4 +373,5 @@ attach = OVERLAY.attach
 register = OVERLAY.register
 install = OVERLAY.install
 uninstall = OVERLAY.uninstall
+rely_on_native = OVERLAY.rely_on_native
 status = OVERLAY.status

@@ -61,6 +61,9 @@ class Patch:
         targets: everything of Ray it touches or relies on, on any release; all that apply to the
             Ray at hand are checked before anything is touched.
         installers: for each Ray module to change, what changes it once it has been imported.
+        needs_native: whether it uses Mantaray's native module. The overlay refuses it where that
+            module is missing or visibly damaged. The patch itself calls `rely_on_native` before it
+            uses the module, since only loading shows every kind of damage.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Patch:
     enough_since: str | None
     targets: tuple[Target, ...]
     installers: Mapping[str, Installer] = field(hash=False)
+    needs_native: bool = False
 
     def targets_on(self, version: str) -> tuple[Target, ...]:
         """Return the targets that apply to a version of Ray.

@@ -1,6 +1,6 @@
-"""`python -m mantaray.spill.clean_main DIRECTORY...`: removes left-over spill directories, quietly.
+"""Removes left-over spill directories, quietly: `mantaray.spill.clean_main DIRECTORY...`.
 
-Started by a node as it starts; people use `mantaray spill clean`.
+A node starts it through `mantaray.helpers`; people use `mantaray spill clean`.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ from __future__ import annotations
 import inspect
 import os
 import subprocess
-import sys
 from types import ModuleType
 from typing import Any
 
 from packaging.version import Version
 
-from mantaray.overlay import Installation, Patch, Target, register, targets_in
+from mantaray.helpers import python_command
+from mantaray.overlay import Installation, Patch, Target, register, rely_on_native, targets_in
 
 _STORAGE = "ray._private.external_storage"
 _NODE = "ray._private.node"
@@ -31,7 +31,7 @@ def _install_storage(module: ModuleType, installation: Installation) -> None:
     original = module.setup_external_storage
 
     def setup_external_storage(config: Any, node_id: Any, session_name: Any) -> Any:
-        if not config or config.get("type") != "filesystem":
+        if not config or config.get("type") != "filesystem" or not rely_on_native("spill"):
             return original(config, node_id, session_name)
         from mantaray.spill.storage import make_storage_class
 
@@ -44,6 +44,9 @@ def _install_storage(module: ModuleType, installation: Installation) -> None:
 
 def _install_node(module: ModuleType, installation: Installation) -> None:
     def start_raylet(wrapped: Any, node: Any, args: Any, kwargs: Any) -> Any:
+        # Without it the IO workers use Ray's own storage, which must get what Ray gives it.
+        if not rely_on_native("spill"):
+            return wrapped(*args, **kwargs)
         from mantaray.spill.handover import handing_on
 
         directories = _spill_directories(node)
@@ -54,6 +57,8 @@ def _install_node(module: ModuleType, installation: Installation) -> None:
         return result
 
     def get_object_spilling_config(wrapped: Any, node: Any, args: Any, kwargs: Any) -> Any:
+        if not rely_on_native("spill"):
+            return wrapped(*args, **kwargs)
         from mantaray.spill.handover import prepare
 
         # Two names of one dictionary, unless it is empty.
@@ -100,9 +105,8 @@ def _spill_directories(node: Any) -> list[str]:
 
 def _remove_leftovers(directories: list[str]) -> None:
     """Remove left-over directories in a process of its own: it may take long."""
-    command = [sys.executable, "-m", "mantaray.spill.clean_main", *directories]
     subprocess.Popen(
-        command,
+        python_command("mantaray.spill.clean_main", *directories),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -123,6 +127,7 @@ SPILL_PATCH = Patch(
     enough_since=None,
     targets=_TARGETS,
     installers={_STORAGE: _install_storage, _NODE: _install_node, _UTILS: _install_utils},
+    needs_native=True,
 )
 
 register(SPILL_PATCH)

@@ -7,11 +7,11 @@ goes when they are gone. Without the setting nothing is different.
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mantaray.helpers import python_command
 from mantaray.overlay import Installation, Patch, register, targets_in
 from mantaray.settings import RELAY_ADMIN_PORT, RELAY_PORT, ending_the_start
 
@@ -59,8 +59,8 @@ def _start_relay(node: Any, port: int, admin_port: int | None) -> None:
     log = Path(node.get_logs_dir_path()) / "mantaray-relay.log"
     options = [f"--upstream={node.gcs_address}", f"--listen=0.0.0.0:{port}"]
     options.append(f"--admin-listen={f'127.0.0.1:{admin_port}' if admin_port else ''}")
-    command = [sys.executable, "-m", "mantaray.syncer.supervise_main"]
-    command += [",".join(map(str, pids)), str(log), *options]
+    watched = ",".join(map(str, pids))
+    command = python_command("mantaray.syncer.supervise_main", watched, str(log), *options)
     with open(log, "ab") as output:
         subprocess.Popen(
             command,

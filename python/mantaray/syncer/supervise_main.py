@@ -1,4 +1,4 @@
-"""Keeps the head's relay running: `python -m mantaray.syncer.supervise_main PIDS LOG OPTION...`.
+"""Keeps the head's relay running: `mantaray.syncer.supervise_main PIDS LOG OPTION...`.
 
 PIDS are those of the head's GCS and raylet, separated by commas. A relay that ends is started again,
 at once the first time and then ever less often. It stays for as long as one of the processes does: a

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mantaray.helpers import python_command
 from mantaray.wheel.errors import WheelError
 
 _DOWNLOAD_TIMEOUT_S = 1800.0
@@ -33,10 +34,10 @@ def download_official(version: str, directory: Path) -> Path:
             "pip install 'ray-mantaray[wheel]', or give the wheel with --from",
         )
     # Three equals signs: an index that serves custom wheels too would satisfy two with one of them.
-    command = [
-        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
+    command = python_command(
+        *("pip", "download", "--no-deps", "--only-binary", ":all:"),
         *("--disable-pip-version-check", "--dest", str(directory), f"ray==={version}"),
-    ]
+    )
     try:
         done = subprocess.run(command, stdout=sys.stderr, check=False, timeout=_DOWNLOAD_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib.util
 import re
 import subprocess
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from mantaray.helpers import python_command
 from mantaray.wheel.archive import WheelWriter
 from mantaray.wheel.contents import ContentFile
 from mantaray.wheel.errors import WheelError
@@ -75,7 +75,7 @@ def audited_tag(natives: Iterable[ContentFile]) -> str:
         )
     with tempfile.TemporaryDirectory(prefix="mantaray-audit-") as scratch:
         wheel = _mini_wheel(Path(scratch), natives)
-        command = [sys.executable, "-m", "auditwheel", "show", str(wheel)]
+        command = python_command("auditwheel", "show", str(wheel))
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=_AUDIT_TIMEOUT_S

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
+import threading
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mantaray.logs.following import Follower, LineBatches
+from mantaray.logs.patch import LOGS_PATCH
+from mantaray.overlay import Installation
 
 
 @pytest.fixture
@@ -78,3 +88,236 @@ def test_batches_hold_ten_lines_and_lose_none(log: Path) -> None:
     assert sizes == [10] * 9 + [5]
     assert batches.next() is None
     follower.close()
+
+
+def open_files(log: Path) -> int:
+    """Return how many descriptors of this process are files of the log's directory."""
+    links = []
+    for entry in os.scandir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(entry.path))
+        except FileNotFoundError:
+            continue
+    return sum(link.startswith(f"{log.parent}/") for link in links)
+
+
+def test_renamed_log_whose_writer_keeps_its_descriptor_loses_no_line(log: Path) -> None:
+    """logrotate's `create`: Ray's job drivers never open their log again."""
+    writer = log.open("a")
+    follower = Follower(str(log))
+    seen = ""
+    for number in range(60):
+        print(number, file=writer, flush=True)
+        if number == 20:
+            log.rename(f"{log}.1")
+            log.touch()
+        if number == 40:
+            Path(f"{log}.1").rename(f"{log}.2")
+            log.rename(f"{log}.1")
+            log.touch()
+        if number % 7 == 0:
+            seen += read_all(follower)
+    writer.close()
+    seen += read_all(follower)
+    assert seen.split() == [str(number) for number in range(60)]
+    follower.close()
+
+
+def test_renamed_log_is_let_go_when_nobody_writes_to_it(log: Path) -> None:
+    writer = log.open("a")
+    follower = Follower(str(log))
+    print("first", file=writer, flush=True)
+    assert read_all(follower) == "first\n"
+    print("old", file=writer, flush=True)
+    log.rename(f"{log}.1")
+    log.write_text("new\n")
+    assert read_all(follower) == "old\nnew\n"
+    assert open_files(log) == 3, "the writer's and both of the follower's"
+    print("last", file=writer, flush=True)
+    writer.close()
+    assert read_all(follower) == "last\n"
+    assert follower.read() == ""
+    assert open_files(log) == 1
+    follower.close()
+    assert open_files(log) == 0
+
+
+def test_log_rotated_several_times_between_two_looks_loses_no_line(log: Path) -> None:
+    log.write_text("0\n")
+    follower = Follower(str(log))
+    assert read_all(follower) == "0\n"
+    for number in range(1, 6):
+        for older in range(number, 0, -1):
+            if Path(f"{log}.{older}").exists():
+                Path(f"{log}.{older}").rename(f"{log}.{older + 1}")
+        log.rename(f"{log}.1")
+        log.write_text(f"{number}\n")
+    assert read_all(follower).split() == ["1", "2", "3", "4", "5"]
+    follower.close()
+
+
+def test_renamed_and_removed_log_is_read_to_its_end(log: Path) -> None:
+    writer = log.open("a")
+    follower = Follower(str(log))
+    print("first", file=writer, flush=True)
+    assert read_all(follower) == "first\n"
+    log.rename(f"{log}.1")
+    log.touch()
+    print("second", file=writer, flush=True)
+    Path(f"{log}.1").unlink()
+    print("third", file=writer, flush=True)
+    assert read_all(follower) == "second\nthird\n"
+    writer.close()
+    follower.close()
+
+
+def copy_and_truncate(log: Path) -> None:
+    """Rotate a log as logrotate's `copytruncate` does."""
+    for number in range(8, 0, -1):
+        if Path(f"{log}.{number}").exists():
+            Path(f"{log}.{number}").rename(f"{log}.{number + 1}")
+    shutil.copy(log, f"{log}.1")
+    os.truncate(log, 0)
+
+
+@pytest.mark.parametrize("mode", ["a", "w"])
+def test_truncated_log_goes_on_where_it_was_read_to(log: Path, mode: str) -> None:
+    """With `w` the writer does not append: what it writes next leaves a hole before it."""
+    writer = log.open(mode)
+    follower = Follower(str(log))
+    seen = ""
+    for number in range(400):
+        print("line", number, file=writer, flush=True)
+        if number % 97 == 50:
+            copy_and_truncate(log)
+        if number % 13 == 0:
+            seen += read_all(follower)
+    seen += read_all(follower)
+    writer.close()
+    assert seen == "".join(f"line {number}\n" for number in range(400))
+    follower.close()
+
+
+def test_truncated_log_that_has_grown_beyond_its_old_end_is_noticed(log: Path) -> None:
+    writer = log.open("a")
+    follower = Follower(str(log))
+    print("old " * 100, file=writer, flush=True)
+    first = read_all(follower)
+    print("unread", file=writer, flush=True)
+    copy_and_truncate(log)
+    print("new " * 1000, file=writer, flush=True)
+    assert first + read_all(follower) == "old " * 100 + "\nunread\n" + "new " * 1000 + "\n"
+    writer.close()
+    follower.close()
+
+
+def test_log_truncated_while_50_mb_are_written_loses_no_line(log: Path) -> None:
+    """Truncated between two lines, for what comes between copying and truncating nobody can read."""
+    lines, done, seen = 500_000, threading.Event(), []
+    turn = threading.Lock()
+
+    def write() -> None:
+        with log.open("a") as file:
+            for number in range(lines):
+                with turn:
+                    file.write(f"{number:08d} {'x' * 90}\n")
+                    if number % 100_000 == 99_999:
+                        file.flush()
+                        copy_and_truncate(log)
+        done.set()
+
+    follower = Follower(str(log))
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not done.is_set():
+        seen.append(follower.read())
+    writer.join()
+    seen.append(read_all(follower))
+    follower.close()
+    numbers = [line.split()[0] for line in "".join(seen).splitlines()]
+    assert numbers == [f"{number:08d}" for number in range(lines)]
+
+
+def test_closing_during_a_read_leaves_no_descriptor(log: Path) -> None:
+    log.write_text("x" * 10_000_000)
+    for _ in range(200):
+        follower = Follower(str(log))
+        reader = threading.Thread(target=read_all, args=(follower,))
+        reader.start()
+        follower.close()
+        reader.join()
+        assert follower.read() == ""
+        assert open_files(log) == 0
+
+
+class Client:
+    """Stands for Ray's JobLogStorageClient, of which the patch keeps only this."""
+
+    NUM_LOG_LINES_ON_ERROR = 10
+    MAX_LOG_SIZE = 20_000
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    def get_log_file_path(self, job_id: str) -> str:
+        return str(self._log)
+
+    async def get_last_n_log_lines(self, job_id: str) -> str:
+        raise NotImplementedError
+
+    def tail_logs(self, job_id: str) -> AsyncIterator[list[str] | None]:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def client(log: Path) -> Client:
+    cls: Any = type("PatchedClient", (Client,), dict(vars(Client)))
+    (install,) = LOGS_PATCH.installers.values()
+    install(SimpleNamespace(JobLogStorageClient=cls), Installation())  # type: ignore[arg-type]
+    patched: Client = cls(log)
+    return patched
+
+
+def test_cancelled_tail_leaves_no_descriptor(log: Path, client: Client) -> None:
+    log.write_text("line\n" * 2_000_000)
+
+    async def follow() -> None:
+        async for _ in client.tail_logs("job"):
+            pass
+
+    async def cancel_many() -> None:
+        for number in range(100):
+            task = asyncio.ensure_future(follow())
+            await asyncio.sleep(number % 10 / 2000)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(cancel_many())
+    # A thread that was reading lets its file go when it is done.
+    deadline = time.monotonic() + 60
+    while open_files(log) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert open_files(log) == 0
+
+
+def test_readers_go_on_while_the_threads_of_the_event_loop_are_taken(
+    log: Path, client: Client
+) -> None:
+    log.write_text("line\n" * 100)
+    blocked = threading.Event()
+
+    async def read() -> int:
+        loop = asyncio.get_running_loop()
+        others = [loop.run_in_executor(None, blocked.wait) for _ in range(64)]
+        try:
+            count = 0
+            async for lines in client.tail_logs("job"):
+                if lines is None:
+                    return count
+                count += len(lines)
+            raise AssertionError("it goes on until there is nothing new")
+        finally:
+            blocked.set()
+            await asyncio.gather(*others)
+
+    assert asyncio.run(asyncio.wait_for(read(), 60)) == 100

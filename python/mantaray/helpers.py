@@ -1,0 +1,31 @@
+"""Starts Python programs of this environment without the working directory on their module path.
+
+`python -m MODULE` puts the working directory first on `sys.path`. A file that somebody else left there,
+such as `/tmp/glob.py`, would then run with the rights of this process. Every helper process is therefore
+started with the command that `python_command` returns. tests/support/tidy.py refuses any other way.
+"""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+from pathlib import Path
+
+# Started as a file, in isolated mode: neither its directory nor the working directory is searched.
+_MAIN = Path(__file__).resolve().with_name("helper_main.py")
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module as a program.
+
+    The program finds the standard library first, then the packages of this environment, then the
+    user's own site directory if this process uses that. It ignores PYTHONPATH and the working directory.
+    It uses the very Mantaray that this process uses.
+
+    Args:
+        module: what `python -m` would be given: "mantaray.spill.clean_main", "pip".
+        arguments: for the program.
+    """
+    user_site = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
+    return [sys.executable, "-I", os.fspath(_MAIN), user_site, module, *arguments]
