@@ -61,16 +61,29 @@ def wheel_group(
     "--against",
     type=_FILE,
     metavar="OFFICIAL",
-    help="The official wheel to compare with, instead of the RECORD of it that WHEEL keeps.",
+    help="The official wheel to compare with. Without it only upstream's files are checked, by the RECORD "
+    "that WHEEL itself keeps.",
+)
+@click.option(
+    "--mantaray",
+    "release",
+    type=_FILE,
+    metavar="WHEEL",
+    help="The ray-mantaray wheel to compare with, beside --against; left out, pip downloads it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(wheel: Path, against: Path | None, as_json: bool) -> None:
-    """Show that every file of upstream's is unchanged in a custom wheel, and say which is not.
+def verify(wheel: Path, against: Path | None, release: Path | None, as_json: bool) -> None:
+    """Show that a custom wheel is what `mantaray wheel` makes, and say where it is not.
+
+    With --against every file and every line of metadata is either upstream's or, byte for byte, that of
+    the Mantaray release that the wheel names.
 
     The exit status is 0 only if nothing is wrong.
     """
+    if release is not None and against is None:
+        raise click.UsageError("--mantaray goes with --against, the official wheel")
     try:
-        found = verify_wheel(wheel, against)
+        found = verify_wheel(wheel, against, release)
     except WheelError as error:
         raise CliError(str(error), error.hint) from error
     if as_json:

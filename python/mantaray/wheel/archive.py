@@ -32,6 +32,8 @@ SIGNATURES = ("RECORD.jws", "RECORD.p7s")
 # The first moment a zip file can hold.
 _ZIP_EPOCH_S = 315532800
 _UNIX = 3
+# The mode that a file gets in a wheel we write where nothing else is known: plain and readable.
+PLAIN_MODE = stat.S_IFREG | 0o644
 
 
 class WheelReader:
@@ -246,7 +248,7 @@ class WheelWriter:
         """
         info = zipfile.ZipInfo(name, self._time)
         info.create_system = _UNIX
-        info.external_attr = (mode or stat.S_IFREG | 0o644) << 16
+        info.external_attr = (mode or PLAIN_MODE) << 16
         self._zip.writestr(info, data, zipfile.ZIP_DEFLATED, compresslevel=6)
 
     def __enter__(self) -> WheelWriter:

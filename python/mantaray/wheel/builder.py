@@ -20,21 +20,14 @@ from packaging.tags import parse_tag, sys_tags
 from packaging.version import InvalidVersion, Version
 
 from mantaray.overlay.known import why_unknown
-from mantaray.wheel.archive import SIGNATURES, WheelReader, WheelWriter, same_project
-from mantaray.wheel.bounds import bounds_for
+from mantaray.wheel.archive import WheelReader, same_project
 from mantaray.wheel.contents import Contents, installed_contents
+from mantaray.wheel.custom import CustomWheel
 from mantaray.wheel.download import download_official
 from mantaray.wheel.errors import WheelError
-from mantaray.wheel.layout import UPSTREAM_RECORD, custom_version, is_ours
-from mantaray.wheel.metadata import (
-    edit_entry_points,
-    edit_metadata,
-    edit_top_level,
-    edit_wheel,
-    header,
-)
+from mantaray.wheel.layout import is_ours
+from mantaray.wheel.metadata import header
 from mantaray.wheel.platform_tag import architecture, audited_tag, stricter
-from mantaray.wheel.record import Entry, entry_of, format_record
 
 Say = Callable[[str], None]
 
@@ -73,7 +66,7 @@ def build_wheel(
         _require_fit(official, ray_version)
         say(f"asking auditwheel what {len(mantaray.natives)} native part(s) need")
         platform = stricter(official.platform, audited_tag(mantaray.natives))
-        custom = _CustomWheel(official, mantaray, platform)
+        custom = CustomWheel(official, mantaray, platform)
         say(f"writing {custom.file_name}")
         with _appearing_whole(out_dir, custom.file_name) as (file, target):
             custom.write(file)
@@ -211,72 +204,3 @@ def _umask() -> int:
     current = os.umask(0o077)
     os.umask(current)
     return current
-
-
-class _CustomWheel:
-    """The wheel that comes out of an official one and a Mantaray."""
-
-    def __init__(self, official: WheelReader, mantaray: Contents, platform: str) -> None:
-        self._official = official
-        self._mantaray = mantaray
-        self._version = custom_version(str(official.version), mantaray.version)
-        self._tag = f"{official.python}-{official.abi}-{platform}"
-        self._dist_info = f"ray-{self._version}.dist-info"
-        self.file_name = f"ray-{self._version}-{self._tag}.whl"
-
-    def write(self, file: IO[bytes]) -> None:
-        """Write it: files sorted, the metadata directory behind all others, RECORD last of all.
-
-        Raises:
-            OSError: it cannot be written.
-            WheelError: a file of the official wheel is not what its RECORD says.
-        """
-        record: list[tuple[str, Entry]] = []
-        with WheelWriter(file) as writer:
-            for name, data, mode in self._files():
-                writer.add(name, data, mode)
-                record.append((name, entry_of(data)))
-            own_path = f"{self._dist_info}/RECORD"
-            mode = self._official.mode(f"{self._official.dist_info}/RECORD")
-            writer.add(own_path, format_record(record, own_path), mode)
-
-    def _files(self) -> Iterator[tuple[str, bytes, int]]:
-        """Yield name, content and mode of every file but RECORD, in the order to write."""
-        prefix = f"{self._official.dist_info}/"
-        outside = [name for name in self._official.names() if not name.startswith(prefix)]
-        added = {file.name: file for file in self._mantaray.files}
-        for name in sorted([*outside, *added]):
-            if name in added:
-                yield name, added[name].source.read_bytes(), added[name].mode
-            else:
-                yield name, self._official.read_recorded(name), self._official.mode(name)
-        metadata = self._metadata_files()
-        for name in sorted(metadata):
-            yield (f"{self._dist_info}/{name}", *metadata[name])
-
-    def _metadata_files(self) -> dict[str, tuple[bytes, int]]:
-        """Return content and mode of the metadata files but RECORD, by name below .dist-info."""
-        prefix = f"{self._official.dist_info}/"
-        left_out = {f"{prefix}{name}" for name in ("RECORD", *SIGNATURES)}
-        files = {
-            name.removeprefix(prefix): (
-                self._official.read_recorded(name),
-                self._official.mode(name),
-            )
-            for name in self._official.names()
-            if name.startswith(prefix) and name not in left_out
-        }
-        requirements = [*self._mantaray.requirements, *bounds_for(str(self._official.version))]
-        edits: dict[str, Callable[[bytes], bytes]] = {
-            "METADATA": lambda text: edit_metadata(text, self._version, requirements),
-            "WHEEL": lambda text: edit_wheel(
-                text, sorted(map(str, parse_tag(self._tag))), f"mantaray {self._mantaray.version}"
-            ),
-            "entry_points.txt": edit_entry_points,
-            "top_level.txt": edit_top_level,
-        }
-        for name, edit in edits.items():
-            text, mode = files.get(name, (b"", 0))
-            files[name] = edit(text), mode
-        files[UPSTREAM_RECORD] = self._official.record_text, 0
-        return files

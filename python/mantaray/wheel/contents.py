@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mantaray
+from mantaray.wheel.archive import WheelReader
 from mantaray.wheel.errors import WheelError
 
 PACKAGE = "mantaray"
@@ -88,6 +89,38 @@ def installed_contents(site: Path | None = None) -> Contents:
     if _native_name() not in {file.name for file in contents.natives}:
         raise WheelError(f"this Mantaray has no native part ({_native_name()})", _INSTALL)
     return contents
+
+
+def unpacked_contents(release: WheelReader, directory: Path) -> Contents:
+    """Unpack the wheel of a Mantaray and return what of it goes into a custom wheel.
+
+    Args:
+        release: the wheel, for any Python.
+        directory: where to; empty. It is needed as long as the contents are.
+
+    Raises:
+        WheelError: a file is damaged or not what its RECORD says, or the wheel is incomplete.
+    """
+    for name in release.record:
+        if name.partition("/")[0] != release.dist_info:
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(release.read_recorded(name))
+            path.chmod(release.mode(name) & 0o777 | 0o600)
+    try:
+        names = sorted(path.relative_to(directory).as_posix() for path in _files_below(directory))
+        files = tuple(_content_file(directory, directory / name) for name in names)
+        requirements = _requirements(directory / PACKAGE / _REQUIREMENTS)
+    except OSError as error:
+        raise WheelError(
+            f"{release.path.name} is incomplete: {error.filename}: {error.strerror}",
+            "get the wheel again",
+        ) from error
+    return Contents(str(release.version), files, requirements)
+
+
+def _files_below(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
 
 
 def _native_name() -> str:

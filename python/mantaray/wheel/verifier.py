@@ -1,18 +1,25 @@
-"""Checks a custom wheel: every upstream file unchanged, and what was added or changed besides."""
+"""Checks a custom wheel: every upstream file unchanged, and what was added or changed besides.
+
+The strict check, with the official wheel at hand, is in `mantaray.wheel.strict`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.tags import parse_tag
 
 from mantaray.wheel.archive import WheelReader
+from mantaray.wheel.download import download_mantaray
 from mantaray.wheel.errors import WheelError
 from mantaray.wheel.layout import REWRITTEN, UPSTREAM_RECORD, is_ours, split_version
 from mantaray.wheel.metadata import header
 from mantaray.wheel.record import Entry, parse_record
+from mantaray.wheel.strict import compare
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,21 @@ class Verification:
         return not (self.changed or self.missing or self.unexpected or self.problems)
 
 
-def verify_wheel(path: Path, against: Path | None = None) -> Verification:
+def verify_wheel(
+    path: Path, against: Path | None = None, mantaray: Path | None = None
+) -> Verification:
     """Check a custom wheel.
 
-    Upstream's RECORD, which a custom wheel keeps, tells what upstream's files were. With `against`
-    it is the official wheel itself that tells, and the kept RECORD has to be that wheel's.
+    With the official wheel, every file, every line of metadata and every permission has to be what
+    `mantaray wheel` makes of the official wheel and of the Mantaray release that the custom wheel names.
+    Without it, only upstream's files are checked, by the RECORD of upstream that a custom wheel keeps.
+    Whoever changed the wheel may have changed that RECORD too.
 
     Args:
         path: the custom wheel.
         against: the official wheel it was made from.
+        mantaray: the `ray-mantaray` wheel of that release. Left out, pip downloads it if `against` is
+            given.
 
     Raises:
         WheelError: a file cannot be read or is damaged, or is not the kind of wheel meant.
@@ -75,11 +88,11 @@ def verify_wheel(path: Path, against: Path | None = None) -> Verification:
         kept = wheel.read(kept_name)
         if against is None:
             upstream = parse_record(kept, f"Ray {versions[0]} kept in {path.name}")
-            return _compare(wheel, versions, upstream, "upstream's RECORD, kept in the wheel", ())
+            return _compare(wheel, versions, upstream)
         with WheelReader(against) as official:
             _require_sound_official(official, versions[0])
-            differences = _against_official(wheel, kept, official)
-            return _compare(wheel, versions, official.record, against.name, differences)
+            with _release(mantaray, versions[1]) as release:
+                return _compare_strictly(wheel, versions, official, release)
 
 
 def _require_sound_official(official: WheelReader, ray_version: str) -> None:
@@ -93,24 +106,43 @@ def _require_sound_official(official: WheelReader, ray_version: str) -> None:
         official.read_recorded(name)
 
 
-def _against_official(wheel: WheelReader, kept: bytes, official: WheelReader) -> tuple[str, ...]:
-    """Return what can only be told with the official wheel at hand: its RECORD and file modes."""
-    problems = []
-    if kept != official.record_text:
-        problems.append(f"{UPSTREAM_RECORD} is not the RECORD of {official.path.name}")
-    for name in official.record:
-        inside = _inside_name(name, wheel)
-        if inside in wheel and wheel.mode(inside) != official.mode(name):
-            problems.append(f"{inside} has other permissions than upstream's")
-    return tuple(problems)
+@contextmanager
+def _release(given: Path | None, version: str) -> Iterator[Path]:
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="mantaray-wheel-") as scratch:
+        yield download_mantaray(version, Path(scratch))
+
+
+def _compare_strictly(
+    wheel: WheelReader, versions: tuple[str, str], official: WheelReader, release: Path
+) -> Verification:
+    found = compare(wheel, official, release, versions[1])
+    wrong = [
+        f"{name} is not what the wheel's own RECORD says"
+        for name in wheel.names()
+        if name in wheel.record and not wheel.record[name].matches(wheel.read(name))
+    ]
+    return Verification(
+        wheel=wheel.path.name,
+        ray_version=versions[0],
+        mantaray_version=versions[1],
+        reference=f"{official.path.name} and {release.name}",
+        unchanged=found.unchanged,
+        rewritten=tuple(sorted(found.rewritten)),
+        added=tuple(sorted(found.added)),
+        changed=tuple(sorted(found.changed)),
+        missing=tuple(sorted(found.missing)),
+        unexpected=tuple(found.unexpected),
+        problems=(*found.problems, *wrong),
+    )
 
 
 def _compare(
     wheel: WheelReader,
     versions: tuple[str, str],
     upstream: Mapping[str, Entry],
-    reference: str,
-    differences: tuple[str, ...],
 ) -> Verification:
     """Put every file of the wheel and of upstream into one of the report's groups."""
     expected = {_inside_name(name, wheel): entry for name, entry in upstream.items()}
@@ -119,7 +151,7 @@ def _compare(
     found: dict[str, list[str]] = {
         group: [] for group in ("unchanged", "rewritten", "added", "changed", "unexpected")
     }
-    problems = [*differences, *_metadata_problems(wheel)]
+    problems = _metadata_problems(wheel)
     for name in wheel.names():
         data = wheel.read(name)
         found[_group(name, data, expected.get(name), rewritable, wheel.dist_info)].append(name)
@@ -131,7 +163,7 @@ def _compare(
         wheel=wheel.path.name,
         ray_version=versions[0],
         mantaray_version=versions[1],
-        reference=reference,
+        reference="upstream's RECORD kept in the wheel; Mantaray's own files with nothing",
         unchanged=len(found["unchanged"]),
         rewritten=tuple(found["rewritten"]),
         added=tuple(found["added"]),

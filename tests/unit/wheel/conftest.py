@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from mantaray.wheel import WheelError, build_wheel
-from mantaray.wheel.contents import Contents, installed_contents
-from synthetic_ray import RayWheel
+from mantaray.wheel import WheelError, build_wheel, builder, platform_tag, strict
+from mantaray.wheel.contents import ContentFile, Contents, installed_contents
+from synthetic_ray import RayWheel, write_release
 
 import mantaray
 
@@ -31,10 +32,34 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_audit_for_all() -> Iterator[None]:
+    """Ask auditwheel once for the same native parts, which takes it a second."""
+    known: dict[tuple[bytes, ...], str] = {}
+
+    def remembering(natives: Iterable[ContentFile]) -> str:
+        files = list(natives)
+        key = tuple(hashlib.sha256(file.source.read_bytes()).digest() for file in files)
+        if key not in known:
+            known[key] = platform_tag.audited_tag(files)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "audited_tag", remembering)
+        patch.setattr(strict, "audited_tag", remembering)
+        yield
+
+
 @pytest.fixture
 def contents(site: Path) -> Contents:
     """The small Mantaray, ready to go into a wheel."""
     return installed_contents(site)
+
+
+@pytest.fixture
+def release(contents: Contents, tmp_path: Path) -> Path:
+    """The `ray-mantaray` wheel of the small Mantaray."""
+    return write_release(contents, tmp_path / "release")
 
 
 @pytest.fixture

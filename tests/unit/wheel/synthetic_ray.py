@@ -1,4 +1,4 @@
-"""Small official-looking Ray wheels, made as real zip files."""
+"""Small official-looking wheels of Ray, and of Mantaray, made as real zip files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import sysconfig
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from mantaray.wheel.archive import WheelWriter
+from mantaray.wheel.contents import Contents
+from mantaray.wheel.record import entry_of, format_record
+
+import mantaray
 
 PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
 MACHINE = sysconfig.get_platform().removeprefix("linux-")
@@ -94,3 +100,19 @@ class RayWheel:
                 info.compress_type = zipfile.ZIP_DEFLATED
                 out.writestr(info, files[name])
         return path
+
+
+def write_release(contents: Contents, directory: Path, version: str = mantaray.__version__) -> Path:
+    """Write a Mantaray as a `ray-mantaray` wheel and return the file."""
+    info = f"ray_mantaray-{version}.dist-info"
+    files = {file.name: (file.source.read_bytes(), file.mode) for file in contents.files}
+    files[f"{info}/METADATA"] = (b"Metadata-Version: 2.1\nName: ray-mantaray\n", 0)
+    files[f"{info}/WHEEL"] = (b"Wheel-Version: 1.0\n", 0)
+    entries = [(name, entry_of(data)) for name, (data, _) in files.items()]
+    files[f"{info}/RECORD"] = (format_record(entries, f"{info}/RECORD"), 0)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"ray_mantaray-{version}-py3-none-any.whl"
+    with path.open("wb") as out, WheelWriter(out) as writer:
+        for name, (data, mode) in files.items():
+            writer.add(name, data, mode)
+    return path

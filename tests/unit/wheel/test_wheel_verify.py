@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from mantaray.wheel import WheelError, verify_wheel
-from synthetic_ray import RayWheel, hashed
+from mantaray.wheel.contents import Contents
+from synthetic_ray import RayWheel, hashed, write_release
 
 import mantaray
 
@@ -74,10 +75,15 @@ def test_intact(custom: Path) -> None:
     assert "mantaray.pth" in found.added
 
 
-def test_intact_against_the_official_wheel(custom: Path, official: Path) -> None:
-    found = verify_wheel(custom, official)
-    assert found.ok
-    assert found.reference == official.name
+def test_intact_against_the_official_wheel(custom: Path, official: Path, release: Path) -> None:
+    found = verify_wheel(custom, official, release)
+    assert found.ok, found
+    assert found.reference == f"{official.name} and {release.name}"
+    assert (found.unchanged, found.rewritten, found.added) == (
+        verify_wheel(custom).unchanged,
+        verify_wheel(custom).rewritten,
+        verify_wheel(custom).added,
+    )
 
 
 def test_changed_upstream_file(custom: Path) -> None:
@@ -94,7 +100,9 @@ def test_changed_upstream_file_with_record_made_to_match(custom: Path) -> None:
     assert not found.ok
 
 
-def test_changed_upstream_file_with_kept_record_made_to_match(custom: Path, official: Path) -> None:
+def test_changed_upstream_file_with_kept_record_made_to_match(
+    custom: Path, official: Path, release: Path
+) -> None:
     with zipfile.ZipFile(custom) as wheel:
         kept = wheel.read(KEPT).decode()
     old = RayWheel().files["ray/scripts.py"]
@@ -102,9 +110,9 @@ def test_changed_upstream_file_with_kept_record_made_to_match(custom: Path, offi
     changes: dict[str, bytes | None] = {"ray/scripts.py": b"evil", KEPT: forged}
     copy = tampered(custom, changes, fix_record=True)
     assert verify_wheel(copy).ok, "the wheel alone cannot tell; the official one can"
-    found = verify_wheel(copy, official)
+    found = verify_wheel(copy, official, release)
     assert found.changed == ("ray/scripts.py",)
-    assert "UPSTREAM_RECORD is not the RECORD of" in found.problems[0]
+    assert any("UPSTREAM_RECORD is not the RECORD of" in problem for problem in found.problems)
 
 
 def test_changed_license(custom: Path) -> None:
@@ -131,10 +139,152 @@ def test_changed_file_of_mantaray(custom: Path) -> None:
     assert found.problems == ("mantaray/__init__.py is not what the wheel's own RECORD says",)
 
 
-def test_lost_permission_shows_against_the_official_wheel(custom: Path, official: Path) -> None:
+def test_lost_permission_shows_against_the_official_wheel(
+    custom: Path, official: Path, release: Path
+) -> None:
     copy = tampered(custom, {}, modes={"ray/core/raylet": 0o100644})
-    found = verify_wheel(copy, official)
-    assert found.problems == ("ray/core/raylet has other permissions than upstream's",)
+    found = verify_wheel(copy, official, release)
+    assert found.problems == ("ray/core/raylet has other permissions than it has to have",)
+
+
+def inside(path: Path, name: str) -> bytes:
+    """Return a file of a wheel."""
+    with zipfile.ZipFile(path) as wheel:
+        return wheel.read(name)
+
+
+# What is done to a wheel, and what has to be said of it. Each way makes pip install somebody else's code.
+# RECORD always matches, so that pip installs the wheel.
+TAMPERING: dict[str, tuple[Callable[[Path], dict[str, bytes | None]], str]] = {
+    "replaced_pth": (
+        lambda custom: {"mantaray.pth": b"import os; os.system('true')\n"},
+        "mantaray.pth is not that of ray-mantaray",
+    ),
+    "replaced_module": (
+        lambda custom: {"mantaray/part/__init__.py": b"import os\n"},
+        "mantaray/part/__init__.py is not that of ray-mantaray",
+    ),
+    "replaced_native_module": (
+        lambda custom: {native_name(custom): b"\x7fELF of somebody else"},
+        "_native",
+    ),
+    "added_requirement": (
+        lambda custom: {
+            f"{DIST_INFO}/METADATA": inside(custom, f"{DIST_INFO}/METADATA").replace(
+                b"Provides-Extra", b"Requires-Dist: somebody-else\nProvides-Extra", 1
+            )
+        },
+        "METADATA has the line 'Requires-Dist: somebody-else'",
+    ),
+    "loosened_requirement": (
+        lambda custom: {
+            f"{DIST_INFO}/METADATA": inside(custom, f"{DIST_INFO}/METADATA").replace(
+                b"protobuf>=3.20.3", b"protobuf"
+            )
+        },
+        "METADATA lacks the line 'Requires-Dist: protobuf>=3.20.3'",
+    ),
+    "changed_entry_point": (
+        lambda custom: {
+            f"{DIST_INFO}/entry_points.txt": inside(
+                custom, f"{DIST_INFO}/entry_points.txt"
+            ).replace(b"ray = ray.scripts:main", b"ray = mantaray.part:main")
+        },
+        "entry_points.txt has the line 'ray = mantaray.part:main'",
+    ),
+    "added_entry_point": (
+        lambda custom: {
+            f"{DIST_INFO}/entry_points.txt": inside(custom, f"{DIST_INFO}/entry_points.txt")
+            + b"ls = mantaray.part:main\n"
+        },
+        "entry_points.txt has the line 'ls = mantaray.part:main'",
+    ),
+    "purelib": (
+        lambda custom: {
+            f"{DIST_INFO}/WHEEL": inside(custom, f"{DIST_INFO}/WHEEL").replace(b"false", b"true")
+        },
+        "WHEEL has the line 'Root-Is-Purelib: true'",
+    ),
+    "claimed_top_level": (
+        lambda custom: {f"{DIST_INFO}/top_level.txt": b"mantaray\nos\nray\n"},
+        "top_level.txt has the line 'os'",
+    ),
+}
+
+
+def native_name(custom: Path) -> str:
+    """Return the name of the extension module in a wheel."""
+    with zipfile.ZipFile(custom) as wheel:
+        return next(name for name in wheel.namelist() if name.startswith("mantaray/_native."))
+
+
+@pytest.mark.parametrize("way", TAMPERING)
+def test_tampering(custom: Path, official: Path, release: Path, way: str) -> None:
+    change, words = TAMPERING[way]
+    copy = tampered(custom, change(custom), fix_record=True)
+    found = verify_wheel(copy, official, release)
+    assert not found.ok
+    assert any(words in problem for problem in found.problems), found.problems
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mantaray/extra.py",
+        "mantaray/extra.pth",
+        "ray/extra.py",
+        f"{DIST_INFO}/mantaray/more",
+        "x.pth",
+    ],
+)
+def test_added_file_against_the_official_wheel(
+    custom: Path, official: Path, release: Path, name: str
+) -> None:
+    copy = tampered(custom, {name: b"x"}, fix_record=True)
+    found = verify_wheel(copy, official, release)
+    assert found.unexpected == (name,)
+    assert not found.ok
+
+
+def test_missing_file_of_mantaray(custom: Path, official: Path, release: Path) -> None:
+    copy = tampered(custom, {"mantaray/part/__init__.py": None}, fix_record=True)
+    found = verify_wheel(copy, official, release)
+    assert found.missing == ("mantaray/part/__init__.py",)
+    assert not found.ok
+
+
+def test_record_with_a_line_too_many(custom: Path, official: Path, release: Path) -> None:
+    record = f"{DIST_INFO}/RECORD"
+    line = b"../../../etc/somewhere,,\n"
+    copy = tampered(custom, {record: inside(custom, record) + line})
+    found = verify_wheel(copy, official, release)
+    assert any("RECORD has the line '../../../etc/somewhere,,'" in p for p in found.problems)
+
+
+def test_looser_platform_than_the_native_parts_need(
+    custom: Path, official: Path, release: Path
+) -> None:
+    name = "-".join([*custom.name.split("-")[:-1], "manylinux1_x86_64.whl"])
+    found = verify_wheel(tampered(custom, {}, file_name=name), official, release)
+    assert f"the file has to be called {custom.name}" in found.problems
+
+
+def test_another_release_of_mantaray_is_not_compared_with(
+    custom: Path, official: Path, contents: Contents, tmp_path: Path
+) -> None:
+    other = write_release(contents, tmp_path / "other", "9.9.9")
+    with pytest.raises(WheelError, match="is not the wheel of ray-mantaray"):
+        verify_wheel(custom, official, other)
+    with pytest.raises(WheelError, match="is not the wheel of ray-mantaray"):
+        verify_wheel(custom, official, official)
+
+
+def test_wheel_of_another_mantaray_is_verified_with_that_one(
+    custom: Path, official: Path, release: Path
+) -> None:
+    name = custom.name.replace(f"mantaray.{mantaray.__version__}", "mantaray.9.9.9")
+    with pytest.raises(WheelError, match=r"was made by Mantaray 9\.9\.9, and this is"):
+        verify_wheel(tampered(custom, {}, file_name=name), official, release)
 
 
 def test_renamed_to_other_tags(custom: Path) -> None:
@@ -154,7 +304,7 @@ def test_official_wheel_is_no_custom_wheel(official: Path) -> None:
         verify_wheel(official)
 
 
-def test_against_another_release(custom: Path, tmp_path: Path) -> None:
+def test_against_another_ray(custom: Path, tmp_path: Path) -> None:
     other = RayWheel(version="2.59.0").write(tmp_path / "other")
     with pytest.raises(WheelError, match=r"is not the official wheel of Ray 2\.60\.0"):
         verify_wheel(custom, other)

@@ -1,0 +1,130 @@
+"""Compares a custom wheel, byte by byte, with what `mantaray wheel` makes of its two inputs.
+
+The inputs are the official Ray wheel and the `ray-mantaray` wheel of the release that the custom wheel
+names. Nothing that is in the custom wheel itself is believed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mantaray
+from mantaray.overlay.owners import DISTRIBUTION
+from mantaray.wheel.archive import PLAIN_MODE, WheelReader, same_project
+from mantaray.wheel.contents import Contents, unpacked_contents
+from mantaray.wheel.custom import CustomWheel
+from mantaray.wheel.errors import WheelError
+from mantaray.wheel.layout import REWRITTEN, UPSTREAM_RECORD, is_ours
+from mantaray.wheel.platform_tag import audited_tag, stricter
+
+# Text is shown line by line in a finding, and no more of it than this.
+_MAX_LINES = 5
+
+
+@dataclass
+class Comparison:
+    """What was found. Paths are as in the custom wheel; see `mantaray.wheel.verifier.Verification`."""
+
+    unchanged: int = 0
+    rewritten: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def compare(wheel: WheelReader, official: WheelReader, release: Path, version: str) -> Comparison:
+    """Compare a custom wheel with what its inputs make.
+
+    Args:
+        wheel: the custom wheel.
+        official: the official wheel of the Ray in it, found sound.
+        release: the `ray-mantaray` wheel.
+        version: of the Mantaray that the custom wheel names.
+
+    Raises:
+        WheelError: `release` is not that Mantaray's wheel, or this Mantaray is another release, which may
+            write metadata in another way.
+    """
+    if version != mantaray.__version__.replace("+", "."):
+        raise WheelError(
+            f"{wheel.path.name} was made by Mantaray {version}, and this is {mantaray.__version__}",
+            f"verify it with that release: pip install {DISTRIBUTION}=={version}",
+        )
+    with tempfile.TemporaryDirectory(prefix="mantaray-verify-") as scratch:
+        contents = _release_contents(release, Path(scratch))
+        platform = stricter(official.platform, audited_tag(contents.natives))
+        return _compare(wheel, CustomWheel(official, contents, platform), official)
+
+
+def _release_contents(release: Path, scratch: Path) -> Contents:
+    with WheelReader(release) as reader:
+        if (
+            not same_project(reader.name, DISTRIBUTION)
+            or str(reader.version) != mantaray.__version__
+        ):
+            raise WheelError(
+                f"{release.name} is not the wheel of {DISTRIBUTION} {mantaray.__version__}",
+                f"give {DISTRIBUTION.replace('-', '_')}-{mantaray.__version__}-….whl with --mantaray",
+            )
+        reader.require_complete()
+        return unpacked_contents(reader, scratch)
+
+
+def _compare(wheel: WheelReader, custom: CustomWheel, official: WheelReader) -> Comparison:
+    found = Comparison()
+    if wheel.path.name != custom.file_name:
+        found.problems.append(f"the file has to be called {custom.file_name}")
+    rewritable = {f"{wheel.dist_info}/{name}" for name in REWRITTEN}
+    kept = f"{wheel.dist_info}/{UPSTREAM_RECORD}"
+    expected = set()
+    for name, data, mode in custom.files():
+        expected.add(name)
+        if name not in wheel:
+            found.missing.append(name)
+            continue
+        if wheel.mode(name) != (mode or PLAIN_MODE):
+            found.problems.append(f"{name} has other permissions than it has to have")
+        actual = wheel.read(name)
+        ours = is_ours(name)
+        if actual != data:
+            if name == kept:
+                found.problems.append(
+                    f"{UPSTREAM_RECORD} is not the RECORD of {official.path.name}"
+                )
+            elif ours:
+                found.problems.append(
+                    f"{name} is not that of {DISTRIBUTION} {mantaray.__version__}"
+                )
+            elif name in rewritable:
+                found.problems += _differing_lines(name, data, actual)
+            else:
+                found.changed.append(name)
+        elif name in rewritable:
+            found.rewritten.append(name)
+        elif ours or name == kept:
+            found.added.append(name)
+        else:
+            found.unchanged += 1
+    found.unexpected += [name for name in wheel.names() if name not in expected]
+    return found
+
+
+def _differing_lines(name: str, expected: bytes, actual: bytes) -> list[str]:
+    """Return a sentence for each line of a metadata file that is too much, or that is missing."""
+    before, after = (data.decode("utf-8", "replace").splitlines() for data in (expected, actual))
+    said = []
+    for line in difflib.ndiff(before, after):
+        if line[0] in "+-":
+            what = "has the line" if line[0] == "+" else "lacks the line"
+            said.append(f"{name} {what} {line[2:]!r}")
+    # Lines may be equal where their ends are not.
+    said = said or [f"{name} has other line ends than it has to have"]
+    more = (
+        [f"{name} differs in {len(said) - _MAX_LINES} more lines"] if len(said) > _MAX_LINES else []
+    )
+    return said[:_MAX_LINES] + more
