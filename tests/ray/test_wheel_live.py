@@ -22,7 +22,7 @@ from mantaray.wheel.bounds import bounds_for
 
 import mantaray
 from tests.support.cluster import free_ports
-from tests.support.rays import RAY_ENVIRONMENT
+from tests.support.rays import RAY_ENVIRONMENT, REPOSITORY
 
 # The command of the Mantaray that the tests run with; Ray is not in that environment.
 MANTARAY = (sys.executable, "-m", "mantaray.cli")
@@ -223,7 +223,8 @@ def test_cluster_runs_tasks_and_serves(installed: Installed) -> None:
 
 def test_verify(installed: Installed) -> None:
     command = [*MANTARAY, "wheel", "verify", "--json", str(installed.custom)]
-    for options in ([], ["--against", str(installed.official)]):
+    (release,) = (REPOSITORY / "dist").glob("ray_mantaray-*.whl")
+    for options in ([], ["--against", str(installed.official), "--mantaray", str(release)]):
         done = run([*command, *options])
         assert done.returncode == 0, done.stdout + done.stderr
         said = json.loads(done.stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def _one_audit_for_all() -> Iterator[None]:
     def remembering(natives: Iterable[ContentFile]) -> str:
         files = list(natives)
         key = tuple(hashlib.sha256(file.source.read_bytes()).digest() for file in files)
-        if key not in known:
+        # A test may take auditwheel away.
+        if key not in known or sys.modules.get("auditwheel", "there") is None:
             known[key] = platform_tag.audited_tag(files)
         return known[key]
 
