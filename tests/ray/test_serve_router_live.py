@@ -47,6 +47,54 @@ def test_latecomer_does_not_overtake_those_who_waited_for_the_router(simulated: 
     assert simulated["latecomer"] == list(range(7))
 
 
+@pytest.fixture(scope="module")
+def failures(ray_env: RayEnv) -> Any:
+    """What a router did while one part of Mantaray after the other failed; simulated time."""
+    return ray_env.run_program(PROGRAMS / "serve_router_failures.py")
+
+
+def test_failure_in_any_part_of_mantaray_leaves_no_request_unanswered(failures: Any) -> None:
+    assert len(failures["served"]) > 50
+    assert {
+        what: seen for what, seen in failures["served"].items() if seen != list(range(19))
+    } == {}
+
+
+def test_failure_is_logged_once(failures: Any) -> None:
+    assert failures["logged at most"] == 1
+    assert failures["logged without a failure"] == []
+    assert failures["whole"] == list(range(19))
+
+
+def test_request_does_not_hang_on_a_replica_of_which_little_is_known(failures: Any) -> None:
+    assert failures["bare"] == [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def gone(ray_env: RayEnv) -> Any:
+    """What became of requests when others, or replicas, went away; simulated time."""
+    return ray_env.run_program(PROGRAMS / "serve_router_gone.py")
+
+
+@pytest.mark.parametrize("router", ["Unordered", "InOrder"])
+def test_requests_are_not_abandoned_when_replicas_are_taken_away(gone: Any, router: str) -> None:
+    assert gone[f"replicas go, {router}"] == 30
+
+
+@pytest.mark.parametrize("router", ["Unordered", "InOrder"])
+def test_requests_are_not_abandoned_when_others_are_cancelled(gone: Any, router: str) -> None:
+    assert gone[f"requests go, {router}"] == 10
+
+
+def test_request_for_a_model_of_a_dead_replica_is_answered_by_another_one(gone: Any) -> None:
+    assert gone["replica dies"] == 30
+
+
+def test_reserved_slots_that_are_given_up_do_not_count_as_running(gone: Any) -> None:
+    # Ray reserves slots since 2.56.
+    assert gone["reservations"] in (None, {"left": 0, "answered": 1})
+
+
 def test_streams_http_and_batches_lose_nothing(seen: Any) -> None:
     assert seen["streams"] == [list(range(5))] * 3
     assert seen["http"] == ["http"] * 12
@@ -182,3 +230,11 @@ def test_bad_multiplier_is_one_sentence_where_serve_is_imported_or_started(
 ) -> None:
     (*_, sentence) = ray_env.run_program(STARTS, env={MULTIPLIER: "-1.5"})
     assert sentence.startswith(f"{MULTIPLIER} is set to '-1.5'; allowed: ")
+
+
+def test_nothing_that_serve_pickles_needs_mantaray(ray_env: RayEnv) -> None:
+    pickles = ray_env.run_program(PROGRAMS / "serve_router_pickles.py")["pickles"]
+    assert set(pickles) == {"default router", "user's router", "replica's actor", "metadata"}
+    assert [name for name, seen in pickles.items() if seen["needs"]] == []
+    # Not even as a text that is looked up when it is used.
+    assert [name for name, seen in pickles.items() if seen["names"]] == []

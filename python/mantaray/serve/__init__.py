@@ -1,5 +1,8 @@
 """Serve's replica router wakes on the event that frees a slot; `docs/serve-router.md` says how.
 
-`waiters` and `backoff` know nothing of Ray; `routing` ties them to one of Ray's request routers;
-`patch` attaches that.
+`waiters`, `models`, `slots` and `backoff` know nothing of Ray. `accounts` and `routing` keep what is known
+of one of Ray's request routers, `looking` and `attach` tie that to it, and `patch` attaches it all.
 """
+
+# Where a request router to which Mantaray is attached keeps its Routing.
+ATTRIBUTE = "_mantaray_routing"

@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Callable, Collection
 from typing import Any
 
+from mantaray.serve.guard import guarded
+
 WAIT_METHOD = "mantaray_wait_for_slot"
 MOST_CALLS = 4
 _LONGEST_S = 10.0
@@ -39,6 +41,8 @@ class Listener:
         replica_id = replica.replica_id
         if replica_id in self._calls or replica_id in self._deaf or not self.can_listen:
             return
+        if getattr(replica, "is_cross_language", False):
+            return
         task = asyncio.get_running_loop().create_task(self._ask(replica))
         self._calls[replica_id] = task
         task.add_done_callback(lambda done: self._ended(replica_id, done))
@@ -66,11 +70,15 @@ class Listener:
             return
         # The answer may be the reason for the next call to the same replica.
         self._calls.pop(replica.replica_id, None)
-        self._heard(replica.replica_id, ongoing)
+        with guarded("taking in that a replica has a slot"):
+            self._heard(replica.replica_id, ongoing)
 
     def _ended(self, replica_id: Any, task: asyncio.Task[None]) -> None:
         if self._calls.get(replica_id) is task:
             del self._calls[replica_id]
+        with guarded("asking a replica to tell of a free slot"):
+            if not task.cancelled():
+                task.result()
 
     def stop(self) -> None:
         """Give up all calls: nobody waits any more."""

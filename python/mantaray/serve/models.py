@@ -2,16 +2,18 @@
 
 Ray gives a slot that came free to the request whose turn it is, wherever its model is loaded. Under a
 burst of requests for several models that loads models again and again: each goes where there was a
-slot, and takes the place of one that the next request needs. Here a request whose model is on another
-replica steps back for one whose model is on this one, for as long as Ray's preference lasts
-(RAY_SERVE_MULTIPLEXED_MODEL_ID_MATCHING_TIMEOUT_S). No slot stays empty for it. Pure Python, no Ray.
+slot, and takes the place of one that the next request needs. Here the slot goes to the oldest request
+that is *eligible* for that replica. A request is not eligible while its model is on another replica
+only, for as long as Ray's preference lasts (RAY_SERVE_MULTIPLEXED_MODEL_ID_MATCHING_TIMEOUT_S). No slot
+stays empty: if no request is eligible, the oldest one gets it. So a request waits for no longer than
+the preference lasts and the requests before it take. Pure Python, no Ray.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, MutableSequence
 from typing import Any
 
 # Of the models sent to a replica that are remembered.
@@ -77,12 +79,55 @@ def oldest_that_fits(pending: Iterable[Any], models: Collection[str]) -> Any:
     )
 
 
-def steps_back(request: Any, longest_s: float) -> bool:
-    """Return whether a request still prefers the replica that has its model.
+def first_in_turn(
+    pending: Iterable[Any],
+    here: Collection[str],
+    is_elsewhere: Callable[[str], bool],
+    longest_s: float,
+) -> Any:
+    """Return the request that gets a free slot of a replica; None if none waits.
+
+    Args:
+        pending: the requests of one router, the oldest first.
+        here: the models on the replica.
+        is_elsewhere: tells whether a model is on any replica.
+        longest_s: for how long a request prefers a replica that has its model, in seconds.
+    """
+    oldest = None
+    for request in pending:
+        if request.future.done():
+            continue
+        model = request.metadata.multiplexed_model_id
+        if not model or model in here or is_overdue(request, longest_s) or not is_elsewhere(model):
+            return request
+        oldest = oldest or request
+    return oldest
+
+
+def is_overdue(request: Any, longest_s: float) -> bool:
+    """Return whether a request no longer prefers the replica that has its model.
+
+    The time counts from when a routing task first looks for a replica for it. Before that, it waits for
+    the requests ahead of it, and not for its model.
 
     Args:
         request: Ray's pending request.
         longest_s: for how long it does, in seconds.
     """
-    began = request.routing_context.multiplexed_start_matching_time or request.created_at
-    return bool(time.time() - began < longest_s)
+    began = request.routing_context.multiplexed_start_matching_time
+    return began is not None and bool(time.time() - began >= longest_s)
+
+
+def move_into_place(queue: MutableSequence[Any]) -> None:
+    """Put the last request of a queue behind those that are as old or older.
+
+    Ray puts a request that a replica has rejected at the end of the queue of its model. Under load it
+    would be overtaken without end.
+    """
+    if len(queue) < 2 or queue[-1].created_at >= queue[-2].created_at:
+        return
+    request = queue.pop()
+    place = len(queue)
+    while place and queue[place - 1].created_at > request.created_at:
+        place -= 1
+    queue.insert(place, request)

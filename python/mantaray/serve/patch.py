@@ -1,8 +1,9 @@
 """The patches `router` and `slots`: Serve's request routers wake on events.
 
 `router` replaces the loop that looks for a replica (Ray sleeps in the middle of it), and brings
-upstream's knobs to 2.48; all else is put around what is there. `slots` lets a replica tell the routers
-that wait for it of a free slot, one after the other; see `mantaray.serve.slots`.
+upstream's knobs to 2.48. It attaches to the request routers of this process, one by one, and leaves
+their classes alone, which Serve pickles; see `mantaray.serve.attach`. `slots` lets a replica tell the
+routers that wait for it of a free slot, one after the other; see `mantaray.serve.slots`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 from mantaray import settings
 from mantaray.overlay import Installation, Patch, Target, register, targets_in
+from mantaray.serve import ATTRIBUTE
+from mantaray.serve.guard import guarded
 
 _ROUTERS = "ray.serve._private.request_router.request_router"
 _COMMON = "ray.serve._private.request_router.common"
@@ -29,15 +32,17 @@ _DEPLOYMENT = "ray.serve._private.deployment_info"
 _EVENT = "_request_router_initialized_event"
 
 
-def _install_routers(module: ModuleType, installation: Installation) -> None:
-    from mantaray.serve import hooks
-
-    hooks.install(module, installation)
-
-
 def _install_router(module: ModuleType, installation: Installation) -> None:
     cls = module.AsyncioRouter
+    _keep_order_from_the_start(cls, installation)
+    _attach_to_request_routers(cls, installation)
+    if hasattr(cls, "_release_slot_and_refresh_cache"):
+        _note_released_slots(cls, installation)
+    if not hasattr(module.RequestRouter, "decrement_queue_len_cache"):
+        _note_completions(cls, installation)
 
+
+def _keep_order_from_the_start(cls: Any, installation: Installation) -> None:
     def make(wrapped: Any, asyncio_router: Any, args: Any, kwargs: Any) -> None:
         from mantaray.serve.turns import EventInOrder
 
@@ -48,31 +53,75 @@ def _install_router(module: ModuleType, installation: Installation) -> None:
         wrapped(*args, **kwargs)
 
     installation.wrap(cls, "__init__", make)
-    if hasattr(cls, "_register_decrement_queue_len_cache_callback"):
-        return
+
+
+def _attach_to_request_routers(cls: Any, installation: Installation) -> None:
+    """Attach to each request router where Ray makes it and hands it out."""
+    get = vars(cls)["request_router"].fget
+
+    def request_router(asyncio_router: Any) -> Any:
+        router = get(asyncio_router)
+        known = getattr(router, "__dict__", None)
+        if known is not None and ATTRIBUTE not in known:
+            from mantaray.serve.attach import attach
+
+            attach(router)
+        return router
+
+    installation.replace(cls, "request_router", property(request_router))
+
+
+def _note_released_slots(cls: Any, installation: Installation) -> None:
+    """Note slots that were reserved by `choose_replica` and given up without a request."""
+
+    async def release(wrapped: Any, asyncio_router: Any, args: Any, kwargs: Any) -> None:
+        selection, replica = args
+        is_held = selection._slot_token is not None
+        is_held = is_held and (not selection._dispatched or kwargs.get("force", False))
+        await wrapped(*args, **kwargs)
+        routing = _routing_of(asyncio_router)
+        if is_held and routing is not None:
+            with guarded("noting a slot that is given up"):
+                routing.released(replica.replica_id)
+
+    installation.wrap(cls, "_release_slot_and_refresh_cache", release)
+
+
+def _note_completions(cls: Any, installation: Installation) -> None:
+    """Note when requests end, as Ray does since 2.55."""
 
     async def send(wrapped: Any, asyncio_router: Any, args: Any, kwargs: Any) -> Any:
-        result, replica_id = await wrapped(*args, **kwargs)
-        loop = asyncio_router._event_loop
-
-        def ended(_: Any) -> None:
-            # On a thread of Ray's. The loop is closed when the process ends.
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_completed, asyncio_router.request_router, replica_id)
-
-        result.add_done_callback(ended)
-        return result, replica_id
+        sent = await wrapped(*args, **kwargs)
+        with guarded("waiting for the end of a request"):
+            _watch(asyncio_router, sent[0] if isinstance(sent, tuple) else sent)
+        return sent
 
     installation.wrap(cls, "route_and_send_request", send)
 
 
-def _completed(router: Any, replica_id: Any) -> None:
-    from mantaray.serve.routing import routing_of
+def _watch(asyncio_router: Any, result: Any) -> None:
+    routing = _routing_of(asyncio_router)
+    replica_id = routing and routing.accounts.last(asyncio.current_task())
+    if routing is None or replica_id is None:
+        return
+    loop = asyncio_router._event_loop
 
-    if router is not None:
-        routing = routing_of(router)
-        routing.uncount(replica_id)
-        routing.completed(replica_id)
+    def completed() -> None:
+        with guarded("noting that a request has completed"):
+            routing.accounts.uncount(replica_id)
+            routing.completed(replica_id)
+
+    def ended(_: Any) -> None:
+        # On a thread of Ray's. The loop is closed when the process ends.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(completed)
+
+    result.add_done_callback(ended)
+
+
+def _routing_of(asyncio_router: Any) -> Any:
+    router = asyncio_router.request_router
+    return None if router is None else vars(router).get(ATTRIBUTE)
 
 
 def _install_api(module: ModuleType, installation: Installation) -> None:
@@ -109,28 +158,19 @@ def _install_slots(module: ModuleType, installation: Installation) -> None:
     from mantaray.serve import slots
     from mantaray.serve.listening import WAIT_METHOD
 
-    replica = _owner(module.Replica, "_can_accept_request")
-    manager = module.ReplicaMetricsManager
-    stand_ins = {
-        (replica, "_can_accept_request"): slots.can_accept,
-        (replica, "get_num_ongoing_requests"): slots.count_ongoing,
-        (manager, "dec_num_ongoing_requests"): slots.ended,
-    }
-    for (cls, name), function in stand_ins.items():
-        slots._ORIGINALS[name] = vars(cls)[name]
-        installation.replace(cls, name, function)
-    installation.replace(replica, "_mantaray_find_slots", slots.slots_of)
+    for name, function in slots.STAND_INS.items():
+        cls = module.ReplicaMetricsManager if name == slots.ENDED else module.Replica
+        # Of a base class, up to 2.54; only later Rays reserve slots.
+        owner = next((each for each in cls.__mro__ if name in vars(each)), None)
+        if owner is not None:
+            slots.ORIGINALS[name] = vars(owner)[name]
+            installation.replace(owner, name, function)
+    installation.replace(module.Replica, "_mantaray_find_slots", slots.slots_of)
     installation.replace(module.ReplicaActor, WAIT_METHOD, slots.wait_for_slot)
 
 
-def _owner(cls: Any, name: str) -> Any:
-    """Return the class in which a method is, the base class on 2.48."""
-    return next(each for each in cls.__mro__ if name in vars(each))
-
-
-_REPLICA_METHODS = ("_can_accept_request", "get_num_ongoing_requests")
 _ROUTER_TARGETS = (
-    *targets_in(_ROUTERS, "RequestRouter", "FIFOMixin"),
+    *targets_in(_ROUTERS, "RequestRouter", "FIFOMixin", "MultiplexMixin"),
     *targets_in(_COMMON, "ReplicaQueueLengthCache", "PendingRequest"),
     Target(_POW_2, "PowerOfTwoChoicesRequestRouter"),
     Target(_ROUTER, "AsyncioRouter"),
@@ -138,10 +178,13 @@ _ROUTER_TARGETS = (
     *targets_in(_API, "serve_start", "serve_start_async"),
     Target(f"{_PACKAGE}.constants_utils", "get_env_int", rays=">=2.49"),
 )
+_ACCEPT, _ONGOING = "_can_accept_request", "get_num_ongoing_requests"
 _SLOTS_TARGETS = (
     *targets_in(_REPLICA, "ReplicaActor", "ReplicaMetricsManager.dec_num_ongoing_requests"),
-    *targets_in(_REPLICA, *(f"ReplicaBase.{name}" for name in _REPLICA_METHODS), rays="<2.55"),
-    *targets_in(_REPLICA, *(f"Replica.{name}" for name in _REPLICA_METHODS), rays=">=2.55"),
+    *targets_in(_REPLICA, f"ReplicaBase.{_ACCEPT}", f"ReplicaBase.{_ONGOING}", rays="<2.55"),
+    Target(_REPLICA, f"Replica.{_ACCEPT}", rays=">=2.54"),
+    Target(_REPLICA, f"Replica.{_ONGOING}", rays=">=2.55"),
+    Target(_REPLICA, "Replica.release_slot", rays=">=2.56"),
     Target(_METADATA, "RequestMetadata"),
     Target(_DEPLOYMENT, "DeploymentInfo.actor_def"),
 )
@@ -154,7 +197,6 @@ ROUTER_PATCH = Patch(
     targets=_ROUTER_TARGETS,
     installers={
         _PACKAGE: _install_environment,
-        _ROUTERS: _install_routers,
         _ROUTER: _install_router,
         _API: _install_api,
     },

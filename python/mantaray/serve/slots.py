@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from mantaray.serve.guard import guarded
+
 # How long a slot is kept for the router that was told; a request takes a few milliseconds.
 _KEPT_S = 0.03
 SLOTS = "_mantaray_slots"
@@ -102,44 +104,70 @@ def _end(future: asyncio.Future[None]) -> None:
 
 # --- What is put into Ray's classes
 
-_ORIGINALS: dict[str, Callable[..., Any]] = {}
+ORIGINALS: dict[str, Callable[..., Any]] = {}
+ENDED = "dec_num_ongoing_requests"
 
 
 def slots_of(replica: Any) -> Slots:
     """Return the slots of a replica (Ray's object); they are made at the first call."""
     known = vars(replica).get(SLOTS)
     if known is None:
-        count = _ORIGINALS["get_num_ongoing_requests"]
+        count = ORIGINALS["get_num_ongoing_requests"]
         known = Slots(lambda: count(replica), lambda: replica.max_ongoing_requests)
         vars(replica)[SLOTS] = vars(replica._metrics_manager)[SLOTS] = known
     assert isinstance(known, Slots)
     return known
 
 
-def can_accept(replica: Any, request_metadata: Any) -> bool:
+def _can_accept(replica: Any, request_metadata: Any) -> bool:
     """Stand in for Ray's method: what Ray says, unless the slot is kept for somebody else."""
-    accepted: bool = _ORIGINALS["_can_accept_request"](replica, request_metadata)
-    slots = vars(replica).get(SLOTS)
-    if not accepted or slots is None or getattr(request_metadata, "is_direct_ingress", False):
-        return accepted
-    return bool(slots.take(getattr(request_metadata, ROUTER, None)))
+    accepted: bool = ORIGINALS["_can_accept_request"](replica, request_metadata)
+    with guarded("asking whether a slot is kept for a router"):
+        slots = vars(replica).get(SLOTS)
+        if accepted and slots is not None:
+            is_direct = getattr(request_metadata, "is_direct_ingress", False)
+            return is_direct or bool(slots.take(getattr(request_metadata, ROUTER, None)))
+    return accepted
 
 
-def count_ongoing(replica: Any) -> int:
+def _count_ongoing(replica: Any) -> int:
     """Stand in for Ray's method: slots that are kept count as taken."""
-    ongoing: int = _ORIGINALS["get_num_ongoing_requests"](replica)
-    slots = vars(replica).get(SLOTS)
-    return ongoing if slots is None else ongoing + slots.kept()
+    ongoing: int = ORIGINALS["get_num_ongoing_requests"](replica)
+    with guarded("counting the slots that are kept for routers"):
+        slots = vars(replica).get(SLOTS)
+        if slots is not None:
+            return ongoing + int(slots.kept())
+    return ongoing
 
 
-def ended(manager: Any, *args: Any, **kwargs: Any) -> Any:
+def _ended(manager: Any, *args: Any, **kwargs: Any) -> Any:
     """Stand in for Ray's method that counts a request less: then there may be a slot."""
-    result = _ORIGINALS["dec_num_ongoing_requests"](manager, *args, **kwargs)
-    slots = vars(manager).get(SLOTS)
-    if slots is not None:
+    result = ORIGINALS[ENDED](manager, *args, **kwargs)
+    _tell(vars(manager).get(SLOTS))
+    return result
+
+
+def _released(replica: Any, *args: Any, **kwargs: Any) -> Any:
+    """Stand in for Ray's method that gives up a reserved slot."""
+    result = ORIGINALS["release_slot"](replica, *args, **kwargs)
+    _tell(vars(replica).get(SLOTS))
+    return result
+
+
+def _tell(slots: Slots | None) -> None:
+    if slots is None:
+        return
+    with guarded("telling a router of a free slot"):
         # Soon: Ray has not released the slot itself yet.
         slots.loop.call_soon_threadsafe(slots.freed)
-    return result
+
+
+STAND_INS: dict[str, Callable[..., Any]] = {
+    "_can_accept_request": _can_accept,
+    "get_num_ongoing_requests": _count_ongoing,
+    "release_slot": _released,
+    ENDED: _ended,
+}
 
 
 async def wait_for_slot(actor: Any, router: str, longest_s: float) -> int:

@@ -161,8 +161,8 @@ def idle_looks(busy: Any, made: list[Any]) -> dict[str, Any]:
     next(iter(long))
     waiting = [busy.remote(number) for number in range(10)]
     time.sleep(1)
-    routing = next(each for each in made if each._router._deployment_id.name == "Zero")
-    router = routing._router
+    routing = next(each for each in made if each.router._deployment_id.name == "Zero")
+    router = routing.router
     choose = type(router).choose_replicas
     looks: list[float] = []
 

@@ -1,213 +1,24 @@
-"""Serve's router and request router as Ray has them, a simulated replica with one slot, simulated time.
-
-Calls reach the replica in the order in which they are made; answers, queue lengths and results come back
-after random delays, so one may overtake another. Prints as JSON in which order requests were served.
-"""
+"""Shows in which order a replica with one slot serves the requests of a router; prints it as JSON."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import random
-import selectors
-from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ray.serve._private import router as module
-from ray.serve._private.common import (
-    DeploymentHandleSource,
-    DeploymentID,
-    ReplicaID,
-    ReplicaQueueLengthInfo,
-    RequestMetadata,
+from serve_router_simulated import (
+    Loop,
+    Replica,
+    Result,
+    ask,
+    initialize,
+    make_router,
+    simulated,
+    without_controller,
 )
-from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 
-DEPLOYMENT = DeploymentID(name="Simulated", app_name="order")
 COUNT = 40
-
-
-class Skip(selectors.SelectSelector):
-    """Does not sleep: puts the clock on."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        self.now += timeout or 0.0
-        return super().select(0)
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """An event loop in which time passes only while nothing is to be done."""
-
-    def __init__(self) -> None:
-        self.skip = Skip()
-        super().__init__(self.skip)
-
-    def time(self) -> float:
-        return self.skip.now
-
-
-class Result:
-    """What Ray's router gets for a request that it has sent."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.answered: asyncio.Future[ReplicaQueueLengthInfo] = loop.create_future()
-        self.ended: asyncio.Future[None] = loop.create_future()
-
-    async def get_rejection_response(self) -> ReplicaQueueLengthInfo:
-        return await self.answered
-
-    def add_done_callback(self, callback: Callable[[Any], Any]) -> None:
-        self.ended.add_done_callback(lambda _: callback(None))
-
-    def cancel(self) -> None:
-        """A request that was turned away has nothing to cancel."""
-
-
-class Replica:
-    """One slot. A request that finds it taken is turned away."""
-
-    max_ongoing_requests = 1
-    is_cross_language = False
-    node_id = "node"
-    actor_id = "actor"
-    availability_zone = None
-    multiplexed_model_ids: frozenset[str] = frozenset()
-    replica_id = ReplicaID("one", deployment_id=DEPLOYMENT)
-
-    def __init__(self, loop: Loop, seed: int, request_s: float, delay_s: float) -> None:
-        """Begin with nothing.
-
-        Args:
-            loop: where it runs.
-            seed: of all that is random.
-            request_s: how long a request takes, about.
-            delay_s: how long a call is under way, one way, about.
-        """
-        self.served: list[int] = []
-        self._loop = loop
-        self._random = random.Random(seed)
-        self._request_s = request_s
-        self._delay_s = delay_s
-        self._ongoing = 0
-        self._last_arrival = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _later(self) -> float:
-        # Most are quick, some are not.
-        return self._random.expovariate(1 / self._delay_s) * self._random.choice((0.1, 1, 1, 5))
-
-    def _arrival(self) -> asyncio.Future[None]:
-        self._last_arrival = max(self._last_arrival + 1e-6, self._loop.time() + self._later())
-        arrived = self._loop.create_future()
-        self._loop.call_at(self._last_arrival, lambda: arrived.done() or arrived.set_result(None))
-        return arrived
-
-    async def get_queue_len(self, *, deadline_s: float) -> int:
-        await self._arrival()
-        length = self._ongoing
-        await asyncio.sleep(self._later())
-        return length
-
-    def try_send_request(self, request: Any, with_rejection: bool) -> Result:
-        """Send a request, as later Rays do."""
-        result = Result(self._loop)
-        self._start(self._serve(request.args[0], self._arrival(), result))
-        return result
-
-    async def send_request(
-        self, request: Any, with_rejection: bool
-    ) -> tuple[Result | None, ReplicaQueueLengthInfo]:
-        """Send a request and wait for the answer, as Ray 2.48 does."""
-        result = self.try_send_request(request, with_rejection)
-        answer = await result.answered
-        return result if answer.accepted else None, answer
-
-    async def _serve(self, number: int, arrived: asyncio.Future[None], result: Result) -> None:
-        await arrived
-        accepted = self._ongoing < self.max_ongoing_requests
-        if accepted:
-            self._ongoing += 1
-            self.served.append(number)
-        answer = ReplicaQueueLengthInfo(accepted, self._ongoing)
-        self._start(self._answer(result, answer))
-        if accepted:
-            await asyncio.sleep(self._request_s * self._random.uniform(0.5, 1.5))
-            self._start(self._end(result))
-            # The result may be with whoever asked before the replica counts a request less.
-            await asyncio.sleep(self._later())
-            self._ongoing -= 1
-
-    async def _answer(self, result: Result, answer: ReplicaQueueLengthInfo) -> None:
-        await asyncio.sleep(self._later())
-        result.answered.set_result(answer)
-
-    async def _end(self, result: Result) -> None:
-        await result.answered
-        await asyncio.sleep(self._later())
-        result.ended.set_result(None)
-
-
-class NoController:
-    """Stands where Ray's routers hear of changes: here are none."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what the real ones take."""
-
-    @classmethod
-    def get_or_create(cls, *args: Any) -> NoController:
-        return cls()
-
-    def register(self, router: Any) -> None:
-        """There is nothing to tell it."""
-
-    def stop(self) -> None:
-        """Nothing was begun."""
-
-
-def make_router(loop: Loop) -> Any:
-    """Return one of Ray's routers that does not know its deployment yet."""
-    return module.AsyncioRouter(
-        controller_handle=None,
-        deployment_id=DEPLOYMENT,
-        handle_id="handle",
-        self_actor_id="actor",
-        handle_source=DeploymentHandleSource.REPLICA,
-        event_loop=loop,
-        enable_strict_max_ongoing_requests=True,
-        node_id="node",
-        availability_zone=None,
-        prefer_local_node_routing=False,
-        _request_router_initialized_event=asyncio.Event(),
-    )
-
-
-def initialize(router: Any) -> None:
-    """Let a router know its deployment."""
-    router._request_router = PowerOfTwoChoicesRequestRouter(
-        deployment_id=DEPLOYMENT,
-        handle_source=DeploymentHandleSource.REPLICA,
-        use_replica_queue_len_cache=True,
-        self_node_id="node",
-        self_actor_id="actor",
-        self_actor_handle=None,
-    )
-    router._request_router_initialized.set()
-
-
-def ask(loop: Loop, router: Any, number: int) -> asyncio.Task[Any]:
-    """Send a request."""
-    metadata = RequestMetadata(
-        request_id=str(number), internal_request_id=str(number), call_method="__call__"
-    )
-    return loop.create_task(router.assign_request(metadata, number))
 
 
 async def burst(loop: Loop, seed: int, request_s: float, delay_s: float) -> dict[str, Any]:
@@ -242,23 +53,9 @@ async def latecomer(loop: Loop) -> list[int]:
     return came
 
 
-def simulated(scenario: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
-    """Run a scenario in a loop of its own, for ten simulated minutes at most."""
-    loop = Loop()
-    asyncio.set_event_loop(loop)
-    seen = loop.run_until_complete(asyncio.wait_for(scenario(loop, *args), 600))
-    # Routers report on themselves for ever.
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-    loop.close()
-    return seen
-
-
 def main() -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    vars(module).update(LongPollClient=NoController, SharedRouterLongPollClient=NoController)
+    without_controller()
     scenarios = {"short": (0.001, 0.0002), "usual": (0.05, 0.0002), "slow machine": (0.01, 0.002)}
     told: dict[str, Any] = {
         name: [simulated(burst, seed, *times) for seed in range(20)]

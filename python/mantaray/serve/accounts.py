@@ -1,0 +1,236 @@
+"""Which slots of which replicas are taken, as far as one router knows: its accounts.
+
+Ray's router keeps a cache of queue lengths. Here a slot counts as taken in it from the moment in which
+it is given away, and answers that were on their way at that moment do not free it again. Everything
+here runs in the event loop of the router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import Counter
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from mantaray.serve.guard import guarded
+
+# How long a task that has found a slot waits to hear whether it is owed to a request that was turned
+# away; then it is left to the backoff, and the slot to that request.
+_ANSWERS_S = 0.1
+# Replicas and how many requests they have; None where that is not known.
+Lengths = list[tuple[Any, int | None]]
+Task = asyncio.Task[Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that was sent to a replica, which has not accepted or rejected it yet.
+
+    Attributes:
+        replica_id: where it was sent.
+        counted: whether it is in the cache of queue lengths already.
+        late: the answer comes with the result, as it does for unary calls over gRPC. The queue length
+            in it is as old as the request.
+    """
+
+    replica_id: Hashable
+    counted: bool
+    late: bool
+
+
+class Accounts:
+    """The slots that one router has given away, and the answers that it waits for."""
+
+    def __init__(self, router: Any) -> None:
+        """Begin with nothing given away.
+
+        Args:
+            router: Ray's request router.
+        """
+        self._router = router
+        # How often a replica was chosen; how many of these are not yet handed to their request.
+        self.chosen: Counter[Any] = Counter()
+        self._unhanded: Counter[Any] = Counter()
+        # Requests sent (or about to be) to which the replica has not said yes or no.
+        self._asked: weakref.WeakKeyDictionary[Task, Asked] = weakref.WeakKeyDictionary()
+        self._unanswered: Counter[Any] = Counter()
+        # Tasks that wait until a replica has said yes or no to all of them.
+        self._for_answers: dict[Any, set[asyncio.Future[None]]] = {}
+        self._last: weakref.WeakKeyDictionary[Task, Any] = weakref.WeakKeyDictionary()
+        # Requests of this router that a replica has, as far as is known.
+        self._running: Counter[Any] = Counter()
+
+    # --- What happens to requests
+
+    def choose(self, replica_id: Any) -> None:
+        """A routing task has decided for a replica: count the slot as taken at once."""
+        self.chosen[replica_id] += 1
+        self._unhanded[replica_id] += 1
+        self.add_to_cache(replica_id, 1)
+
+    def give_back(self, replica_id: Any) -> None:
+        """A slot that was given away is not used after all."""
+        self._unhanded[replica_id] -= self._unhanded[replica_id] > 0
+        self.add_to_cache(replica_id, -1)
+
+    def sent(self, task: Task | None, replica_id: Any, late: bool = False) -> None:
+        """The task of a request has been given a replica and sends its request there.
+
+        Args:
+            task: the task.
+            replica_id: the replica.
+            late: see `Asked`.
+        """
+        if task is None:
+            return
+        self.answered(task)
+        if task not in self._last:
+            task.add_done_callback(self._ended)
+        self._last[task] = replica_id
+        self._running[replica_id] += 1
+        counted = self._unhanded[replica_id] > 0
+        self._unhanded[replica_id] -= counted
+        self._asked[task] = Asked(replica_id, counted, late)
+        self._unanswered[replica_id] += 1
+
+    def asked(self, task: Task | None) -> Asked | None:
+        """Return what a task has asked a replica and has no answer to."""
+        return self._asked.get(task) if task is not None else None
+
+    def answered(self, task: Task | None) -> bool:
+        """Note that a replica has said yes or no; return whether that was still to come."""
+        asked = self._asked.pop(task, None) if task is not None else None
+        if asked is None:
+            return False
+        replica_id = asked.replica_id
+        self._unanswered[replica_id] -= 1
+        if not self._unanswered[replica_id]:
+            for future in self._for_answers.pop(replica_id, ()):
+                if not future.done():
+                    future.set_result(None)
+        return True
+
+    def unanswered(self, replica_id: Any) -> int:
+        """Return how many requests a replica has neither accepted nor rejected."""
+        return self._unanswered[replica_id]
+
+    def last(self, task: Task | None) -> Any:
+        """Return the replica to which a task has sent a request last; None if there is none."""
+        return self._last.get(task) if task is not None else None
+
+    def known(self, replica_id: Any) -> int:
+        """Return how many requests of this router a replica has or is about to have."""
+        return self._running[replica_id] + self._unhanded[replica_id]
+
+    def stopped(self, replica_id: Any) -> None:
+        """A replica has one request of this router less."""
+        self._running[replica_id] -= self._running[replica_id] > 0
+
+    def idle(self, replica_id: Any) -> None:
+        """A replica says that it has no request."""
+        if not self._unanswered[replica_id]:
+            self._running[replica_id] = 0
+
+    def _ended(self, task: Task) -> None:
+        with guarded("noting the end of a request's task"):
+            self.answered(task)
+            # A task that ends well leaves a request that runs. Its result tells when that has ended.
+            if task.cancelled() or task.exception() is not None:
+                self.stopped(self._last.get(task))
+
+    async def answer_to_all(self, replica_ids: list[Any]) -> None:
+        """Wait for a moment until one of some replicas has said yes or no to all that it was asked."""
+        future = asyncio.get_running_loop().create_future()
+        for replica_id in replica_ids:
+            self._for_answers.setdefault(replica_id, set()).add(future)
+        try:
+            await asyncio.wait([future], timeout=_ANSWERS_S)
+        finally:
+            for replica_id in replica_ids:
+                waiting = self._for_answers.get(replica_id, set())
+                waiting.discard(future)
+                if not waiting:
+                    self._for_answers.pop(replica_id, None)
+
+    # --- The queue lengths that replicas report
+
+    def corrected(self, results: Lengths, before: Counter[Any]) -> Lengths:
+        """Count in what replicas may not have counted.
+
+        Args:
+            results: replicas and their queue lengths; None where none came.
+            before: what `chosen` was when they were asked.
+        """
+        corrected: Lengths = []
+        for replica, length in results:
+            replica_id = replica.replica_id
+            uncounted = max(self.chosen[replica_id] - before[replica_id], 0)
+            if keeps_order(replica):
+                uncounted = max(uncounted, self._unanswered[replica_id])
+            if length is not None:
+                if length == 0:
+                    self.idle(replica_id)
+                length += uncounted
+                self.set_cache(replica_id, length)
+            corrected.append((replica, length))
+        return corrected
+
+    def is_unsure(self, replica: Any, length: int | None) -> bool:
+        """Return whether a slot that a replica has may be owed to a request that it has turned away."""
+        return length == 0 and keeps_order(replica) and self._unanswered[replica.replica_id] > 0
+
+    def keep_only(self, replica_ids: Collection[Any]) -> None:
+        """Forget replicas that are gone, but not what is still under way to them."""
+        for counter in (self._unhanded, self._unanswered, self._running):
+            for replica_id in [each for each in counter if each not in replica_ids]:
+                if counter[replica_id] <= 0:
+                    del counter[replica_id]
+        for replica_id in [each for each in self.chosen if each not in replica_ids]:
+            del self.chosen[replica_id]
+
+    # --- The cache of queue lengths
+
+    def cached(self, replica_id: Any) -> int | None:
+        """Return the cached queue length of a replica."""
+        length: int | None = self._router._replica_queue_len_cache.get(replica_id)
+        return length
+
+    def set_cache(self, replica_id: Any, length: int) -> None:
+        """Set the cached queue length of a replica, if Ray uses the cache."""
+        if self._router._use_replica_queue_len_cache:
+            self._router._replica_queue_len_cache.update(replica_id, length)
+
+    def add_to_cache(self, replica_id: Any, change: int) -> None:
+        """Change the cached queue length of a replica; it starts at none."""
+        self.set_cache(replica_id, max((self.cached(replica_id) or 0) + change, 0))
+
+    def count_unanswered(self, replica_id: Any) -> None:
+        """Keep the slots of requests that may be turned away; later requests would overtake them."""
+        length = self.cached(replica_id)
+        if length is not None and length < self._unanswered[replica_id]:
+            self.set_cache(replica_id, self._unanswered[replica_id])
+
+    def uncount(self, replica_id: Any) -> None:
+        """Take one off the cached queue length, where there is one."""
+        if self.cached(replica_id) is not None:
+            self.add_to_cache(replica_id, -1)
+
+
+def keeps_order(replica: Any) -> bool:
+    """Return whether requests are served strictly in the order in which they came.
+
+    With several slots they run beside each other anyway, and for requests that take no longer than a
+    call to the replica it would cost a tenth and more of the throughput.
+    """
+    return bool(replica.max_ongoing_requests == 1)
+
+
+def free_slots(lengths: Lengths) -> dict[Any, int]:
+    """Return how many slots are free, by the ids of the replicas that have some."""
+    return {
+        replica.replica_id: replica.max_ongoing_requests - length
+        for replica, length in lengths
+        if length is not None and length < replica.max_ongoing_requests
+    }

@@ -1,0 +1,205 @@
+"""Attaches Mantaray to one of Ray's request routers: to the object, never to its class.
+
+Serve pickles the classes of request routers *by value* and keeps them in its checkpoints. Whatever
+Mantaray put into such a class would be needed by every process that reads the pickle. So each process
+attaches to the routers that it makes itself, and its classes stay as they are.
+
+A hook is called as `hook(routing, original, …)` where `original` is the method that the object had
+before, with everything that subclasses have made of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from mantaray.serve import ATTRIBUTE
+from mantaray.serve.guard import guarded, log_failure
+from mantaray.serve.looking import choose_replicas_with_backoff
+from mantaray.serve.models import move_into_place
+from mantaray.serve.routing import Routing
+from mantaray.serve.slots import ROUTER
+
+_RAYS = "ray.serve._private.request_router.request_router"
+_FULFILL = "_fulfill_next_pending_request"
+
+
+def attach(router: Any) -> None:
+    """Attach to a request router; a failure is logged and leaves it as it was.
+
+    Args:
+        router: Ray's, or one of the user's that is made of Ray's.
+    """
+    before = dict(vars(router))
+    try:
+        routing = Routing(router)
+        vars(router)[ATTRIBUTE] = routing
+        routing.in_order = _owner(router, _FULFILL).__name__ == "FIFOMixin"
+        for name, hook in _HOOKS.items():
+            original = getattr(router, name, None)
+            if original is None:
+                continue
+            if name in _REPLACED and _owner(router, name).__module__ != _RAYS:
+                continue
+            vars(router)[name] = partial(hook, routing, original)
+        routing.replicas_changed()
+    except Exception:
+        log_failure("attaching to a request router")
+        vars(router).clear()
+        vars(router).update(before | {ATTRIBUTE: None})
+
+
+def _owner(router: Any, name: str) -> type:
+    """Return the class that a method of a router comes from."""
+    # To be known by its name: Serve sends classes by value, so they are copies.
+    return next(cls for cls in type(router).__mro__ if name in vars(cls))
+
+
+async def _select(routing: Routing, original: Any, *args: Any, **kwargs: Any) -> Any:
+    replica = await original(*args, **kwargs)
+    if replica is not None:
+        with guarded("counting a slot as taken"):
+            routing.accounts.choose(replica.replica_id)
+    return replica
+
+
+async def _choose_for(
+    routing: Routing, original: Any, request: Any, *, is_retry: bool = False
+) -> Any:
+    task = asyncio.current_task()
+    with guarded("noting a request"):
+        # The replica keeps slots for routers by this name.
+        vars(request.metadata)[ROUTER] = routing.listener.name
+        routing.asks(task, request, is_retry)
+    try:
+        replica = await original(request, is_retry=is_retry)
+    except asyncio.CancelledError:
+        with guarded("noting that a request is cancelled"):
+            future = request.future
+            if future.done() and not future.cancelled() and future.exception() is None:
+                routing.given_back(future.result().replica_id)
+        raise
+    with guarded("noting where a request is sent"):
+        routing.accounts.sent(task, replica.replica_id, _answers_late(request.metadata))
+    return replica
+
+
+def _answers_late(metadata: Any) -> bool:
+    """Return whether a replica's answer comes with the result: for unary calls over gRPC."""
+    return not getattr(metadata, "_by_reference", True) and not metadata.is_streaming
+
+
+async def _probe(routing: Routing, original: Any, *args: Any, **kwargs: Any) -> Any:
+    before: Counter[Any] = Counter()
+    with guarded("noting what was given away"):
+        before = Counter(routing.accounts.chosen)
+    results = await original(*args, **kwargs)
+    with guarded("taking in queue lengths"):
+        return await routing.probed(results, before)
+    return results
+
+
+def _heard(routing: Routing, original: Any, replica_id: Any, info: Any) -> None:
+    before = None
+    with guarded("looking at the cached queue length"):
+        before = routing.accounts.cached(replica_id)
+    original(replica_id, info)
+    with guarded("taking in a replica's answer"):
+        # An object that holds the number before 2.56.
+        ongoing = getattr(info, "num_ongoing_requests", info)
+        routing.answer(asyncio.current_task(), replica_id, ongoing, before)
+
+
+def _routed(routing: Routing, original: Any, request: Any, replica_id: Any, result: Any) -> None:
+    with guarded("noting that a replica has accepted a request"):
+        if _answers_late(request.metadata):
+            routing.accepted_late(replica_id)
+    original(request, replica_id, result)
+
+
+def _update(routing: Routing, original: Any, replicas: Any) -> None:
+    original(replicas)
+    with guarded("taking in a change of replicas"):
+        routing.replicas_changed()
+
+
+def _died(routing: Routing, original: Any, replica_id: Any) -> None:
+    original(replica_id)
+    with guarded("noting that a replica is dead"):
+        routing.died(replica_id)
+
+
+def _send(routing: Routing, original: Any, replica_id: Any) -> None:
+    with guarded("counting a request that is sent"):
+        asked = routing.accounts.asked(asyncio.current_task())
+        if asked is not None and asked.counted and asked.replica_id == replica_id:
+            # It was counted when the replica was chosen; Ray counts it now.
+            routing.accounts.uncount(replica_id)
+    original(replica_id)
+
+
+def _complete(routing: Routing, original: Any, replica_id: Any) -> None:
+    original(replica_id)
+    with guarded("noting that a request has completed"):
+        routing.completed(replica_id)
+
+
+def _index(routing: Routing, original: Any, request: Any) -> None:
+    original(request)
+    with guarded("putting a request into its place"):
+        model = request.metadata.multiplexed_model_id
+        if model:
+            move_into_place(routing.router._pending_requests_by_model_id[model])
+
+
+def _fulfill(routing: Routing, original: Any, replica: Any, request_metadata: Any = None) -> None:
+    router = routing.router
+    metadata = request_metadata
+    give = original
+    with guarded("finding the request that gets a slot"):
+        request = routing.first_in_turn(replica) if routing.in_order else None
+        if request is not None:
+            metadata = request.metadata
+            give = _exactly(router, request) or original
+        elif not _has_use(routing, metadata):
+            routing.given_back(replica.replica_id)
+    give(replica, metadata)
+
+
+def _exactly(router: Any, request: Any) -> Callable[..., None] | None:
+    """Return Ray's method that gives a slot to just this request; None if it would find another."""
+    found = router._get_pending_request_matching_internal_request_id(request.metadata)
+    if found is not request:
+        return None
+    # The last class that has it: RequestRouter, in front of which FIFOMixin stands.
+    owner = [cls for cls in type(router).__mro__ if _FULFILL in vars(cls)][-1]
+    return partial(vars(owner)[_FULFILL], router)
+
+
+def _has_use(routing: Routing, metadata: Any) -> bool:
+    """Return whether a request waits for the slot that a routing task has found."""
+    router = routing.router
+    if routing.in_order:
+        return any(not request.future.done() for request in router._pending_requests_to_fulfill)
+    return router._get_pending_request_matching_internal_request_id(metadata) is not None
+
+
+_HOOKS: dict[str, Callable[..., Any]] = {
+    "_choose_replicas_with_backoff": choose_replicas_with_backoff,
+    "_select_from_candidate_replicas": _select,
+    "_choose_replica_for_request": _choose_for,
+    "_probe_queue_lens": _probe,
+    _FULFILL: _fulfill,
+    "_add_pending_request_to_indices": _index,
+    "on_new_queue_len_info": _heard,
+    "on_request_routed": _routed,
+    "update_replicas": _update,
+    "on_replica_actor_died": _died,
+    "on_send_request": _send,
+    "decrement_queue_len_cache": _complete,
+}
+# These stand in for the method, and only for Ray's own.
+_REPLACED = {"_choose_replicas_with_backoff", _FULFILL}
