@@ -5,6 +5,7 @@ SHELL := /bin/bash
 # The stages of a test run share the machine's cores as it is; under -j they would only mix their output.
 .NOTPARALLEL:
 RAY ?= 2.60.0
+WHEELS ?= dist/rays
 BAZEL := bazel
 # PYTHON_BIN_PATH: the interpreter that the extension module is built for.
 export PYTHON_BIN_PATH = $(CURDIR)/.venv/bin/python
@@ -16,7 +17,7 @@ FUZZ_SECONDS := 20
 BENCH_IN_RAY := $(addprefix bench-,overlay_startup spill_engine spill_cluster serve_router gc_pause spill_cache log_tail refs_finalize)
 BENCH_BESIDE_RAY := $(addprefix bench-,whole_log profiling_links sync_storm sync_groups sync_noise relay_latency)
 
-.PHONY: help demo knowledge test test-slow test-native test-knowledge fuzz lint bench bench-knowledge wheel build clean distclean
+.PHONY: help check-rays demo knowledge test test-slow test-native test-knowledge fuzz lint bench bench-knowledge wheel build clean distclean
 .PHONY: $(BENCH_IN_RAY) $(BENCH_BESIDE_RAY) bench-reference_counter
 .PHONY: setup-build setup-demo setup-knowledge setup-knowledge-dev setup-lint setup-test
 
@@ -94,6 +95,9 @@ bench-reference_counter:
 bench-knowledge: setup-knowledge-dev ## the knowledge service on stock Ray and on Mantaray, and how good its answers are
 	@$(KNOWLEDGE) examples/knowledge/benchmarks/quality.py
 	@$(KNOWLEDGE) examples/knowledge/benchmarks/load.py
+
+check-rays: setup-build ## the official wheels in WHEELS=DIR against the table of known Rays: nothing may be refused
+	tools/adopt_ray --wheels "$(WHEELS)" --no-diff known
 
 wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)
 	@.venv/bin/mantaray wheel --ray $(RAY) -o dist

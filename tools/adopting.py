@@ -8,6 +8,7 @@ screen and written nowhere.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import click
 from mantaray.overlay import known as known_rays
-from mantaray.overlay.fingerprints import digest, fingerprints, source_of
+from mantaray.overlay.fingerprints import definitions, digest, fingerprints
 from mantaray.overlay.hooks import OVERLAY
 from mantaray.overlay.known import KnownRay
 from mantaray.overlay.patch import Patch, Target
@@ -174,24 +175,53 @@ def accept(
     return known
 
 
-def difference(
-    review_of: TargetReview, before: Sources, after: Sources, names: tuple[str, str]
-) -> str:
-    """Return how the source text of a target differs between two releases, as a unified diff.
+class _WhatCounts(ast.NodeTransformer):
+    """Takes away what a fingerprint does not see: docstrings, annotations of arguments and results."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return self._strip(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        return self._strip(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self._strip(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def _strip(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> ast.AST:
+        self.generic_visit(node)
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+        if not isinstance(node, ast.ClassDef):
+            node.returns = None
+        return node
+
+
+def what_counts(source: bytes | None, attribute: str) -> list[str]:
+    """Return the lines of a definition without comments, layout, docstrings and annotations.
 
     Args:
-        review_of: the target.
-        before: the source files of the older release.
-        after: those of the newer one.
+        source: the text of a module, None if there is no such module.
+        attribute: where the definition is in it, as in a `Target`.
+    """
+    nodes = definitions(source or b"", attribute)
+    return "\n".join(ast.unparse(_WhatCounts().visit(node)) for node in nodes).splitlines()
+
+
+def difference(target: Target, before: Sources, after: Sources, names: tuple[str, str]) -> str:
+    """Return how what counts in a target differs between two releases, as a unified diff.
+
+    Args:
+        target: the target.
+        before: the source files of one release.
+        after: those of the other.
         names: of the two releases.
     """
-    target = review_of.target
-
-    def lines(sources: Sources) -> list[str]:
-        text = (sources.read(target.module) or b"").decode()
-        return source_of(text, target.attribute).splitlines()
-
-    return "\n".join(difflib.unified_diff(lines(before), lines(after), *names, "", "", 4, ""))
+    old, new = (what_counts(each.read(target.module), target.attribute) for each in (before, after))
+    return "\n".join(difflib.unified_diff(old, new, *names, "", "", 4, ""))
 
 
 # --- Wheels
@@ -355,7 +385,7 @@ def _against(one: TargetReview) -> str:
 
 def _diff_to(before: str, release: str, one: TargetReview, wheels: Wheels, sources: Sources) -> str:
     older = Wheels(None, wheels.directory, wheels.stack).open(before)
-    return difference(one, older, sources, (f"Ray {before}", f"Ray {release}"))
+    return difference(one.target, older, sources, (f"Ray {before}", f"Ray {release}"))
 
 
 if __name__ == "__main__":

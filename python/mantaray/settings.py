@@ -194,6 +194,14 @@ PATCHES: Setting[tuple[str, ...]] = Setting(
     doc="Which patches to attach: a,b picks, -a excludes, all is every one.",
     parse=_names,
 )
+UNTESTED_RAY: Setting[bool] = Setting(
+    name="MANTARAY_UNTESTED_RAY",
+    type="bool",
+    default=False,
+    allowed="0, 1, true or false",
+    doc="Attaches patches to an unknown newer Ray if their targets match the last known one.",
+    parse=_bool,
+)
 REPORT_DIR: Setting[str | None] = Setting(
     name="MANTARAY_REPORT_DIR",
     type="path",
@@ -361,6 +369,7 @@ RELAY_ADMIN_PORT: Setting[int | None] = Setting(
 SETTINGS: tuple[Setting[Any], ...] = (
     DISABLE,
     PATCHES,
+    UNTESTED_RAY,
     REPORT_DIR,
     SPILL_CACHE,
     SPILL_RESERVE_BYTES,

@@ -92,6 +92,7 @@ def test_the_defaults_as_the_table_shows_them() -> None:
     assert {setting.name: setting.describe_default() for setting in SETTINGS} == {
         "MANTARAY_DISABLE": "0",
         "MANTARAY_PATCHES": "all",
+        "MANTARAY_UNTESTED_RAY": "0",
         "MANTARAY_REPORT_DIR": "unset",
         "MANTARAY_SPILL_CACHE": "direct",
         "MANTARAY_SPILL_RESERVE_BYTES": "1 GiB, at most 5 % of the file system",

@@ -34,21 +34,34 @@ def _say(words: str) -> None:
     metavar="DIR",
     help="Where to put the wheel; made when missing.  [default: dist]",
 )
+@click.option(
+    "--allow-refused",
+    is_flag=True,
+    help="Make the wheel even if patches would be refused on this Ray.",
+)
 @click.pass_context
 def wheel_group(
-    ctx: click.Context, ray_version: str | None, source: Path | None, out_dir: Path | None
+    ctx: click.Context,
+    ray_version: str | None,
+    source: Path | None,
+    out_dir: Path | None,
+    allow_refused: bool,
 ) -> None:
     """Make a custom Ray wheel: the official one for this interpreter, with Mantaray inside.
 
     Prints the path of the wheel.
     """
     if ctx.invoked_subcommand is not None:
-        if ray_version or source or out_dir:
+        if ray_version or source or out_dir or allow_refused:
             raise click.UsageError(f"{ctx.invoked_subcommand} takes its options behind its name")
         return
     try:
         wheel = build_wheel(
-            out_dir or Path("dist"), ray_version=ray_version, source=source, say=_say
+            out_dir or Path("dist"),
+            ray_version=ray_version,
+            source=source,
+            allow_refused=allow_refused,
+            say=_say,
         )
     except WheelError as error:
         raise CliError(str(error), error.hint) from error

@@ -1,7 +1,7 @@
-"""The page of Ray 2.48's dashboard, served with node ids in its profiling links.
+"""The page of the dashboards of Ray 2.48 and 2.49, served with node ids in its profiling links.
 
 The compiled front end is changed in memory when it is served; Ray's files stay as they are. The
-edits were written for one bundle and are made to no other: it is known by its SHA-256. A link
+edits were written for two bundles and are made to no other: each is known by its SHA-256. A link
 carries both, `ip` as before and `node_id`, so that it also works where the endpoints came as stock.
 
 The changed script has an address of its own. A browser may keep scripts for a year, and one that
@@ -18,16 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_INDEX_SHA256 = "83e16240d0df2109d6b7fffb89a56b20652c6674f9b217e4b25046fb324314a9"
-_SCRIPT = "static/js/main.8ae11c96.js"
-_SCRIPT_SHA256 = "7089d5db79ebd34378da1666854b90b5078281dc5477a19bd80fd45bc276474f"
 _YEAR_S = 31_536_000
 
 Middleware = Callable[[Any, Any, Any], Awaitable[Any]]
 
 
 class PageError(Exception):
-    """The installed front end is not the one that the edits were written for."""
+    """The installed front end is not one that the edits were written for."""
 
 
 @dataclass(frozen=True)
@@ -47,37 +44,76 @@ class Edit:
     why: str
 
 
-_EDITS = (
-    Edit(
-        r'\{pid:(\w),ip:(\w),type:(\w)=""\}',
-        r'{pid:\1,nodeId:$,ip:\2,type:\3=""}',
-        3,
-        "the three links take a node id",
+@dataclass(frozen=True)
+class FrontEnd:
+    """A compiled front end that the edits were written for.
+
+    Attributes:
+        releases: the Rays that it came with, in words.
+        index_sha256: of its index.html.
+        script: the bundle, relative to the directory of the front end.
+        script_sha256: of the bundle.
+        node_id_key: what an actor's address calls the node id.
+    """
+
+    releases: str
+    index_sha256: str
+    script: str
+    script_sha256: str
+    node_id_key: str
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The changes of this bundle."""
+        return (
+            Edit(
+                r'\{pid:(\w),ip:(\w),type:(\w)=""\}',
+                r'{pid:\1,nodeId:$,ip:\2,type:\3=""}',
+                3,
+                "the three links take a node id",
+            ),
+            Edit(
+                r'"&ip="\)\.concat\((\w)',
+                r'"&ip=").concat(\1,$?"&node_id="+$:""',
+                3,
+                "and show it in their address where there is one",
+            ),
+            Edit(
+                r"ip:null===\(\w=(\w)\.address\)",
+                rf"nodeId:(\1.address||{{}}).{self.node_id_key},\g<0>",
+                3,
+                "the page of an actor",
+            ),
+            Edit(
+                r"ip:null===(\w)\|\|void 0===\1\?void 0:\1\.ipAddress",
+                rf"nodeId:(\1||{{}}).{self.node_id_key},\g<0>",
+                3,
+                "a row in the table of actors",
+            ),
+            Edit(r"pid:i,ip:r", r"pid:i,nodeId:a,ip:r", 3, "a worker of a node"),
+            Edit(
+                r"ip:null===\(\w=(\w)\.driver_info\)",
+                r"nodeId:\1.driver_node_id,\g<0>",
+                6,
+                "the driver of a job: in the table of jobs, and on its own page",
+            ),
+        )
+
+
+FRONT_ENDS = (
+    FrontEnd(
+        releases="2.48",
+        index_sha256="83e16240d0df2109d6b7fffb89a56b20652c6674f9b217e4b25046fb324314a9",
+        script="static/js/main.8ae11c96.js",
+        script_sha256="7089d5db79ebd34378da1666854b90b5078281dc5477a19bd80fd45bc276474f",
+        node_id_key="rayletId",
     ),
-    Edit(
-        r'"&ip="\)\.concat\((\w)',
-        r'"&ip=").concat(\1,$?"&node_id="+$:""',
-        3,
-        "and show it in their address where there is one",
-    ),
-    Edit(
-        r"ip:null===\(\w=(\w)\.address\)",
-        r"nodeId:(\1.address||{}).rayletId,\g<0>",
-        3,
-        "the page of an actor",
-    ),
-    Edit(
-        r"ip:null===(\w)\|\|void 0===\1\?void 0:\1\.ipAddress",
-        r"nodeId:(\1||{}).rayletId,\g<0>",
-        3,
-        "a row in the table of actors",
-    ),
-    Edit(r"pid:i,ip:r", r"pid:i,nodeId:a,ip:r", 3, "a worker of a node"),
-    Edit(
-        r"ip:null===\(\w=(\w)\.driver_info\)",
-        r"nodeId:\1.driver_node_id,\g<0>",
-        6,
-        "the driver of a job: in the table of jobs, and on its own page",
+    FrontEnd(
+        releases="2.49",
+        index_sha256="2954bb6ed4166817217e3311e8bf062560d44755273b2e7a155d58eee2570593",
+        script="static/js/main.b3a3eb48.js",
+        script_sha256="210ef85df64ebb94134739a1a34eb9d20850a4c274fd0c0937b5c3d41ab14b1d",
+        node_id_key="nodeId",
     ),
 )
 
@@ -88,11 +124,13 @@ class Page:
 
     Attributes:
         index: the page.
+        path: where the script is served.
         script: the bundle, with node ids.
         version: what the page appends to the script's address.
     """
 
     index: bytes
+    path: str
     script: bytes
     version: str
 
@@ -117,29 +155,39 @@ def read_page(build: Path) -> Page:
         build: where Ray's compiled front end lies.
 
     Raises:
-        PageError: it is another one than the edits were written for.
+        PageError: it is not one that the edits were written for.
     """
-    index = _read(build / "index.html", _INDEX_SHA256)
-    script = apply(_EDITS, _read(build / _SCRIPT, _SCRIPT_SHA256).decode()).encode()
-    version = hashlib.sha256(script).hexdigest()[:16]
-    name = Path(_SCRIPT).name
-    return Page(
-        index.replace(name.encode(), f"{name}?mantaray={version}".encode()), script, version
+    index, index_sha256 = _read(build / "index.html")
+    for front_end in FRONT_ENDS:
+        if front_end.index_sha256 == index_sha256:
+            return _edit(front_end, index, build)
+    raise PageError(
+        "index.html is not the page that the edits were written for "
+        f"(SHA-256 {index_sha256[:16]}…, which is that of no known front end)"
     )
 
 
-def _read(path: Path, sha256: str) -> bytes:
+def _edit(front_end: FrontEnd, index: bytes, build: Path) -> Page:
+    path = build / front_end.script
+    stock, found = _read(path)
+    if found != front_end.script_sha256:
+        raise PageError(
+            f"{path.name} is not the page that the edits were written for (expected SHA-256 "
+            f"{front_end.script_sha256[:16]}…, found {found[:16]}…)"
+        )
+    script = apply(front_end.edits, stock.decode()).encode()
+    version = hashlib.sha256(script).hexdigest()[:16]
+    edited = index.replace(path.name.encode(), f"{path.name}?mantaray={version}".encode())
+    return Page(edited, f"/{front_end.script}", script, version)
+
+
+def _read(path: Path) -> tuple[bytes, str]:
+    """Return the content of a file and its SHA-256."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise PageError(f"the page cannot be read ({error})") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise PageError(
-            f"{path.name} is not the page that the edits were written for (expected SHA-256 "
-            f"{sha256[:16]}…, found {found[:16]}…)"
-        )
-    return data
+    return data, hashlib.sha256(data).hexdigest()
 
 
 def serving(page: Page, original: Middleware) -> Middleware:
@@ -176,4 +224,4 @@ def serving(page: Page, original: Middleware) -> Middleware:
 
 
 def _is_script(page: Page, request: Any) -> bool:
-    return bool(request.path == f"/{_SCRIPT}" and request.query.get("mantaray") == page.version)
+    return bool(request.path == page.path and request.query.get("mantaray") == page.version)

@@ -48,8 +48,11 @@ def unreviewed(patch: Patch, version: str, known: KnownRay) -> str | None:
     """
     reviewed = known.reviewed(patch.name)
     missing = [str(each) for each in patch.targets_on(version) if str(each) not in reviewed]
-    phrase = summarize(missing)
-    return phrase and f"it has not been adapted to Ray {version} ({phrase})"
+    if not missing:
+        return None
+    # A patch that was never accepted lacks all of its targets, which says nothing.
+    which = f" ({summarize(missing)})" if reviewed else ""
+    return f"it has not been adapted to Ray {version}{which}"
 
 
 def examine(

@@ -31,7 +31,7 @@ class Conditions:
 
     Attributes:
         ray: the Ray that is there, None when there is none.
-        known: what is known about it, None when nothing is.
+        known: the known release whose reviewed fingerprints count, None when nothing is known.
         picks: what MANTARAY_PATCHES says.
         disabled: whether MANTARAY_DISABLE switches everything off.
         problem: why nothing at all can be attached; None when something may be.
@@ -57,6 +57,7 @@ def gather(
     try:
         disabled = settings.DISABLE.read(environ)
         picks = settings.PATCHES.read(environ)
+        untested = settings.UNTESTED_RAY.read(environ)
         settings.REPORT_DIR.read(environ)
         _check_names(picks, names)
     except SettingError as error:
@@ -66,7 +67,7 @@ def gather(
         return Conditions(None, None, picks, disabled, no_ray())
     if disabled:
         return Conditions(ray, None, picks, disabled, None)
-    known, problem_or_none = look_up(ray.version)
+    known, problem_or_none = look_up(ray.version, untested)
     return Conditions(ray, known, picks, disabled, problem_or_none)
 
 
@@ -79,16 +80,28 @@ def no_ray() -> Problem:
     )
 
 
-def look_up(version: str) -> tuple[KnownRay | None, Problem | None]:
-    """Return what is known about a Ray of this version, or the problem with it."""
+def look_up(version: str, untested: bool = False) -> tuple[KnownRay | None, Problem | None]:
+    """Return the known release that counts for a Ray of this version, or the problem with it.
+
+    Args:
+        version: as Ray states it.
+        untested: whether the last known release before it counts for an unknown one.
+    """
     try:
         known = known_rays.read(version)
+        before = None if known else known_rays.nearest(version)
     except (OSError, ValueError) as error:
         return None, Problem(str(error), "install Mantaray again")
-    if known is not None:
-        return known, None
+    if known is not None or (untested and before is not None):
+        return known or before, None
     why = known_rays.why_unknown(version) or f"Ray {version} is not known"
-    return None, Problem(why, f"use a Ray from {known_rays.span()}, or a newer Mantaray")
+    hint = f"use a Ray from {known_rays.span()}, or a newer Mantaray"
+    if before is not None:
+        hint += (
+            f"; {settings.UNTESTED_RAY.name}=1 attaches the patches whose targets are as in "
+            f"Ray {before.release}"
+        )
+    return None, Problem(why, hint)
 
 
 def decide(patch: Patch, conditions: Conditions) -> tuple[State, str]:

@@ -10,7 +10,7 @@ import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mantaray.overlay import checks, versions
+from mantaray.overlay import checks, known, versions
 from mantaray.overlay.checks import Finding
 from mantaray.overlay.decide import Problem, decide_version, look_up
 from mantaray.overlay.hooks import OVERLAY
@@ -67,25 +67,51 @@ def diagnose() -> Diagnosis:
         if patch.needs_native:
             OVERLAY.rely_on_native(patch.name)
     conditions = OVERLAY.conditions
-    ray = conditions.ray if conditions else None
-    known = conditions.known if conditions else None
-    findings = {
-        patch.name: tuple(checks.examine(patch, ray.version, known, ray.sources))
-        if ray and known
-        else ()
-        for patch in OVERLAY.patches()
-    }
+    assert conditions is not None, "install has gathered them"
+    ray = conditions.ray
     patches = []
-    for status in OVERLAY.status():
+    for patch, status in zip(OVERLAY.patches(), OVERLAY.status(), strict=True):
         if status.state is State.ARMED and status.name in failures:
             status = replace(status, state=State.REFUSED, why=failures[status.name])
-        patches.append(PatchDiagnosis(status, findings[status.name]))
+        findings: tuple[Finding, ...] = ()
+        if ray is not None and conditions.known is not None:
+            findings = tuple(checks.examine(patch, ray.version, conditions.known, ray.sources))
+        elif ray is not None and status.state is State.REFUSED:
+            status, findings = _compare_unknown(status, patch, ray.version, ray.sources)
+        patches.append(PatchDiagnosis(status, findings))
     return Diagnosis(
         ray_version=ray.version if ray else None,
         ray_path=ray.path if ray else None,
-        problem=conditions.problem if conditions else None,
+        problem=conditions.problem,
         patches=tuple(patches),
     )
+
+
+def _compare_unknown(
+    status: PatchStatus, patch: Patch, version: str, sources: versions.Sources
+) -> tuple[PatchStatus, tuple[Finding, ...]]:
+    """Return how a patch would fit an unknown Ray, which is compared with the last known one."""
+    before = known_before(version)
+    if before is None:
+        return status, ()
+    state, why = decide_version(patch, version, before)
+    findings = tuple(checks.examine(patch, version, before, sources))
+    differing = [str(finding.target) for finding in findings if finding.problem is not None]
+    if state is not State.REFUSED:
+        why = f"every target is as in Ray {before.release}"
+    if differing:
+        why = f"not as in Ray {before.release}: {checks.summarize(differing)}"
+    return replace(status, why=why), findings
+
+
+def known_before(version: str) -> KnownRay | None:
+    """Return the last known release before an unknown version; None for a known one."""
+    if known.why_unknown(version) is None:
+        return None
+    try:
+        return known.nearest(version)
+    except (OSError, ValueError):
+        return None
 
 
 def _import_what_patches_wait_for() -> dict[str, str]:
@@ -120,11 +146,9 @@ def diagnose_wheel(path: Path) -> Diagnosis:
                 raise UnreadableWheelError(
                     f"{path} is not a wheel of Ray: no ray/_version.py in it"
                 )
-            known, problem = look_up(version)
+            reference, problem = look_up(version)
             patches = tuple(
-                _diagnose_patch(patch, version, known, sources)
-                if known
-                else PatchDiagnosis(_refused(patch, problem), ())
+                _diagnose_patch(patch, version, reference, problem, sources)
                 for patch in OVERLAY.patches()
             )
     except (OSError, zipfile.BadZipFile) as error:
@@ -132,15 +156,19 @@ def diagnose_wheel(path: Path) -> Diagnosis:
     return Diagnosis(version, path, problem, patches)
 
 
-def _refused(patch: Patch, problem: Problem | None) -> PatchStatus:
-    return PatchStatus(patch.name, patch.summary, State.REFUSED, problem.text if problem else "")
-
-
 def _diagnose_patch(
-    patch: Patch, version: str, known: KnownRay, sources: versions.Sources
+    patch: Patch,
+    version: str,
+    reference: KnownRay | None,
+    problem: Problem | None,
+    sources: versions.Sources,
 ) -> PatchDiagnosis:
-    state, why = decide_version(patch, version, known)
-    findings = tuple(checks.examine(patch, version, known, sources))
+    if reference is None:
+        why = problem.text if problem else ""
+        status = PatchStatus(patch.name, patch.summary, State.REFUSED, why)
+        return PatchDiagnosis(*_compare_unknown(status, patch, version, sources))
+    state, why = decide_version(patch, version, reference)
+    findings = tuple(checks.examine(patch, version, reference, sources))
     if state is State.ARMED:
         conflict = checks.summarize([f.problem for f in findings if f.problem is not None])
         state = State.REFUSED if conflict else State.ARMED

@@ -53,8 +53,8 @@ def fingerprints(source: str | bytes, attributes: Iterable[str]) -> dict[str, st
     return {attribute: _fingerprint_in(body, attribute) for attribute in attributes}
 
 
-def source_of(source: str, attribute: str) -> str:
-    """Return the source text that a fingerprint of `attribute` stands for; empty if there is none.
+def definitions(source: str | bytes, attribute: str) -> list[ast.stmt]:
+    """Return the statements that a fingerprint of `attribute` stands for; empty if there are none.
 
     Args:
         source: as for `fingerprint`.
@@ -63,14 +63,7 @@ def source_of(source: str, attribute: str) -> str:
     Raises:
         SyntaxError: the source is not Python that this interpreter can read.
     """
-    lines = source.splitlines(keepends=True)
-    found = _definitions(ast.parse(source).body, attribute)
-    return "".join("".join(lines[_first_line(node) - 1 : node.end_lineno]) for node in found)
-
-
-def _first_line(node: ast.stmt) -> int:
-    decorators = node.decorator_list if isinstance(node, _SCOPES) else []
-    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+    return _definitions(ast.parse(source).body, attribute)
 
 
 def _fingerprint_in(scope: list[ast.stmt], attribute: str) -> str | None:

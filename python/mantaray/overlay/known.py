@@ -65,6 +65,25 @@ def read(version: str, directory: Path = DIRECTORY) -> KnownRay | None:
     return parse(release, path.read_bytes())
 
 
+def nearest(version: str, directory: Path = DIRECTORY) -> KnownRay | None:
+    """Return the newest known release before a version; None if the version is older than all.
+
+    Args:
+        version: as Ray states it.
+        directory: where the descriptions are.
+
+    Raises:
+        ValueError: the description of that release is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        limit = Version(version)
+    except InvalidVersion:
+        return None
+    older = [release for release in releases(directory) if Version(release) < limit]
+    return read(older[-1], directory) if older else None
+
+
 def parse(release: str, text: bytes) -> KnownRay:
     """Return the known Ray that a description holds.
 

@@ -24,7 +24,7 @@ _STORAGE = "ray._private.external_storage"
 _NODE = "ray._private.node"
 _UTILS = "ray._private.utils"
 # The first Ray that has `max_spilling_file_size_bytes`.
-_KNOWS_CAP = "2.55"
+_KNOWS_CAP = "2.54"
 
 
 def _install_storage(module: ModuleType, installation: Installation) -> None:

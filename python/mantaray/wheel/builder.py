@@ -19,7 +19,9 @@ from typing import IO
 from packaging.tags import parse_tag, sys_tags
 from packaging.version import InvalidVersion, Version
 
+from mantaray.overlay.doctor import diagnose_wheel
 from mantaray.overlay.known import why_unknown
+from mantaray.overlay.patch import State
 from mantaray.wheel.archive import WheelReader, same_project
 from mantaray.wheel.contents import Contents, installed_contents
 from mantaray.wheel.custom import CustomWheel
@@ -38,6 +40,7 @@ def build_wheel(
     ray_version: str | None = None,
     source: Path | None = None,
     contents: Contents | None = None,
+    allow_refused: bool = False,
     say: Say = lambda words: None,
 ) -> Path:
     """Make a custom wheel.
@@ -47,6 +50,7 @@ def build_wheel(
         ray_version: the Ray release; may be left out when `source` is given.
         source: the official wheel; left out, pip downloads it.
         contents: the Mantaray to put in; left out, the one that is running.
+        allow_refused: make the wheel even if patches would be refused on this Ray.
         say: told, in words, what is being done.
 
     Returns:
@@ -64,6 +68,8 @@ def build_wheel(
     mantaray = contents or installed_contents()
     with _official(ray_version, source, say) as path, WheelReader(path) as official:
         _require_fit(official, ray_version)
+        if not allow_refused:
+            _require_patches(path, str(official.version))
         say(f"asking auditwheel what {len(mantaray.natives)} native part(s) need")
         platform = stricter(official.platform, audited_tag(mantaray.natives))
         custom = CustomWheel(official, mantaray, platform)
@@ -121,6 +127,23 @@ def _require_fit(official: WheelReader, ray_version: str | None) -> None:
     _require_runs_here(official)
     _require_agreeing_metadata(official)
     official.require_complete()
+
+
+def _require_patches(path: Path, ray_version: str) -> None:
+    """Check that every patch of the Mantaray that is running would be attached to this Ray.
+
+    Raises:
+        WheelError: a patch would be refused.
+    """
+    refused = [each for each in diagnose_wheel(path).patches if each.status.state is State.REFUSED]
+    if refused:
+        names = ", ".join(each.status.name for each in refused)
+        raise WheelError(
+            f"on Ray {ray_version} these patches would be refused: {names} "
+            f"({refused[0].status.name}: {refused[0].status.why})",
+            f"use another Ray or a newer Mantaray; `mantaray doctor --against {path.name}` shows "
+            "each patch, and --allow-refused makes the wheel without these patches",
+        )
 
 
 def _require_unpatched(official: WheelReader) -> None:

@@ -166,8 +166,8 @@ def test_a_patch_that_nobody_accepted_for_a_release_is_refused_on_it_alone(world
     result = world.run(TELL)
     assert '"states": {"demo": "refused"}' in result.stdout
     assert result.stderr == (
-        "mantaray: demo is not attached: it has not been adapted to Ray 2.55.1 "
-        "(ray.engine:Engine.speed); Ray runs as it came (see `mantaray doctor`)\n"
+        "mantaray: demo is not attached: it has not been adapted to Ray 2.55.1; "
+        "Ray runs as it came (see `mantaray doctor`)\n"
     )
     world.ray("2.55.0")
     assert world.ask(TELL)["states"] == {"demo": "active"}
@@ -212,6 +212,44 @@ def test_where_rays_own_is_enough_nothing_is_patched(
     told = world.ask(TELL)
     assert told["states"] == {"demo": state}
     assert behaviour(told) == (STOCK if state == "native" else PATCHED)
+
+
+@pytest.mark.parametrize("version", ["2.60.1", "2.61.0", "2.61.0rc0", "3.0.0.dev0", "2.54.2"])
+def test_an_unknown_newer_ray_is_attached_only_if_asked_for(world: World, version: str) -> None:
+    world.ray(version)
+    world.demo_patch()
+    assert '"start": "stock"' in world.run(TELL).stdout
+    told = world.ask(TELL, MANTARAY_UNTESTED_RAY="1")
+    assert (told["states"], behaviour(told)) == ({"demo": "active"}, PATCHED)
+
+
+def test_an_unknown_newer_ray_with_another_target_stays_as_it_came(world: World) -> None:
+    world.ray("2.61.0", ENGINE.replace("return 1", "return 3"))
+    world.demo_patch()
+    result = world.run(TELL, MANTARAY_UNTESTED_RAY="1")
+    assert '"start": "stock"' in result.stdout
+    assert "ray.engine:Engine.speed is not what the patch was written for" in result.stderr
+
+
+def test_an_unknown_ray_is_compared_with_the_last_known_one_before_it(world: World) -> None:
+    """2.54.2 is as 2.54.1 was, whatever the newest Ray looks like."""
+    world.demo_patch()
+    world.know({"demo": {"ray.engine:Engine.speed": "0" * 16}}, only=["2.55.0", "2.60.0"])
+    world.ray("2.54.2")
+    assert world.ask(TELL, MANTARAY_UNTESTED_RAY="1")["states"] == {"demo": "active"}
+    world.ray("2.55.2")
+    assert '"demo": "active"' in world.run(TELL, MANTARAY_UNTESTED_RAY="1").stdout
+    world.ray("2.60.1")
+    assert '"demo": "refused"' in world.run(TELL, MANTARAY_UNTESTED_RAY="1").stdout
+
+
+@pytest.mark.parametrize("version", ["1.13.0", "2.47.1", "2.48.0rc1", "what?"])
+def test_a_ray_older_than_every_known_one_is_never_attached(world: World, version: str) -> None:
+    world.ray(version)
+    world.demo_patch()
+    result = world.run(TELL, MANTARAY_UNTESTED_RAY="1")
+    assert '"start": "stock"' in result.stdout
+    assert len(result.stderr.splitlines()) == 1
 
 
 # --- Targets -----------------------------------------------------------------------------------
@@ -662,6 +700,7 @@ def test_patches_are_picked_and_excluded(world: World, value: str, on: set[str])
     ("variable", "value"),
     [
         ("MANTARAY_DISABLE", "yes"),
+        ("MANTARAY_UNTESTED_RAY", "yes"),
         ("MANTARAY_PATCHES", "dmeo"),
         ("MANTARAY_PATCHES", "-dmeo"),
         ("MANTARAY_PATCHES", "demo,,"),

@@ -76,15 +76,32 @@ def test_doctor_with_patches_off_is_content(world: World) -> None:
     assert result.stdout.splitlines()[3] == "demo   off    MANTARAY_PATCHES is -demo"
 
 
-def test_doctor_of_an_unknown_ray(world: World) -> None:
+def test_doctor_of_an_unknown_newer_ray_says_what_would_match(world: World) -> None:
     world.ray("2.70.0")
     world.demo_patch()
     result = world.cli("doctor")
     assert result.returncode == 1
-    assert result.stdout.splitlines()[3].startswith("demo   refused  Ray 2.70.0 is not one that")
+    assert result.stdout.splitlines()[3] == "demo   refused  every target is as in Ray 2.60.0"
     assert result.stderr == (
         "error: Ray 2.70.0 is not one that Mantaray knows (2.48.0 to 2.60.0)\n"
-        "hint: use a Ray from 2.48.0 to 2.60.0, or a newer Mantaray\n"
+        "hint: use a Ray from 2.48.0 to 2.60.0, or a newer Mantaray; MANTARAY_UNTESTED_RAY=1 "
+        "attaches the patches whose targets are as in Ray 2.60.0\n"
+    )
+    world.ray("2.70.0", ENGINE.replace("return 1", "return 3"))
+    assert world.cli("doctor").stdout.splitlines()[3] == (
+        "demo   refused  not as in Ray 2.60.0: ray.engine:Engine.speed"
+    )
+
+
+def test_doctor_of_an_older_ray_has_nothing_to_compare_it_with(world: World) -> None:
+    world.ray("2.47.1")
+    world.demo_patch()
+    result = world.cli("doctor")
+    assert result.stdout.splitlines()[3] == (
+        "demo   refused  Ray 2.47.1 is not one that Mantaray knows (2.48.0 to 2.60.0)"
+    )
+    assert result.stderr.splitlines()[1] == (
+        "hint: use a Ray from 2.48.0 to 2.60.0, or a newer Mantaray"
     )
 
 
@@ -175,6 +192,10 @@ def test_doctor_against_an_unknown_wheel(world: World, tmp_path: Path) -> None:
     result = world.cli("doctor", "--against", str(path))
     assert result.returncode == 1
     assert result.stderr.startswith("error: Ray 2.47.1 is not one that Mantaray knows")
+    path = wheel(tmp_path / "ray-2.61.0.whl", "2.61.0")
+    result = world.cli("doctor", "--against", str(path))
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[3] == "demo   refused  every target is as in Ray 2.60.0"
 
 
 @pytest.mark.parametrize(
@@ -223,6 +244,7 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
     assert [line.split()[0] for line in lines[1:]] == [
         "MANTARAY_DISABLE",
         "MANTARAY_PATCHES",
+        "MANTARAY_UNTESTED_RAY",
         "MANTARAY_REPORT_DIR",
         "MANTARAY_SPILL_CACHE",
         "MANTARAY_SPILL_RESERVE_BYTES",

@@ -46,6 +46,12 @@ def test_an_accepted_patch_is_reviewed_target_for_target(release: str) -> None:
 
 
 @pytest.mark.parametrize("release", RELEASES)
+def test_every_patch_fits_every_release(release: str) -> None:
+    needed = {name for name, patch in PATCHES.items() if not is_native(patch, release)}
+    assert needed - set(known(release).patches) == set()
+
+
+@pytest.mark.parametrize("release", RELEASES)
 def test_the_files_of_a_release_are_those_of_its_targets(release: str) -> None:
     of = known(release)
     modules = {key.partition(":")[0] for reviewed in of.patches.values() for key in reviewed}

@@ -22,7 +22,9 @@ def run(*arguments: str) -> tuple[int, str, str]:
 def custom(tmp_path: Path) -> Path:
     """A custom wheel, made by the command with the Mantaray that is running."""
     source = RayWheel().write(tmp_path / "in")
-    status, out, words = run("--ray", "2.60.0", "--from", str(source), "-o", str(tmp_path / "out"))
+    status, out, words = run(
+        "--allow-refused", "--ray", "2.60.0", "--from", str(source), "-o", str(tmp_path / "out")
+    )
     assert status == 0, words
     return Path(out.rstrip("\n"))
 
@@ -34,7 +36,7 @@ def test_building_prints_the_path_alone(custom: Path, tmp_path: Path) -> None:
 
 def test_building_says_what_it_does_on_stderr(tmp_path: Path) -> None:
     source = RayWheel().write(tmp_path / "in")
-    _, _, words = run("--from", str(source), "-o", str(tmp_path / "out"))
+    _, _, words = run("--allow-refused", "--from", str(source), "-o", str(tmp_path / "out"))
     assert "asking auditwheel" in words
     assert "writing ray-2.60.0+mantaray." in words
 
@@ -47,6 +49,17 @@ def test_damaged_input_is_an_error_and_a_hint(tmp_path: Path) -> None:
     error, hint = words.splitlines()[-2:]
     assert error.startswith(f"error: {source.name} is damaged: ")
     assert hint.startswith("hint: ")
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_ray_on_which_patches_would_be_refused_gets_no_inert_wheel(tmp_path: Path) -> None:
+    source = RayWheel().write(tmp_path / "in")
+    status, out, words = run("--from", str(source), "-o", str(tmp_path / "out"))
+    assert (status, out) == (1, "")
+    error, hint = words.splitlines()[-2:]
+    assert error.startswith("error: on Ray 2.60.0 these patches would be refused: gc, ")
+    assert "(gc: this Ray has no source of ray._private.worker, and " in error
+    assert "--allow-refused makes the wheel without these patches" in hint
     assert not list(tmp_path.glob("out/*"))
 
 

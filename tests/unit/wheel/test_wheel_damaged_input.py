@@ -171,18 +171,20 @@ def test_unsupported_ray(tmp_path: Path, refused: Refused, version: str) -> None
 def test_unsupported_ray_is_not_even_downloaded(contents: Contents, out_dir: Path) -> None:
     said: list[str] = []
     with pytest.raises(WheelError, match=r"1\.0\.0"):
-        build_wheel(out_dir, ray_version="1.0.0", contents=contents, say=said.append)
+        build_wheel(
+            out_dir, ray_version="1.0.0", contents=contents, allow_refused=True, say=said.append
+        )
     assert said == []
 
 
 def test_text_that_is_no_version(contents: Contents, out_dir: Path) -> None:
     with pytest.raises(WheelError, match="'newest' is not a version"):
-        build_wheel(out_dir, ray_version="newest", contents=contents)
+        build_wheel(out_dir, ray_version="newest", contents=contents, allow_refused=True)
 
 
 def test_neither_version_nor_wheel(contents: Contents, out_dir: Path) -> None:
     with pytest.raises(WheelError, match="neither a Ray version nor an official wheel"):
-        build_wheel(out_dir, contents=contents)
+        build_wheel(out_dir, contents=contents, allow_refused=True)
 
 
 def test_wrong_interpreter(tmp_path: Path, refused: Refused) -> None:
@@ -211,7 +213,10 @@ def test_already_patched(
     refused: Refused, contents: Contents, tmp_path: Path, out_dir: Path
 ) -> None:
     first = build_wheel(
-        tmp_path / "first", source=RayWheel().write(tmp_path / "in"), contents=contents
+        tmp_path / "first",
+        source=RayWheel().write(tmp_path / "in"),
+        contents=contents,
+        allow_refused=True,
     )
     assert "is patched already" in refused(first)
 
@@ -253,7 +258,9 @@ def test_output_directory_is_a_file(
     with pytest.raises(
         WheelError, match=r"out/ray-2\.60\.0\+mantaray.* cannot be written"
     ) as caught:
-        build_wheel(out_dir, source=RayWheel().write(tmp_path / "in"), contents=contents)
+        build_wheel(
+            out_dir, source=RayWheel().write(tmp_path / "in"), contents=contents, allow_refused=True
+        )
     assert "-o" in caught.value.hint
     assert out_dir.read_text() == "in the way"
 
@@ -261,7 +268,9 @@ def test_output_directory_is_a_file(
 def test_output_directory_that_nobody_can_write(tmp_path: Path, contents: Contents) -> None:
     # Root may write anywhere else; in /proc not even root makes files.
     with pytest.raises(WheelError, match=r"/proc/.* cannot be written"):
-        build_wheel(Path("/proc"), source=RayWheel().write(tmp_path), contents=contents)
+        build_wheel(
+            Path("/proc"), source=RayWheel().write(tmp_path), contents=contents, allow_refused=True
+        )
 
 
 def test_disk_that_fills_up_half_way(tmp_path: Path, refused: Refused, contents: Contents) -> None:
@@ -281,12 +290,14 @@ def test_disk_that_fills_up_half_way(tmp_path: Path, refused: Refused, contents:
 def test_earlier_wheel_survives_a_failure(
     tmp_path: Path, contents: Contents, out_dir: Path
 ) -> None:
-    good = build_wheel(out_dir, source=RayWheel().write(tmp_path / "in"), contents=contents)
+    good = build_wheel(
+        out_dir, source=RayWheel().write(tmp_path / "in"), contents=contents, allow_refused=True
+    )
     before = good.read_bytes()
     bad = RayWheel().write(tmp_path / "in")
     flip(bad, data_offset(bad, "ray/core/data.bin") + 20)
     with pytest.raises(WheelError, match="is damaged"):
-        build_wheel(out_dir, source=bad, contents=contents)
+        build_wheel(out_dir, source=bad, contents=contents, allow_refused=True)
     assert [path.name for path in out_dir.iterdir()] == [good.name]
     assert good.read_bytes() == before
 
