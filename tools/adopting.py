@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import ast
 import difflib
+import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from mantaray.overlay.known import KnownRay
 from mantaray.overlay.patch import Patch, Target
 from mantaray.overlay.versions import Sources, WheelSources, read_version, serves
 from packaging.version import Version
+
+# Runs the live smoke on releases.
+SMOKE = Path(__file__).parent / "test_rays"
 
 ACCEPTED = "accepted"
 UNCHANGED = "unchanged"
@@ -224,16 +228,39 @@ def difference(target: Target, before: Sources, after: Sources, names: tuple[str
     return "\n".join(difflib.unified_diff(old, new, *names, "", "", 4, ""))
 
 
+def altered_files(release: str, sources: Sources, table: Table) -> list[str]:
+    """Return the modules whose files are not those that the table holds for a release.
+
+    Args:
+        release: its version.
+        sources: its source files.
+        table: the known Rays.
+    """
+    return [
+        module
+        for module, expected in table.read(release).files.items()
+        if digest(sources.read(module) or b"") != expected
+    ]
+
+
 # --- Wheels
 
 
-@dataclass
 class Wheels:
     """Official wheels of Ray: given ones, those in a directory, and downloads kept for this run."""
 
-    given: Path | None
-    directory: Path | None
-    stack: ExitStack
+    def __init__(self, given: Mapping[str, Path], directory: Path | None, stack: ExitStack) -> None:
+        """Keep where to look.
+
+        Args:
+            given: wheels by release.
+            directory: where other wheels are, if anywhere.
+            stack: closes what was opened, and removes what was downloaded.
+        """
+        self._given = given
+        self._directory = directory
+        self._stack = stack
+        self._opened: dict[str, WheelSources] = {}
 
     def open(self, release: str) -> WheelSources:
         """Return the source files of a release.
@@ -241,9 +268,14 @@ class Wheels:
         Raises:
             AdoptionError: there is no such wheel, or it is of another release.
         """
-        path = self.given or self._at_hand(release) or self._download(release)
+        if release not in self._opened:
+            self._opened[release] = self._open(release)
+        return self._opened[release]
+
+    def _open(self, release: str) -> WheelSources:
+        path = self._given.get(release) or self._at_hand(release) or self._download(release)
         try:
-            wheel = self.stack.enter_context(zipfile.ZipFile(path))
+            wheel = self._stack.enter_context(zipfile.ZipFile(path))
         except (OSError, zipfile.BadZipFile) as error:
             raise AdoptionError(f"{path} cannot be read as a wheel: {error}") from error
         sources = WheelSources(wheel)
@@ -253,14 +285,15 @@ class Wheels:
         return sources
 
     def _at_hand(self, release: str) -> Path | None:
-        found = sorted((self.directory or Path("/nowhere")).glob(f"ray-{release}-*.whl"))
+        found = sorted(self._directory.glob(f"ray-{release}-*.whl")) if self._directory else []
         return found[0] if found else None
 
     def _download(self, release: str) -> Path:
         from mantaray.wheel.download import download_official
         from mantaray.wheel.errors import WheelError
 
-        directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="adopt-ray-")))
+        scratch = tempfile.TemporaryDirectory(prefix="adopt-ray-")
+        directory = Path(self._stack.enter_context(scratch))
         click.echo(f"downloading the official wheel of Ray {release}", err=True)
         try:
             return download_official(release, directory)
@@ -274,12 +307,14 @@ class Wheels:
 @click.command()
 @click.argument("releases", nargs=-1, required=True, metavar="RELEASE...")
 @click.option(
-    "--wheel", type=click.Path(path_type=Path), help="The official wheel, if you have it."
+    "--wheel",
+    type=click.Path(path_type=Path),
+    help="The official wheel of the one release, if you have it.",
 )
 @click.option(
     "--wheels",
     type=click.Path(path_type=Path, file_okay=False),
-    help="A directory of official wheels; pip downloads those that are not there.",
+    help="A directory of official wheels. pip downloads those that are not there.",
 )
 @click.option(
     "--accept",
@@ -288,31 +323,36 @@ class Wheels:
     help="Accept these patches for the releases ('all' for every patch) and write the table. "
     "Do so only after you have read every changed target.",
 )
-@click.option("--diff/--no-diff", default=True, help="Show what changed; on by default.")
+@click.option("--diff/--no-diff", default=True, help="Show what changed. On by default.")
+@click.option("--smoke", is_flag=True, help="Run the live smoke on the releases at the end.")
 def main(
     releases: tuple[str, ...],
     wheel: Path | None,
     wheels: Path | None,
     accepted: str | None,
     diff: bool,
+    smoke: bool,
 ) -> None:
     """Compare releases of Ray with the known ones, and accept patches for them.
 
     RELEASE is a version such as 2.61.0, or `known` for every release in the table. The exit status is 0
-    only if every patch is accepted for every release.
+    only if every patch is accepted for every release, and the smoke passed if it was asked for.
     """
     table = Table(known_rays.DIRECTORY)
-    clean = True
+    names = _expand(releases)
+    if wheel is not None and len(names) != 1:
+        raise click.UsageError("--wheel goes with one release; use --wheels for several")
+    given = {names[0]: wheel} if wheel is not None else {}
     try:
         patches = _patches()
-        for release in _expand(releases):
-            with ExitStack() as stack:
-                source = Wheels(wheel, wheels, stack)
-                clean &= _adopt(release, patches, accepted, diff, source, table)
+        with ExitStack() as stack:
+            source = Wheels(given, wheels, stack)
+            clean = [_adopt(name, patches, accepted, diff, source, table) for name in names]
     except AdoptionError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    sys.exit(0 if clean else 1)
+    passed = not smoke or subprocess.run([SMOKE, *names], check=False).returncode == 0
+    sys.exit(0 if all(clean) and passed else 1)
 
 
 def _patches() -> list[Patch]:
@@ -322,12 +362,14 @@ def _patches() -> list[Patch]:
     return OVERLAY.patches()
 
 
-def _expand(releases: tuple[str, ...]) -> Iterator[str]:
+def _expand(releases: tuple[str, ...]) -> list[str]:
+    names: list[str] = []
     for release in releases:
-        if release == "known":
-            yield from known_rays.releases()
-        else:
-            yield release
+        names += known_rays.releases() if release == "known" else [release]
+    for name in names:
+        if known_rays.release_of(name) != name:
+            raise click.UsageError(f"{name!r} is not a release of Ray such as 2.61.0")
+    return names
 
 
 def _adopt(
@@ -341,19 +383,25 @@ def _adopt(
     """Review one release, print the review, accept what was asked for; return whether it is clean."""
     sources = wheels.open(release)
     reviews = review(patches, release, sources, table)
+    chosen = _chosen(reviews, accepted)
     state = "known" if known_rays.read(release, table.directory) else "not known yet"
     click.echo(f"\nRay {release} ({state})")
-    chosen = _chosen(reviews, accepted)
+    shown: set[Target] = set()
     for each in reviews:
         click.echo(_line(each))
         for one in each.targets if not each.accepted else ():
             click.echo(f"    {one.verdict:<9} {one.target}" + _against(one))
-            if one.verdict == CHANGED and diff and one.against is not None:
-                click.echo(_diff_to(one.against, release, one, wheels, sources))
+            if diff and one.verdict == CHANGED and one.against and one.target not in shown:
+                shown.add(one.target)
+                names = (f"Ray {one.against}", f"Ray {release}")
+                click.echo(difference(one.target, wheels.open(one.against), sources, names))
     if chosen:
         accept(chosen, release, sources, table)
         click.echo(f"  accepted for Ray {release}: " + ", ".join(r.patch.name for r in chosen))
-    return all(each.accepted or each in chosen for each in reviews)
+    altered = altered_files(release, sources, table)
+    for module in altered:
+        click.echo(f"  the file of {module} is not the one in the table; accept its patches again")
+    return not altered and all(each.accepted or each in chosen for each in reviews)
 
 
 def _chosen(reviews: list[PatchReview], accepted: str | None) -> list[PatchReview]:
@@ -372,20 +420,14 @@ def _line(reviewed: PatchReview) -> str:
         for verdict in (ACCEPTED, UNCHANGED, CHANGED, MISSING)
     }
     words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    return (
-        f"  {reviewed.patch.name:<10} {'accepted' if reviewed.accepted else 'to review: ' + words}"
-    )
+    state = "accepted" if reviewed.accepted else f"to review: {words}"
+    return f"  {reviewed.patch.name:<10} {state}"
 
 
 def _against(one: TargetReview) -> str:
     if one.against is None or one.verdict == ACCEPTED:
         return ""
     return f" ({'as in' if one.verdict == UNCHANGED else 'compared with'} {one.against})"
-
-
-def _diff_to(before: str, release: str, one: TargetReview, wheels: Wheels, sources: Sources) -> str:
-    older = Wheels(None, wheels.directory, wheels.stack).open(before)
-    return difference(one.target, older, sources, (f"Ray {before}", f"Ray {release}"))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def read(version: str, directory: Path = DIRECTORY) -> KnownRay | None:
         ValueError: the description of this release is damaged.
         OSError: it cannot be read.
     """
-    release = _release_of(version)
+    release = release_of(version)
     path = directory / f"{release}.json"
     if release is None or not path.is_file():
         return None
@@ -126,7 +126,7 @@ def why_unknown(version: str) -> str | None:
         Version(version)
     except InvalidVersion:
         return f"this Ray states no version that can be read ({version})"
-    release = _release_of(version)
+    release = release_of(version)
     if release is not None and (DIRECTORY / f"{release}.json").is_file():
         return None
     return f"Ray {version} is not one that Mantaray knows ({span()})"
@@ -138,8 +138,12 @@ def span() -> str:
     return f"{every[0]} to {every[-1]}" if every else "none: its table of Rays is missing"
 
 
-def _release_of(version: str) -> str | None:
-    """Return the final release that a version names, such as "2.60.0"; None for any other version."""
+def release_of(version: str) -> str | None:
+    """Return the final release that a version names, such as "2.60.0"; None for any other version.
+
+    Args:
+        version: as Ray states it. A local part ("+mantaray.0.1.0") does not count.
+    """
     try:
         parsed = Version(version)
     except InvalidVersion:
