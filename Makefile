@@ -13,13 +13,15 @@ PYTEST := .venv/bin/python -m pytest
 # The example has an environment, and with that a test run, of its own.
 KNOWLEDGE := .venvs/knowledge/bin/python
 FUZZ_SECONDS := 20
+# The releases that `make test-rays` takes; all known ones if empty.
+RAYS :=
 # Benchmarks that run in an environment with Ray, and those that start what they measure in others.
 BENCH_IN_RAY := $(addprefix bench-,overlay_startup spill_engine spill_cluster serve_router gc_pause spill_cache log_tail refs_finalize)
 BENCH_BESIDE_RAY := $(addprefix bench-,whole_log profiling_links sync_storm sync_groups sync_noise relay_latency)
 
-.PHONY: help check-rays demo knowledge test test-slow test-native test-knowledge fuzz lint bench bench-knowledge wheel build clean distclean
+.PHONY: help check-rays demo knowledge test test-slow test-rays test-native test-knowledge fuzz lint bench bench-knowledge wheel build clean distclean
 .PHONY: $(BENCH_IN_RAY) $(BENCH_BESIDE_RAY) bench-reference_counter
-.PHONY: setup-build setup-demo setup-knowledge setup-knowledge-dev setup-lint setup-test
+.PHONY: setup-build setup-demo setup-knowledge setup-knowledge-dev setup-lint setup-test setup-test-slow
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -41,6 +43,9 @@ setup-lint:
 
 setup-test:
 	@tools/setup packages lint-packages test-packages dev wheel ray-2.48.0 ray-2.60.0 knowledge-dev
+
+setup-test-slow: setup-test
+	@tools/setup stock-2.48.0 stock-2.60.0 stock-2.52.1 stock-2.55.1
 
 build: setup-demo ## build Mantaray and install it beside Ray 2.60.0
 
@@ -71,10 +76,13 @@ test-knowledge: setup-knowledge-dev ## the tests of the knowledge service
 test: setup-test test-native lint test-knowledge ## everything that CI runs
 	$(PYTEST) -m "not slow" --durations=15
 
-test-slow: setup-test ## the long tests
+test-slow: setup-test-slow ## the long tests
 	$(BAZEL) run //src/mantaray/sim:syncer_sim -- 3 1 10000 20 2
 	$(KNOWLEDGE) -m pytest examples/knowledge/tests -m slow --durations=5
 	$(PYTEST) -m slow --durations=15
+
+test-rays: ## the smoke of each release, stock beside ours (RAYS="2.52.1 2.55.1"), and the page made from it
+	@tools/test_rays $(RAYS)
 
 lint: setup-lint ## ruff, mypy, clang-format, clang-tidy and the house rules
 	@tools/lint

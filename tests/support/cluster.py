@@ -162,7 +162,9 @@ class Cluster:
         store_bytes: int | None = None,
         resources: Mapping[str, float] | None = None,
         own_pids: bool = False,
+        on_heads_address: bool = False,
         through: str | None = None,
+        env: RayEnv | None = None,
         wait: bool = True,
     ) -> Node:
         """Start another raylet on this machine and wait until it is part of the cluster.
@@ -172,7 +174,9 @@ class Cluster:
             store_bytes: object store in bytes, the cluster's default if not given.
             resources: custom resources, to place tasks on this node.
             own_pids: in a pid namespace of its own, as in a container; needs root.
+            on_heads_address: it has the head's address; all nodes have with `one_address`.
             through: HOST:PORT where it joins, the head itself if not given.
+            env: another environment with the same Ray, the cluster's own if not given.
             wait: for it to be there; else `wait_for_nodes` does, so that several start together.
         """
         arguments = [f"--address={through or self.address}"]
@@ -183,6 +187,8 @@ class Cluster:
             num_cpus or self._num_cpus,
             store_bytes or self._store_bytes,
             _OWN_PIDS if own_pids else (),
+            address=self.nodes[0].address if on_heads_address else None,
+            env=env,
             wait=wait,
         )
 
@@ -282,12 +288,16 @@ class Cluster:
         num_cpus: int,
         store_bytes: int,
         prefix: Sequence[str] = (),
+        address: str | None = None,
+        env: RayEnv | None = None,
         wait: bool = True,
     ) -> Node:
-        address = "127.0.0.2" if self._one_address else f"127.0.0.{len(self.nodes) + 2}"
+        env = env or self.env
+        own_address = "127.0.0.2" if self._one_address else f"127.0.0.{len(self.nodes) + 2}"
+        address = address or own_address
         command = [
             *prefix,
-            str(self.env.bin("ray")),
+            str(env.bin("ray")),
             "start",
             *arguments,
             f"--node-ip-address={address}",
@@ -303,7 +313,7 @@ class Cluster:
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 command,
-                env=self.env.environment(**{processes.TAG_VARIABLE: self._tag}, **self.variables),
+                env=env.environment(**{processes.TAG_VARIABLE: self._tag}, **self.variables),
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -61,7 +61,11 @@ class Profiled:
         context = ray.get_runtime_context()
         return [os.getpid(), context.get_node_id(), context.get_actor_id()]
 
-nodes = sorted(ray.nodes(), key=lambda node: "node:__internal_head__" not in node["Resources"])
+# The head, then a node that shares its address.
+def place(node):
+    return "node:__internal_head__" not in node["Resources"], node["NodeManagerAddress"]
+
+nodes = sorted(ray.nodes(), key=place)
 found = []
 for name in sys.argv[1:]:
     node = nodes[["first", "second"].index(name)]
@@ -120,7 +124,7 @@ class Profiled:
 
     def new_worker(self, name: str) -> Worker:
         """Start another worker on the "first" or the "second" node."""
-        return _start_workers(self.cluster, name)[0]
+        return start_workers(self.cluster, name)[0]
 
     def get(self, path: str, parameters: Mapping[str, object]) -> Answer:
         """Ask the dashboard as a program would, redirects followed."""
@@ -178,7 +182,7 @@ def two_nodes_on_one_address(env: RayEnv, **variables: str) -> Iterator[Profiled
     cluster.variables["PATH"] = f"{tools}:{env.environment()['PATH']}"
     with cluster:
         cluster.add_node(own_pids=True)
-        yield Profiled(cluster, *_start_workers(cluster, "first", "second"))
+        yield Profiled(cluster, *start_workers(cluster, "first", "second"))
 
 
 def _link(path: str, parameters: Mapping[str, object]) -> str:
@@ -186,7 +190,8 @@ def _link(path: str, parameters: Mapping[str, object]) -> str:
     return f"/{path}?{query}"
 
 
-def _start_workers(cluster: Cluster, *names: str) -> list[Worker]:
+def start_workers(cluster: Cluster, *names: str) -> list[Worker]:
+    """Start a worker for each name, on the head ("first") or on another node ("second"); return them."""
     found: list[tuple[int, str, str]] = cluster.run_program(_START_WORKERS, names)
     return [Worker(*who, f"work_of_{name}") for who, name in zip(found, names, strict=True)]
 

@@ -193,6 +193,15 @@ def find_ray(version: str) -> RayEnv:
     return env
 
 
+def find_stock_ray(version: str) -> RayEnv:
+    """Return the environment with this Ray in which Mantaray cannot be imported; see `find_ray`."""
+    base = Path(os.environ.get("MANTARAY_TEST_VENVS", REPOSITORY / ".venvs"))
+    env = RayEnv(version, base / f"stock-{version}")
+    if not env.python.exists():
+        pytest.fail(f"no stock Ray {version} at {env.root}; `tools/setup stock-{version}` makes it")
+    return env
+
+
 def _as_file(program: Path | str, scratch: Path) -> Path:
     if isinstance(program, Path):
         return program
