@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.cluster import Cluster, free_ports
-from tests.support.rays import RayEnv
+from tests.support.rays import RayEnv, short_directory
 
 PROGRAMS = Path(__file__).with_name("programs")
 
@@ -232,8 +232,45 @@ def test_bad_multiplier_is_one_sentence_where_serve_is_imported_or_started(
     assert sentence.startswith(f"{MULTIPLIER} is set to '-1.5'; allowed: ")
 
 
-def test_nothing_that_serve_pickles_needs_mantaray(ray_env: RayEnv) -> None:
-    pickles = ray_env.run_program(PROGRAMS / "serve_router_pickles.py")["pickles"]
+@pytest.fixture(scope="module")
+def shared(ray_env: RayEnv) -> Any:
+    """How long requests for models wait that two replicas share; 50 callers, simulated time."""
+    return ray_env.run_program(PROGRAMS / "serve_router_models.py")
+
+
+def test_requests_for_one_model_do_not_overtake_each_other_again_and_again(shared: Any) -> None:
+    # 50 callers share 8 slots for 0.1 s each, so 0.63 s is even.
+    for name, model in (("no model", ""), ("one", "a")):
+        waits = shared[name]["waits"][model]
+        assert waits["longest"] < 1.5 * waits["median"]
+    # The second replica has loaded what the first one cannot carry.
+    assert shared["one"]["loads"] == 2
+    assert shared["one"]["per second"] > 0.9 * shared["no model"]["per second"]
+
+
+@pytest.mark.parametrize("mix", ["two", "two, skewed", "four", "four, skewed"])
+def test_wait_for_a_slot_is_bounded_however_models_are_mixed(shared: Any, mix: str) -> None:
+    # The requests ahead, 0.63 s, and the preference, 2 s at most.
+    assert max(each["longest"] for each in shared[mix]["waits"].values()) < 2.7
+    assert shared[mix]["per second"] > 0.9 * shared["no model"]["per second"]
+    assert shared[mix]["loads"] <= 8
+
+
+@pytest.fixture(scope="module")
+def pickled(ray_env: RayEnv) -> Any:
+    """What a process with Mantaray pickles of Serve, and what it makes of a pickle of Mantaray 0.1."""
+    with short_directory() as directory:
+        program, file = PROGRAMS / "serve_router_pickles.py", directory / "pickle"
+        pickles = ray_env.run_program(program, [file])["pickles"]
+        return {"pickles": pickles, "served with 0.1": ray_env.run_program(program, [file])}
+
+
+def test_deployment_of_mantaray_01_is_served_by_later_ones(pickled: Any) -> None:
+    assert pickled["served with 0.1"] == list(range(20))
+
+
+def test_nothing_that_serve_pickles_needs_mantaray(pickled: Any) -> None:
+    pickles = pickled["pickles"]
     assert set(pickles) == {"default router", "user's router", "replica's actor", "metadata"}
     assert [name for name, seen in pickles.items() if seen["needs"]] == []
     # Not even as a text that is looked up when it is used.

@@ -38,7 +38,9 @@ def _install_router(module: ModuleType, installation: Installation) -> None:
     _attach_to_request_routers(cls, installation)
     if hasattr(cls, "_release_slot_and_refresh_cache"):
         _note_released_slots(cls, installation)
-    if not hasattr(module.RequestRouter, "decrement_queue_len_cache"):
+    if hasattr(module.RequestRouter, "decrement_queue_len_cache"):
+        _note_failures(cls, installation)
+    else:
         _note_completions(cls, installation)
 
 
@@ -87,6 +89,25 @@ def _note_released_slots(cls: Any, installation: Installation) -> None:
     installation.wrap(cls, "_release_slot_and_refresh_cache", release)
 
 
+def _note_failures(cls: Any, installation: Installation) -> None:
+    """Note requests that failed on their way; Ray goes on to count them as completed."""
+
+    def finished(wrapped: Any, asyncio_router: Any, args: Any, kwargs: Any) -> None:
+        wrapped(*args, **kwargs)
+        with guarded("noting that a request has failed"):
+            routing = _routing_of(asyncio_router)
+            if routing is not None and _has_failed(args[-1]):
+                routing.failed(args[0])
+
+    installation.wrap(cls, "_process_finished_request", finished)
+
+
+def _has_failed(call: Any) -> bool:
+    """Return whether a call over gRPC found no replica, or lost it; not whether the user's code raised."""
+    inner = getattr(call, "_cython_call", None)
+    return inner is not None and not inner.is_ok()
+
+
 def _note_completions(cls: Any, installation: Installation) -> None:
     """Note when requests end, as Ray does since 2.55."""
 
@@ -106,15 +127,17 @@ def _watch(asyncio_router: Any, result: Any) -> None:
         return
     loop = asyncio_router._event_loop
 
-    def completed() -> None:
+    def completed(result: Any) -> None:
         with guarded("noting that a request has completed"):
+            if _has_failed(result):
+                routing.failed(replica_id)
             routing.accounts.uncount(replica_id)
             routing.completed(replica_id)
 
-    def ended(_: Any) -> None:
+    def ended(result: Any) -> None:
         # On a thread of Ray's. The loop is closed when the process ends.
         if not loop.is_closed():
-            loop.call_soon_threadsafe(completed)
+            loop.call_soon_threadsafe(completed, result)
 
     result.add_done_callback(ended)
 

@@ -20,6 +20,9 @@ from typing import Any
 from mantaray.serve.accounts import Accounts, Lengths, Task, free_slots
 from mantaray.serve.backoff import Backoff
 from mantaray.serve.guard import guarded
+
+# Mantaray 0.1 left this name in pickles, under this module; see `hooks`.
+from mantaray.serve.hooks import choose_replicas_with_backoff as choose_replicas_with_backoff
 from mantaray.serve.listening import Listener
 from mantaray.serve.models import Models, first_in_turn, oldest_that_fits
 from mantaray.serve.waiters import Waiters, Wake
@@ -55,6 +58,7 @@ class Routing:
         self._has_models = False
         self._models = Models()
         self._just_freed: set[Any] = set()
+        self._failed: set[Any] = set()
         # Routing tasks that have no request to look for.
         self._idle: list[asyncio.Future[None]] = []
         # A replica and its cached queue length before the last late answer; see `accepted_late`.
@@ -148,10 +152,19 @@ class Routing:
     def completed(self, replica_id: Any) -> None:
         """A request of this router has ended and its slot is free."""
         self.accounts.stopped(replica_id)
-        if replica_id in self.router._replicas:
+        if replica_id in self._failed:
+            # Whoever is woken asks the replica, and finds out if it is dead.
+            self._failed.discard(replica_id)
+            self.router._replica_queue_len_cache.invalidate_key(replica_id)
+            self.waiters.wake(replica_id)
+        elif replica_id in self.router._replicas:
             self._just_freed.add(replica_id)
             self.accounts.count_unanswered(replica_id)
             self.waiters.wake(replica_id)
+
+    def failed(self, replica_id: Any) -> None:
+        """The request that completes next there has failed on its way, so it tells of no free slot."""
+        self._failed.add(replica_id)
 
     def released(self, replica_id: Any) -> None:
         """A reserved slot is given up without a request."""
@@ -271,6 +284,7 @@ class Routing:
         self._models.keep_only(limits)
         self.accounts.keep_only(limits)
         self._just_freed &= limits.keys()
+        self._failed &= limits.keys()
 
     def died(self, replica_id: Any) -> None:
         """A replica is dead.

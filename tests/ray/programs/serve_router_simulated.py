@@ -90,6 +90,9 @@ class Replica:
         """
         self.replica_id = ReplicaID(name, deployment_id=DEPLOYMENT)
         self.is_dead = False
+        # Of several models; each is loaded in a moment.
+        self.loaded: set[str] = set()
+        self.loads = 0
         self.served: list[int] = []
         self._loop = loop
         self._random = random.Random(seed)
@@ -125,7 +128,7 @@ class Replica:
     def try_send_request(self, request: Any, with_rejection: bool) -> Result:
         """Send a request, as later Rays do."""
         result = Result(self._loop)
-        self._start(self._serve(request.args[0], self._arrival(), result))
+        self._start(self._serve(request, self._arrival(), result))
         return result
 
     async def send_request(
@@ -149,15 +152,20 @@ class Replica:
         self._ongoing -= 1
         return self._ongoing
 
-    async def _serve(self, number: int, arrived: asyncio.Future[None], result: Result) -> None:
+    async def _serve(self, request: Any, arrived: asyncio.Future[None], result: Result) -> None:
         await arrived
         accepted = self._ongoing < self.max_ongoing_requests
         if accepted:
             self._ongoing += 1
-            self.served.append(number)
+            self.served.append(request.args[0])
         answer = ReplicaQueueLengthInfo(accepted, self._ongoing)
         self._start(self._answer(result, answer))
         if accepted:
+            model = request.metadata.multiplexed_model_id
+            if model and model not in self.loaded:
+                self.loaded.add(model)
+                self.loads += 1
+                await asyncio.sleep(self._request_s)
             await asyncio.sleep(self._request_s * self._random.uniform(0.5, 1.5))
             self._start(self._end(result))
             # The result may be with whoever asked before the replica counts a request less.

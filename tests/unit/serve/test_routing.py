@@ -16,7 +16,7 @@ ROOMY = SimpleNamespace(replica_id="one", max_ongoing_requests=4)
 def routing_to(replica: Any) -> Routing:
     """Return what is kept for a router with one replica; it asks nobody by itself."""
     lengths: dict[Any, int] = {}
-    cache = SimpleNamespace(get=lengths.get, update=lengths.__setitem__)
+    cache = SimpleNamespace(get=lengths.get, update=lengths.__setitem__, invalidate_key=lengths.pop)
     router = SimpleNamespace(
         _replicas={replica.replica_id: replica},
         _replica_queue_len_cache=cache,
@@ -141,5 +141,19 @@ def test_request_that_is_sent_without_asking_counts_until_its_result_is_here() -
         assert routing.accounts.known("one") == 1
         routing.completed("one")
         assert routing.accounts.known("one") == 0
+
+    asyncio.run(scenario())
+
+
+def test_failed_request_does_not_count_as_a_free_slot_of_a_dead_replica() -> None:
+    async def scenario() -> None:
+        routing = routing_to(REPLICA)
+        routing.accounts.choose("one")
+        routing.accounts.sent(asyncio.current_task(), "one")
+        routing.failed("one")
+        routing.accounts.uncount("one")
+        routing.completed("one")
+        # Not known: whoever wants to send a request there asks first.
+        assert routing.accounts.cached("one") is None
 
     asyncio.run(scenario())
