@@ -27,12 +27,36 @@ from mantaray.overlay.owners import ownership_problem
     metavar="WHEEL",
     help="Check a wheel of Ray instead, without installing it.",
 )
+@click.option(
+    "--cluster",
+    is_flag=True,
+    help="Ask every node of the running cluster, and mark the nodes that differ.",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="The cluster for --cluster; by default that of RAY_ADDRESS or of this machine.",
+)
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool, against: Path | None) -> None:
+def doctor(
+    ctx: click.Context, as_json: bool, against: Path | None, cluster: bool, address: str | None
+) -> None:
     """Show what is attached to the installed Ray, and why or why not.
 
-    The exit status is 0 only if nothing was refused, and no other package owns Mantaray's files.
+    The exit status is 0 only if nothing was refused, and no other package owns Mantaray's files. With
+    --cluster it is 0 only if every node answers, nothing is refused anywhere and all nodes are alike.
     """
+    if cluster:
+        if against is not None:
+            raise click.UsageError("--cluster and --against ask different things; give one of them")
+        # What it needs is imported only here.
+        from mantaray.cli.cluster import show_cluster
+
+        text, is_healthy = show_cluster(address, as_json)
+        click.echo(text)
+        ctx.exit(0 if is_healthy else 1)
+    if address is not None:
+        raise click.UsageError("--address goes with --cluster")
     try:
         diagnosis = diagnose() if against is None else diagnose_wheel(against)
     except UnreadableWheelError as error:

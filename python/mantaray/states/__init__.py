@@ -1,0 +1,1 @@
+"""The states of the patches on all nodes: as a metric, and for `mantaray doctor --cluster`."""
