@@ -251,6 +251,24 @@ LOG_REWRITES: Setting[str] = Setting(
     doc="What the end of a job's log shows of lines rewritten with carriage returns.",
     parse=_choice("last", "all"),
 )
+LOG_RETENTION_BYTES: Setting[int | None] = Setting(
+    name="MANTARAY_LOG_RETENTION_BYTES",
+    type="int",
+    default=None,
+    default_text="unset: all logs stay",
+    allowed="a number of bytes, 1 or more",
+    doc="Largest size of a node's logs; the oldest files that no process has open are removed.",
+    parse=_integer(low=1),
+)
+LOG_RETENTION_AGE_S: Setting[float | None] = Setting(
+    name="MANTARAY_LOG_RETENTION_AGE_S",
+    type="float",
+    default=None,
+    default_text="unset: logs stay",
+    allowed="a number of seconds above 0",
+    doc="How long after its last change a node's log stays if no process has it open.",
+    parse=_real(0),
+)
 MAX_SPILLING_FILE_SIZE_BYTES: Setting[int | None] = Setting(
     name="RAY_max_spilling_file_size_bytes",
     type="int",
@@ -376,6 +394,8 @@ SETTINGS: tuple[Setting[Any], ...] = (
     SPILL_PUNCH_DELAY_MS,
     SPILL_READAHEAD_BYTES,
     LOG_REWRITES,
+    LOG_RETENTION_BYTES,
+    LOG_RETENTION_AGE_S,
     MAX_SPILLING_FILE_SIZE_BYTES,
     SERVE_INITIAL_BACKOFF_S,
     SERVE_BACKOFF_MULTIPLIER,

@@ -41,6 +41,31 @@ def ours(cluster: Cluster) -> Any:
     return whole_logs(cluster, "answers,bounds,lost")
 
 
+def followed(cluster: Cluster, parts: str, short_jobs: int = 0) -> Any:
+    """Run the program that follows logs; return what it has seen."""
+    run_job(cluster)
+    (logs,) = cluster.root.glob("t/session_2*/logs")
+    arguments = [cluster.dashboard_url, str(logs), parts, str(short_jobs)]
+    seen = cluster.run_program(PROGRAMS / "logs_following.py", arguments, timeout_s=800)
+    print(seen)
+    return seen
+
+
+def test_followed_log_loses_no_line_when_it_is_renamed_and_shows_lines_of_any_width(
+    cluster: Cluster,
+) -> None:
+    """Stock Ray ends the WebSocket at the wide line with code 1009, and shows nothing."""
+    seen = followed(cluster, "renamed,wide,short", short_jobs=5)
+    assert seen["renamed"] == [f"line {number}" for number in range(60)]
+    assert seen["wide"] == {"x": 6_000, "end": "50000 of 50000", "bars": 50_000}
+    assert seen["short"] == 5
+
+
+@pytest.mark.slow
+def test_last_line_of_100_short_jobs_is_shown_though_it_has_no_end(cluster: Cluster) -> None:
+    assert followed(cluster, "short", short_jobs=100)["short"] == 100
+
+
 def test_message_of_a_job_that_printed_2_gb_in_one_line_arrives(cluster: Cluster) -> None:
     run_job(cluster)
     raylet = str(cluster.pids("raylet")[0])

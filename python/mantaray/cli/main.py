@@ -18,6 +18,7 @@ from mantaray.settings import SETTINGS
 _COMMANDS = {
     "doctor": ("mantaray.cli.doctor", "doctor", "Show what is attached to the installed Ray."),
     "gc": ("mantaray.cli.gc", "gc_group", "Show the garbage collections that Ray asked for."),
+    "logs": ("mantaray.cli.logs", "logs_group", "Remove old logs of this machine's nodes."),
     "relay": (
         "mantaray.cli.relay",
         "relay_command",

@@ -1,4 +1,4 @@
-"""The patches `logs` and `joblogs`: a job's log costs the memory of what is shown or under way.
+"""The patches `logs`, `joblogs` and `retention`: logs read in bounded memory, and old ones removed.
 
 `logs` is about the end of a log. Replaced are the two methods through which Ray reads the log of a
 job's driver: the last lines, which become the message of a failed job, and the lines as they come,
@@ -6,14 +6,19 @@ which `ray job logs --follow` and `ray job submit` show. Stock Ray reads whole l
 they are, on the event loop.
 
 `joblogs` is about whole logs, which the agent and the head pass on piece by piece; see `streaming`.
+
+`retention` starts a process beside each raylet that removes old logs, if a setting limits them.
 """
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mantaray.helpers import python_command
 from mantaray.overlay import Installation, Patch, Target, register, targets_in
 
 _JOB = "ray.dashboard.modules.job"
@@ -22,6 +27,7 @@ _AGENT = f"{_JOB}.job_agent"
 _HEAD = f"{_JOB}.job_head"
 _HANDLE = "ray.dashboard.subprocesses.handle"
 _ROUTES = "ray.dashboard.routes"
+_NODE = "ray._private.node"
 _AGENT_ROUTE = "/api/job_agent/jobs/{job_or_submission_id}/logs"
 
 
@@ -127,6 +133,35 @@ _WHOLE_LOG_TARGETS = (
     Target("ray.dashboard.subprocesses.routes", "SubprocessRouteTable"),
 )
 
+
+def _install_node(module: ModuleType, installation: Installation) -> None:
+    def start_ray_processes(wrapped: Any, node: Any, args: Any, kwargs: Any) -> Any:
+        from mantaray.logs.retention_settings import read_limits
+        from mantaray.settings import ending_the_start
+
+        with ending_the_start():
+            limits = read_limits()
+        result = wrapped(*args, **kwargs)
+        if limits.any:
+            _start_retention(node)
+        return result
+
+    installation.wrap(module.Node, "start_ray_processes", start_ray_processes)
+
+
+def _start_retention(node: Any) -> None:
+    directory = node.get_logs_dir_path()
+    pid = node.all_processes["raylet"][0].process.pid
+    with open(Path(directory) / "mantaray-retention.log", "ab") as output:
+        subprocess.Popen(
+            python_command("mantaray.logs.retain_main", str(pid), str(directory)),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
 LOGS_PATCH = Patch(
     name="logs",
     summary="the end of a job's log in bounded memory and time, off the event loop",
@@ -149,5 +184,15 @@ JOBLOGS_PATCH = Patch(
     },
 )
 
+RETENTION_PATCH = Patch(
+    name="retention",
+    summary="MANTARAY_LOG_RETENTION_BYTES and _AGE_S remove a node's old logs",
+    plain_since=None,
+    enough_since=None,
+    targets=targets_in(_NODE, "Node.start_ray_processes", "Node.get_logs_dir_path"),
+    installers={_NODE: _install_node},
+)
+
 register(LOGS_PATCH)
 register(JOBLOGS_PATCH)
+register(RETENTION_PATCH)
