@@ -92,6 +92,8 @@ def test_the_defaults_as_the_table_shows_them() -> None:
     assert {setting.name: setting.describe_default() for setting in SETTINGS} == {
         "MANTARAY_DISABLE": "0",
         "MANTARAY_PATCHES": "all",
+        "MANTARAY_LOG_RETENTION_BYTES": "unset: all logs stay",
+        "MANTARAY_LOG_RETENTION_AGE_S": "unset: logs stay",
         "MANTARAY_UNTESTED_RAY": "0",
         "MANTARAY_REPORT_DIR": "unset",
         "MANTARAY_SPILL_CACHE": "direct",

@@ -251,6 +251,8 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "MANTARAY_SPILL_PUNCH_DELAY_MS",
         "MANTARAY_SPILL_READAHEAD_BYTES",
         "MANTARAY_LOG_REWRITES",
+        "MANTARAY_LOG_RETENTION_BYTES",
+        "MANTARAY_LOG_RETENTION_AGE_S",
         "RAY_max_spilling_file_size_bytes",
         "RAY_SERVE_ROUTER_RETRY_INITIAL_BACKOFF_S",
         "RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER",
@@ -276,6 +278,7 @@ def test_help_imports_no_command(world: World) -> None:
     assert [name for name in listed if name != "it"] == [
         "doctor",
         "gc",
+        "logs",
         "refs",
         "relay",
         "settings",
