@@ -14,14 +14,11 @@ _SLOW_ON_OLDER_RAY = (
     "test_harness.py::test_two_raylets_have_addresses_of_their_own",
     "test_overlay_refusal.py",
     "test_refcount_conformance.py",
-    "test_logs_live.py::test_followed_log_loses_no_line",
     "test_logs_live.py::test_whole_logs_are_answered_as_by_stock_ray",
-    "test_native_live.py",
     "test_relay_parts_live.py::test_nothing_is_lost_or_changed_between_grpcio_and_grpcio",
     "test_spill_live.py::test_data_of_every_size_is_identical_and_files_stay_below_their_bound[ray-2.48.0-env",
     "test_spill_live.py::test_killed_io_workers_lose_nothing_and_leave_nothing",
     "test_spill_live.py::test_pulls_by_another_node_racing_frees_never_read_zeros",
-    "test_states_live.py",
     "test_wheel_live.py::test_made_from_the_file_it_is_the_same_to_the_byte",
 )
 

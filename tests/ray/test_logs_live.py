@@ -51,6 +51,7 @@ def followed(cluster: Cluster, parts: str, short_jobs: int = 0) -> Any:
     return seen
 
 
+@pytest.mark.slow
 def test_followed_log_loses_no_line_when_it_is_renamed_and_shows_lines_of_any_width(
     cluster: Cluster,
 ) -> None:

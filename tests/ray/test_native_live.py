@@ -15,6 +15,8 @@ from tests.support.cluster import Cluster
 from tests.support.damaged_native import DAMAGES, copy_mantaray, damage, native_file
 from tests.support.rays import RayEnv, short_directory
 
+pytestmark = pytest.mark.slow
+
 # What a normal run does. It tries the other kinds without Ray, in tests/unit/overlay.
 _USUAL = ("zeroed_in_the_middle",)
 
@@ -92,7 +94,6 @@ def test_node_runs_as_it_came(ray_env: RayEnv, kind: str) -> None:
         assert all(words in report["why"] for report in found), found
 
 
-@pytest.mark.slow
 def test_driver_that_starts_its_own_cluster_runs_as_it_came(ray_env: RayEnv) -> None:
     with short_directory() as root:
         copy, variables = copy_into(ray_env, root)
@@ -122,7 +123,6 @@ def test_module_damaged_while_the_node_runs_leaves_rays_own_storage(ray_env: Ray
         assert words in report["why"]
 
 
-@pytest.mark.slow
 def test_doctor_refuses_the_patch_and_names_the_cause(ray_env: RayEnv) -> None:
     with short_directory() as root:
         copy, variables = copy_into(ray_env, root)

@@ -13,6 +13,8 @@ import pytest
 from tests.support.cluster import READY_TIMEOUT_S, Cluster
 from tests.support.rays import RayEnv, short_directory
 
+pytestmark = pytest.mark.slow
+
 ASK = """
 import json, os, subprocess, sys
 command = [sys.prefix + "/bin/mantaray", "doctor", "--cluster", *sys.argv[1:]]
@@ -114,7 +116,6 @@ def test_nodes_that_lost_patches_are_marked_and_have_another_metric(ray_env: Ray
         assert series(*exporters[lacking]) == {}
 
 
-@pytest.mark.slow
 def test_no_cluster_is_one_error_with_a_hint(ray_env: RayEnv) -> None:
     told = ray_env.run_program(ASK, ["--address", "127.0.0.1:1"], timeout_s=400)
     status, _, errors = told
