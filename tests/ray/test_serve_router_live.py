@@ -269,6 +269,16 @@ def test_deployment_of_mantaray_01_is_served_by_later_ones(pickled: Any) -> None
     assert pickled["served with 0.1"] == list(range(20))
 
 
+def test_router_of_a_patched_process_serves_where_mantaray_cannot_be_imported(
+    ray_env: RayEnv,
+) -> None:
+    with short_directory() as directory:
+        program, file = PROGRAMS / "serve_router_elsewhere.py", directory / "pickle"
+        assert ray_env.run_program(program, ["dump", file])["patched"]
+        seen = ray_env.run_program(program, ["load", file])
+    assert seen == {"served": list(range(10)), "patched": False}
+
+
 def test_nothing_that_serve_pickles_needs_mantaray(pickled: Any) -> None:
     pickles = pickled["pickles"]
     assert set(pickles) == {"default router", "user's router", "replica's actor", "metadata"}
