@@ -16,6 +16,8 @@ _SLOW_ON_OLDER_RAY = (
     "test_refcount_conformance.py",
     "test_logs_live.py::test_whole_logs_are_answered_as_by_stock_ray",
     "test_relay_parts_live.py::test_nothing_is_lost_or_changed_between_grpcio_and_grpcio",
+    "test_serve_router_live.py::test_requests_for_one_model_do_not_overtake_each_other",
+    "test_serve_router_live.py::test_wait_for_a_slot_is_bounded_however_models_are_mixed",
     "test_spill_live.py::test_data_of_every_size_is_identical_and_files_stay_below_their_bound[ray-2.48.0-env",
     "test_spill_live.py::test_killed_io_workers_lose_nothing_and_leave_nothing",
     "test_spill_live.py::test_pulls_by_another_node_racing_frees_never_read_zeros",
