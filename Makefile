@@ -19,15 +19,18 @@ RAYS :=
 BENCH_IN_RAY := $(addprefix bench-,overlay_startup spill_engine spill_cluster serve_router gc_pause spill_cache log_tail refs_finalize)
 BENCH_BESIDE_RAY := $(addprefix bench-,whole_log profiling_links sync_storm sync_groups sync_noise relay_latency)
 
-.PHONY: help check-rays demo knowledge test test-slow test-rays test-native test-knowledge fuzz lint bench bench-knowledge wheel build clean distclean
+.PHONY: help check-rays demo knowledge test test-slow test-rays test-native test-knowledge fuzz lint bench bench-knowledge dist test-dist wheel build clean distclean
 .PHONY: $(BENCH_IN_RAY) $(BENCH_BESIDE_RAY) bench-reference_counter
-.PHONY: setup-build setup-demo setup-knowledge setup-knowledge-dev setup-lint setup-test setup-test-slow
+.PHONY: setup-build setup-dist setup-demo setup-knowledge setup-knowledge-dev setup-lint setup-test setup-test-slow
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup-build:
 	@tools/setup packages dev wheel
+
+setup-dist:
+	@tools/setup packages dev dist
 
 setup-demo:
 	@tools/setup packages dev wheel ray-2.60.0
@@ -106,6 +109,12 @@ bench-knowledge: setup-knowledge-dev ## the knowledge service on stock Ray and o
 
 check-rays: setup-build ## the official wheels in WHEELS=DIR against the table of known Rays: nothing may be refused
 	tools/adopt_ray --wheels "$(WHEELS)" --no-diff known
+
+dist: setup-dist ## what is published, into dist/: wheels for every Python and machine, sources, checksums
+	@PYTHONPATH=python .venv/bin/python -m tools.distribution -o dist
+
+test-dist: setup-build ## installs the wheels of dist/ in fresh environments, an old and another machine's too, and runs them
+	@MANTARAY_TEST_DIST=$(CURDIR)/dist $(PYTEST) tests/dist --durations=15
 
 wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)
 	@.venv/bin/mantaray wheel --ray $(RAY) -o dist

@@ -1,11 +1,10 @@
-"""Builds Mantaray's wheel: the native parts come from Bazel, `mantaray.pth` goes to the root.
+"""Builds Mantaray's wheel: the native part comes from Bazel, `mantaray.pth` goes to the root.
 
 What cannot be said in pyproject.toml is here and nothing else:
 
-- `build_ext` runs Bazel for the interpreter that pip uses and takes what it made: the extension
-  module, and the relay, a program that is laid into `mantaray/bin`. A module that is ready already
-  is taken with MANTARAY_NATIVE_PREBUILT=/path/to/_native.so instead, and then Bazel is not run: a
-  relay comes in only if MANTARAY_RELAY_PREBUILT names one, too.
+- `build_ext` runs Bazel for the interpreter that pip uses and takes the extension module that it
+  made. A module that is ready already is taken with MANTARAY_NATIVE_PREBUILT=/path/to/_native.so
+  instead, and then Bazel is not run. The relay is a distribution of its own (tools/distribution).
 - `build_py` lays `mantaray.pth` beside the package, so that it lands at the root of site-packages,
   where the interpreter looks for such files, and so that pip removes it with the rest. The license
   goes into the package, which is what a custom wheel is made from.
@@ -27,13 +26,9 @@ from setuptools.errors import ExecError
 ROOT = Path(__file__).resolve().parent
 # Where it lies in the source tree: where it lies in the wheel.
 COPIED = {"python/mantaray.pth": "mantaray.pth", "LICENSE": "mantaray/LICENSE"}
-BAZEL_TARGETS = ("//src/mantaray/python:_native.so", "//src/mantaray/relay:mantaray-relay")
+BAZEL_TARGET = "//src/mantaray/python:_native.so"
 NATIVE_OUTPUT = Path("src/mantaray/python/_native.so")
-RELAY_OUTPUT = Path("src/mantaray/relay/mantaray-relay")
-# Where the relay lies, seen from the extension module.
-RELAY_TARGET = Path("bin/mantaray-relay")
 PREBUILT = "MANTARAY_NATIVE_PREBUILT"
-RELAY_PREBUILT = "MANTARAY_RELAY_PREBUILT"
 
 
 def run_bazel(bazel: str, *arguments: str) -> str:
@@ -50,8 +45,8 @@ def run_bazel(bazel: str, *arguments: str) -> str:
     return done.stdout
 
 
-def build_natives() -> tuple[Path, Path]:
-    """Build the extension module for this interpreter, and the relay; return where they lie.
+def build_native() -> Path:
+    """Build the extension module for this interpreter and return where it lies.
 
     Raises:
         ExecError: Bazel is missing, or the build failed.
@@ -63,41 +58,30 @@ def build_natives() -> tuple[Path, Path]:
             f"it (Debian and Ubuntu: bazel-bootstrap), or set {PREBUILT} to a ready _native.so"
         )
     options = ["-c", "opt", f"--repo_env=PYTHON_BIN_PATH={sys.executable}"]
-    run_bazel(bazel, "build", *options, *BAZEL_TARGETS)
+    run_bazel(bazel, "build", *options, BAZEL_TARGET)
     # Asked for and not read through the bazel-bin link, which shows whatever was built last.
-    base = Path(run_bazel(bazel, "info", *options, "bazel-bin").strip())
-    for output in (NATIVE_OUTPUT, RELAY_OUTPUT):
-        if not (base / output).is_file():
-            raise ExecError(f"Bazel ended well but {base / output} does not exist")
-    return base / NATIVE_OUTPUT, base / RELAY_OUTPUT
+    output = Path(run_bazel(bazel, "info", *options, "bazel-bin").strip()) / NATIVE_OUTPUT
+    if not output.is_file():
+        raise ExecError(f"Bazel ended well but {output} does not exist")
+    return output
 
 
-def natives() -> tuple[Path, Path | None]:
-    """Return the module and the relay to ship: the prebuilt ones if named, else Bazel's.
+def native() -> Path:
+    """Return the module to ship: the prebuilt one if it is named, else Bazel's.
 
     Raises:
-        ExecError: a prebuilt one does not exist, or the build failed.
+        ExecError: the prebuilt one does not exist, or the build failed.
     """
     if not os.environ.get(PREBUILT):
-        return build_natives()
-    relay = prebuilt(RELAY_PREBUILT) if os.environ.get(RELAY_PREBUILT) else None
-    return prebuilt(PREBUILT), relay
-
-
-def prebuilt(variable: str) -> Path:
-    """Return the file that an environment variable names.
-
-    Raises:
-        ExecError: there is none.
-    """
-    path = Path(os.environ[variable])
+        return build_native()
+    path = Path(os.environ[PREBUILT])
     if not path.is_file():
-        raise ExecError(f"{variable} is set to {str(path)!r}, which is not a file")
+        raise ExecError(f"{PREBUILT} is set to {str(path)!r}, which is not a file")
     return path
 
 
 def put(source: Path, target: Path) -> None:
-    """Copy a program or module to where it is shipped from."""
+    """Copy a module to where it is shipped from."""
     target.parent.mkdir(parents=True, exist_ok=True)
     # Bazel's outputs are read-only; a copy that is too could not be replaced by the next build.
     target.unlink(missing_ok=True)
@@ -106,15 +90,11 @@ def put(source: Path, target: Path) -> None:
 
 
 class BuildExt(build_ext):
-    """Takes the native parts from Bazel instead of compiling them."""
+    """Takes the native part from Bazel instead of compiling it."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Put the module where setuptools expects this extension, and the relay beside it."""
-        module, relay = natives()
-        target = Path(self.get_ext_fullpath(ext.name))
-        put(module, target)
-        if relay is not None:
-            put(relay, target.parent / RELAY_TARGET)
+        """Put the module where setuptools expects this extension."""
+        put(native(), Path(self.get_ext_fullpath(ext.name)))
 
 
 class BuildPy(build_py):

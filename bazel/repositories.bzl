@@ -6,8 +6,10 @@ that hand on the native rules.
 """
 
 load("//bazel:abseil.bzl", "abseil")
-load("//bazel:python.bzl", "python_headers")
+load("//bazel:pybind11.bzl", "pybind11")
+load("//bazel:python.bzl", "WHEEL_PYTHONS", "python_headers", "wheel_python")
 load("//bazel:system.bzl", "system_libraries")
+load("//bazel:zig.bzl", "zig_toolchain")
 
 _RULES_CC_DEFS = """
 cc_binary = native.cc_binary
@@ -65,3 +67,7 @@ def mantaray_repositories():
     abseil(name = "abseil")
     python_headers(name = "python")
     system_libraries(name = "system")
+    pybind11(name = "pybind11")
+    zig_toolchain(name = "zig")
+    for version in WHEEL_PYTHONS:
+        wheel_python(name = "python_" + version, version = version)

@@ -39,6 +39,7 @@ def _say(words: str) -> None:
     is_flag=True,
     help="Make the wheel even if patches would be refused on this Ray.",
 )
+@click.option("--without-relay", is_flag=True, help="Leave the relay out, even if it is installed.")
 @click.pass_context
 def wheel_group(
     ctx: click.Context,
@@ -46,13 +47,14 @@ def wheel_group(
     source: Path | None,
     out_dir: Path | None,
     allow_refused: bool,
+    without_relay: bool,
 ) -> None:
     """Make a custom Ray wheel: the official one for this interpreter, with Mantaray inside.
 
     Prints the path of the wheel.
     """
     if ctx.invoked_subcommand is not None:
-        if ray_version or source or out_dir or allow_refused:
+        if ray_version or source or out_dir or allow_refused or without_relay:
             raise click.UsageError(f"{ctx.invoked_subcommand} takes its options behind its name")
         return
     try:
@@ -61,6 +63,7 @@ def wheel_group(
             ray_version=ray_version,
             source=source,
             allow_refused=allow_refused,
+            relay=not without_relay,
             say=_say,
         )
     except WheelError as error:

@@ -30,7 +30,10 @@ def relay_program() -> Path:
     """
     path = Path(mantaray.__file__).resolve().parent / "bin" / "mantaray-relay"
     if not os.access(path, os.X_OK):
-        raise RelayError(f"this Mantaray has no relay ({path} is not a program)")
+        raise RelayError(
+            f"this Mantaray has no relay ({path} is not a program); "
+            "pip install 'ray-mantaray[relay]'"
+        )
     return path
 
 

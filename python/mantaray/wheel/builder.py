@@ -41,6 +41,7 @@ def build_wheel(
     source: Path | None = None,
     contents: Contents | None = None,
     allow_refused: bool = False,
+    relay: bool = True,
     say: Say = lambda words: None,
 ) -> Path:
     """Make a custom wheel.
@@ -51,6 +52,7 @@ def build_wheel(
         source: the official wheel; left out, pip downloads it.
         contents: the Mantaray to put in; left out, the one that is running.
         allow_refused: make the wheel even if patches would be refused on this Ray.
+        relay: whether the one that is running brings its relay along, if it has one.
         say: told, in words, what is being done.
 
     Returns:
@@ -65,7 +67,7 @@ def build_wheel(
         )
     if ray_version is not None:
         _require_known(ray_version)
-    mantaray = contents or installed_contents()
+    mantaray = contents or installed_contents(relay=relay)
     with _official(ray_version, source, say) as path, WheelReader(path) as official:
         _require_fit(official, ray_version)
         if not allow_refused:

@@ -19,9 +19,11 @@ from mantaray.wheel.errors import WheelError
 PACKAGE = "mantaray"
 PTH = "mantaray.pth"
 NATIVE_STEM = f"{PACKAGE}/_native"
+# The program of the distribution ray-mantaray-relay, which lands in the package's directory.
+RELAY = f"{PACKAGE}/bin/mantaray-relay"
 _REQUIREMENTS = "requirements.txt"
 _ELF = b"\x7fELF"
-_INSTALL = "install Mantaray with `pip install .` in its source tree and run this from there"
+_INSTALL = "install ray-mantaray again with pip's --force-reinstall"
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,12 @@ class Contents:
         return tuple(file for file in self.files if file.native)
 
 
-def installed_contents(site: Path | None = None) -> Contents:
+def installed_contents(site: Path | None = None, *, relay: bool = True) -> Contents:
     """Collect the Mantaray that is running.
 
     Args:
         site: another directory that holds the package `mantaray` and `mantaray.pth`.
+        relay: whether to take the relay, if it is installed.
 
     Raises:
         WheelError: the extension module or `mantaray.pth` is missing, or a file cannot be read.
@@ -80,6 +83,7 @@ def installed_contents(site: Path | None = None) -> Contents:
         files = sorted(
             (_content_file(root, path) for path in _walk(root)), key=lambda file: file.name
         )
+        files = [file for file in files if relay or file.name != RELAY]
         requirements = _requirements(root / PACKAGE / _REQUIREMENTS)
     except OSError as error:
         raise WheelError(

@@ -59,11 +59,12 @@ def stricter(upstream: str, ours: str) -> str:
     return upstream if needed_glibc(ours) <= loosest else ours
 
 
-def audited_tag(natives: Iterable[ContentFile]) -> str:
+def audited_tag(natives: Iterable[ContentFile], machine: str | None = None) -> str:
     """Return the platform tag that the native parts fulfil, as auditwheel judges.
 
     Args:
         natives: the files; at least one.
+        machine: what they are for, "aarch64"; this machine by default.
 
     Raises:
         WheelError: auditwheel is missing or gives no verdict.
@@ -74,7 +75,7 @@ def audited_tag(natives: Iterable[ContentFile]) -> str:
             "pip install 'ray-mantaray[wheel]'",
         )
     with tempfile.TemporaryDirectory(prefix="mantaray-audit-") as scratch:
-        wheel = _mini_wheel(Path(scratch), natives)
+        wheel = _mini_wheel(Path(scratch), natives, machine)
         command = python_command("auditwheel", "show", str(wheel))
         try:
             done = subprocess.run(
@@ -96,9 +97,10 @@ def audited_tag(natives: Iterable[ContentFile]) -> str:
     return verdict[1]
 
 
-def _mini_wheel(directory: Path, natives: Iterable[ContentFile]) -> Path:
+def _mini_wheel(directory: Path, natives: Iterable[ContentFile], machine: str | None) -> Path:
     """Write a wheel of the native parts alone, for in all of Ray its binaries are judged too."""
-    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    platform = f"linux_{machine}" if machine else sysconfig.get_platform()
+    platform = platform.replace("-", "_").replace(".", "_")
     tag = f"py3-none-{platform}"
     info = "natives-0.dist-info"
     wheel = directory / f"natives-0-{tag}.whl"

@@ -98,9 +98,9 @@ uint32_t Shift(const ShiftTable& table, uint32_t crc) {
 }
 
 // Consumes 3 * stream bytes at a time; returns where it stopped.
-__attribute__((target("sse4.2"))) const unsigned char* ThreeStreams(const unsigned char* data, size_t* size,
-                                                                    size_t stream, const ShiftTable& shift,
-                                                                    uint64_t* crc) {
+__attribute__((target("crc32,sse4.2"))) const unsigned char* ThreeStreams(const unsigned char* data, size_t* size,
+                                                                          size_t stream, const ShiftTable& shift,
+                                                                          uint64_t* crc) {
   while (*size >= 3 * stream) {
     uint64_t a = *crc;
     uint64_t b = 0;
@@ -123,7 +123,7 @@ __attribute__((target("sse4.2"))) const unsigned char* ThreeStreams(const unsign
 // the polynomial; the products fit the lane. A product of reflected words comes out one bit too low, hence the shift.
 constexpr long long Carry(uint64_t power) { return static_cast<long long>(PowerModP(kOne >> 1, power)) << 1; }
 
-#define MANTARAY_FOLDING __attribute__((target("avx512f,avx512vl,avx512dq,vpclmulqdq,pclmul,sse4.2")))
+#define MANTARAY_FOLDING __attribute__((target("avx512f,avx512vl,avx512dq,vpclmulqdq,pclmul,crc32,sse4.2")))
 
 template <uint64_t kDistance>
 MANTARAY_FOLDING inline __m512i Fold(__m512i lanes, __m512i onto) {
@@ -175,7 +175,7 @@ MANTARAY_FOLDING const unsigned char* Folded(const unsigned char* data, size_t* 
   return data;
 }
 
-__attribute__((target("sse4.2"))) uint32_t ExtendHardware(uint32_t crc, const unsigned char* data, size_t size) {
+__attribute__((target("crc32,sse4.2"))) uint32_t ExtendHardware(uint32_t crc, const unsigned char* data, size_t size) {
   static const bool kHasFolding = HasFolding();
   uint64_t state = static_cast<uint32_t>(~crc);
   if (kHasFolding && size >= kFoldedStep) data = Folded(data, &size, &state);

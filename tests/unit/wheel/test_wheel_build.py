@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from mantaray.wheel import build_wheel
 from mantaray.wheel.bounds import bounds_for
-from mantaray.wheel.contents import ContentFile, Contents
+from mantaray.wheel.contents import ContentFile, Contents, installed_contents
 from mantaray.wheel.metadata import edit_entry_points, edit_metadata
 from mantaray.wheel.platform_tag import audited_tag, needed_glibc, stricter
 from synthetic_ray import ENTRY_POINTS, MACHINE, PYTHON, RayWheel, hashed
@@ -290,3 +291,15 @@ def test_importable_without_auditwheel_and_pip() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "imported\n"
+
+
+def test_the_relay_comes_along_unless_it_is_left_out(site: Path, tmp_path: Path) -> None:
+    other = tmp_path / "site"
+    shutil.copytree(site, other)
+    program = other / "mantaray" / "bin" / "mantaray-relay"
+    program.parent.mkdir()
+    program.write_bytes(b"\x7fELF of the relay")
+    program.chmod(0o755)
+    name = "mantaray/bin/mantaray-relay"
+    assert name in {file.name for file in installed_contents(other).natives}
+    assert name not in {file.name for file in installed_contents(other, relay=False).files}

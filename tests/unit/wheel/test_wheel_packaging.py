@@ -141,10 +141,6 @@ def test_bazel_is_asked_for_this_interpreter(tree: Path, tmp_path: Path, prebuil
     # Read-only, as Bazel leaves its outputs.
     shutil.copy(prebuilt, output)
     output.chmod(0o555)
-    relay = tmp_path / "out" / "src" / "mantaray" / "relay" / "mantaray-relay"
-    relay.parent.mkdir()
-    relay.write_text("the relay")
-    relay.chmod(0o555)
     fake = tmp_path / "bin" / "bazel"
     fake.parent.mkdir()
     fake.write_text(
@@ -158,7 +154,7 @@ def test_bazel_is_asked_for_this_interpreter(tree: Path, tmp_path: Path, prebuil
     calls = (tmp_path / "calls").read_text().splitlines()
     options = f"-c opt --repo_env=PYTHON_BIN_PATH={sys.executable}"
     assert calls[:2] == [
-        f"build {options} //src/mantaray/python:_native.so //src/mantaray/relay:mantaray-relay",
+        f"build {options} //src/mantaray/python:_native.so",
         f"info {options} bazel-bin",
     ]
 
