@@ -42,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
         path.write_text(f"#!/bin/bash\n{commands}\n")
         path.chmod(0o755)
     shutil.copy(REPOSITORY / "tools/test_rays", tmp_path / "tools")
-    for name in ("dist/.stamp", "tests/support/a.py", "tests/ray/test_rays_smoke.py"):
+    for name in ("build/wheel/.stamp", "tests/support/a.py", "tests/ray/test_rays_smoke.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("first")
     programs = tmp_path / "tests/ray/programs"
@@ -94,7 +94,7 @@ def test_an_interrupted_run_goes_on_where_it_was_and_leaves_no_environment(tree:
 
 def test_changed_sources_run_everything_again(tree: Path) -> None:
     assert run(tree, "1.0.0")[0] == 0
-    (tree / "dist/.stamp").write_text("second")
+    (tree / "build/wheel/.stamp").write_text("second")
     assert "smoke 1.0.0" in run(tree, "1.0.0")[1]
 
 
