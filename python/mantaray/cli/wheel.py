@@ -87,8 +87,16 @@ def wheel_group(
     metavar="WHEEL",
     help="The ray-mantaray wheel to compare with, beside --against; left out, pip downloads it.",
 )
+@click.option(
+    "--relay",
+    type=_FILE,
+    metavar="WHEEL",
+    help="The ray-mantaray-relay wheel, if WHEEL holds the relay of that one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(wheel: Path, against: Path | None, release: Path | None, as_json: bool) -> None:
+def verify(
+    wheel: Path, against: Path | None, release: Path | None, relay: Path | None, as_json: bool
+) -> None:
     """Show that a custom wheel is what `mantaray wheel` makes, and say where it is not.
 
     With --against every file and every line of metadata is either upstream's or, byte for byte, that of
@@ -96,10 +104,10 @@ def verify(wheel: Path, against: Path | None, release: Path | None, as_json: boo
 
     The exit status is 0 only if nothing is wrong.
     """
-    if release is not None and against is None:
-        raise click.UsageError("--mantaray goes with --against, the official wheel")
+    if against is None and (release is not None or relay is not None):
+        raise click.UsageError("--mantaray and --relay go with --against, the official wheel")
     try:
-        found = verify_wheel(wheel, against, release)
+        found = verify_wheel(wheel, against, release, relay)
     except WheelError as error:
         raise CliError(str(error), error.hint) from error
     if as_json:

@@ -95,15 +95,15 @@ def installed_contents(site: Path | None = None, *, relay: bool = True) -> Conte
     return contents
 
 
-def unpacked_contents(release: WheelReader, directory: Path) -> Contents:
-    """Unpack the wheel of a Mantaray and return what of it goes into a custom wheel.
+def unpack(release: WheelReader, directory: Path) -> None:
+    """Unpack the wheel of a Mantaray, or of its relay, without its metadata.
 
     Args:
         release: the wheel, for any Python.
-        directory: where to; empty. It is needed as long as the contents are.
+        directory: where to.
 
     Raises:
-        WheelError: a file is damaged or not what its RECORD says, or the wheel is incomplete.
+        WheelError: a file is damaged or not what its RECORD says.
     """
     for name in release.record:
         if name.partition("/")[0] != release.dist_info:
@@ -111,16 +111,28 @@ def unpacked_contents(release: WheelReader, directory: Path) -> Contents:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(release.read_recorded(name))
             path.chmod(release.mode(name) & 0o777 | 0o600)
+
+
+def unpacked_contents(directory: Path, version: str) -> Contents:
+    """Return what of unpacked wheels goes into a custom wheel.
+
+    Args:
+        directory: where `unpack` has put them. It is needed as long as the contents are.
+        version: of the Mantaray.
+
+    Raises:
+        WheelError: a file is missing.
+    """
     try:
         names = sorted(path.relative_to(directory).as_posix() for path in _files_below(directory))
         files = tuple(_content_file(directory, directory / name) for name in names)
         requirements = _requirements(directory / PACKAGE / _REQUIREMENTS)
     except OSError as error:
         raise WheelError(
-            f"{release.path.name} is incomplete: {error.filename}: {error.strerror}",
+            f"the wheel of Mantaray {version} is incomplete: {error.filename}: {error.strerror}",
             "get the wheel again",
         ) from error
-    return Contents(str(release.version), files, requirements)
+    return Contents(version, files, requirements)
 
 
 def _files_below(directory: Path) -> list[Path]:

@@ -14,12 +14,13 @@ from pathlib import Path
 import mantaray
 from mantaray.overlay.owners import DISTRIBUTION
 from mantaray.wheel.archive import PLAIN_MODE, WheelReader, same_project
-from mantaray.wheel.contents import Contents, unpacked_contents
+from mantaray.wheel.contents import unpack, unpacked_contents
 from mantaray.wheel.custom import CustomWheel
 from mantaray.wheel.errors import WheelError
 from mantaray.wheel.layout import REWRITTEN, UPSTREAM_RECORD, is_ours
 from mantaray.wheel.platform_tag import audited_tag, stricter
 
+RELAY_DISTRIBUTION = f"{DISTRIBUTION}-relay"
 # Text is shown line by line in a finding, and no more of it than this.
 _MAX_LINES = 5
 
@@ -37,18 +38,21 @@ class Comparison:
     problems: list[str] = field(default_factory=list)
 
 
-def compare(wheel: WheelReader, official: WheelReader, release: Path, version: str) -> Comparison:
+def compare(
+    wheel: WheelReader, official: WheelReader, release: Path, relay: Path | None, version: str
+) -> Comparison:
     """Compare a custom wheel with what its inputs make.
 
     Args:
         wheel: the custom wheel.
         official: the official wheel of the Ray in it, found sound.
         release: the `ray-mantaray` wheel.
+        relay: the `ray-mantaray-relay` wheel, if the custom wheel holds the relay of that one.
         version: of the Mantaray that the custom wheel names.
 
     Raises:
-        WheelError: `release` is not that Mantaray's wheel, or this Mantaray is another release, which may
-            write metadata in another way.
+        WheelError: `release` or `relay` is not that Mantaray's wheel, or this Mantaray is another release,
+            which may write metadata in another way.
     """
     if version != mantaray.__version__.replace("+", "."):
         raise WheelError(
@@ -56,23 +60,26 @@ def compare(wheel: WheelReader, official: WheelReader, release: Path, version: s
             f"verify it with that release: pip install {DISTRIBUTION}=={version}",
         )
     with tempfile.TemporaryDirectory(prefix="mantaray-verify-") as scratch:
-        contents = _release_contents(release, Path(scratch))
+        given = [(release, DISTRIBUTION, "--mantaray")]
+        if relay is not None:
+            given.append((relay, RELAY_DISTRIBUTION, "--relay"))
+        for path, project, option in given:
+            _unpack(path, project, option, Path(scratch))
+        contents = unpacked_contents(Path(scratch), mantaray.__version__)
         platform = stricter(official.platform, audited_tag(contents.natives))
         return _compare(wheel, CustomWheel(official, contents, platform), official)
 
 
-def _release_contents(release: Path, scratch: Path) -> Contents:
-    with WheelReader(release) as reader:
-        if (
-            not same_project(reader.name, DISTRIBUTION)
-            or str(reader.version) != mantaray.__version__
-        ):
+def _unpack(path: Path, project: str, option: str, directory: Path) -> None:
+    version = mantaray.__version__
+    with WheelReader(path) as reader:
+        if not same_project(reader.name, project) or str(reader.version) != version:
             raise WheelError(
-                f"{release.name} is not the wheel of {DISTRIBUTION} {mantaray.__version__}",
-                f"give {DISTRIBUTION.replace('-', '_')}-{mantaray.__version__}-….whl with --mantaray",
+                f"{path.name} is not the wheel of {project} {version}",
+                f"give {project.replace('-', '_')}-{version}-….whl with {option}",
             )
         reader.require_complete()
-        return unpacked_contents(reader, scratch)
+        unpack(reader, directory)
 
 
 def _compare(wheel: WheelReader, custom: CustomWheel, official: WheelReader) -> Comparison:

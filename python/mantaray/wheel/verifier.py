@@ -19,7 +19,7 @@ from mantaray.wheel.errors import WheelError
 from mantaray.wheel.layout import REWRITTEN, UPSTREAM_RECORD, is_ours, split_version
 from mantaray.wheel.metadata import header
 from mantaray.wheel.record import Entry, parse_record
-from mantaray.wheel.strict import compare
+from mantaray.wheel.strict import Comparison, compare
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ class Verification:
 
 
 def verify_wheel(
-    path: Path, against: Path | None = None, mantaray: Path | None = None
+    path: Path,
+    against: Path | None = None,
+    mantaray: Path | None = None,
+    relay: Path | None = None,
 ) -> Verification:
     """Check a custom wheel.
 
@@ -73,6 +76,7 @@ def verify_wheel(
         against: the official wheel it was made from.
         mantaray: the `ray-mantaray` wheel of that release. Left out, pip downloads it if `against` is
             given.
+        relay: the `ray-mantaray-relay` wheel of that release, if the custom wheel holds its relay.
 
     Raises:
         WheelError: a file cannot be read or is damaged, or is not the kind of wheel meant.
@@ -92,7 +96,9 @@ def verify_wheel(
         with WheelReader(against) as official:
             _require_sound_official(official, versions[0])
             with _release(mantaray, versions[1]) as release:
-                return _compare_strictly(wheel, versions, official, release)
+                found = compare(wheel, official, release, relay, versions[1])
+                names = [file.name for file in (official.path, release, relay) if file is not None]
+                return _verification(wheel, versions, found, " and ".join(names))
 
 
 def _require_sound_official(official: WheelReader, ray_version: str) -> None:
@@ -115,10 +121,9 @@ def _release(given: Path | None, version: str) -> Iterator[Path]:
         yield download_mantaray(version, Path(scratch))
 
 
-def _compare_strictly(
-    wheel: WheelReader, versions: tuple[str, str], official: WheelReader, release: Path
+def _verification(
+    wheel: WheelReader, versions: tuple[str, str], found: Comparison, reference: str
 ) -> Verification:
-    found = compare(wheel, official, release, versions[1])
     wrong = [
         f"{name} is not what the wheel's own RECORD says"
         for name in wheel.names()
@@ -128,7 +133,7 @@ def _compare_strictly(
         wheel=wheel.path.name,
         ray_version=versions[0],
         mantaray_version=versions[1],
-        reference=f"{official.path.name} and {release.name}",
+        reference=reference,
         unchanged=found.unchanged,
         rewritten=tuple(sorted(found.rewritten)),
         added=tuple(sorted(found.added)),

@@ -102,17 +102,23 @@ class RayWheel:
         return path
 
 
-def write_release(contents: Contents, directory: Path, version: str = mantaray.__version__) -> Path:
-    """Write a Mantaray as a `ray-mantaray` wheel and return the file."""
-    info = f"ray_mantaray-{version}.dist-info"
+def write_release(
+    contents: Contents,
+    directory: Path,
+    version: str = mantaray.__version__,
+    project: str = "ray-mantaray",
+) -> Path:
+    """Write a Mantaray as a wheel of a project and return the file."""
+    name = project.replace("-", "_")
+    info = f"{name}-{version}.dist-info"
     files = {file.name: (file.source.read_bytes(), file.mode) for file in contents.files}
-    files[f"{info}/METADATA"] = (b"Metadata-Version: 2.1\nName: ray-mantaray\n", 0)
+    files[f"{info}/METADATA"] = (f"Metadata-Version: 2.1\nName: {project}\n".encode(), 0)
     files[f"{info}/WHEEL"] = (b"Wheel-Version: 1.0\n", 0)
-    entries = [(name, entry_of(data)) for name, (data, _) in files.items()]
+    entries = [(path, entry_of(data)) for path, (data, _) in files.items()]
     files[f"{info}/RECORD"] = (format_record(entries, f"{info}/RECORD"), 0)
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"ray_mantaray-{version}-py3-none-any.whl"
-    with path.open("wb") as out, WheelWriter(out) as writer:
-        for name, (data, mode) in files.items():
-            writer.add(name, data, mode)
-    return path
+    wheel = directory / f"{name}-{version}-py3-none-any.whl"
+    with wheel.open("wb") as out, WheelWriter(out) as writer:
+        for path, (data, mode) in files.items():
+            writer.add(path, data, mode)
+    return wheel

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mantaray.wheel import WheelError, verify_wheel
-from mantaray.wheel.contents import Contents
+from mantaray.wheel import WheelError, build_wheel, verify_wheel
+from mantaray.wheel.contents import ContentFile, Contents, installed_contents
 from synthetic_ray import RayWheel, hashed, write_release
 
 import mantaray
@@ -244,6 +245,33 @@ def test_added_file_against_the_official_wheel(
     found = verify_wheel(copy, official, release)
     assert found.unexpected == (name,)
     assert not found.ok
+
+
+def test_relay_of_a_wheel_of_its_own(
+    build: Build, site: Path, out_dir: Path, official: Path, tmp_path: Path
+) -> None:
+    everything = shutil.copytree(site, tmp_path / "site")
+    program = everything / "mantaray" / "bin" / "mantaray-relay"
+    program.parent.mkdir()
+    program.write_bytes(b"#!/bin/sh\n")
+    program.chmod(0o755)
+    contents = installed_contents(everything)
+    custom = build_wheel(out_dir / "relay", source=official, contents=contents, allow_refused=True)
+    parts: dict[bool, list[ContentFile]] = {True: [], False: []}
+    for file in contents.files:
+        parts[file.name.endswith("mantaray-relay")].append(file)
+    release, relay = (
+        write_release(
+            Contents(contents.version, tuple(parts[is_relay]), contents.requirements),
+            tmp_path / "parts",
+            project="ray-mantaray-relay" if is_relay else "ray-mantaray",
+        )
+        for is_relay in (False, True)
+    )
+    assert verify_wheel(custom, official, release, relay).ok
+    assert verify_wheel(custom, official, release).unexpected == ("mantaray/bin/mantaray-relay",)
+    with pytest.raises(WheelError, match="is not the wheel of ray-mantaray-relay"):
+        verify_wheel(custom, official, release, release)
 
 
 def test_missing_file_of_mantaray(custom: Path, official: Path, release: Path) -> None:
