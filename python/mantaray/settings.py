@@ -243,6 +243,14 @@ SPILL_READAHEAD_BYTES: Setting[int] = Setting(
     doc="How far a restore from a cold cache reads ahead over the neighbours of an object.",
     parse=_integer(low=0, high=1_073_741_824),
 )
+SPILL_IO_DEADLINE_MS: Setting[int] = Setting(
+    name="MANTARAY_SPILL_IO_DEADLINE_MS",
+    type="int",
+    default=60_000,
+    allowed="a number of milliseconds from 1000 to 86400000",
+    doc="How long an object that cannot be read for I/O errors is tried before it counts as lost.",
+    parse=_integer(low=1_000, high=86_400_000),
+)
 LOG_REWRITES: Setting[str] = Setting(
     name="MANTARAY_LOG_REWRITES",
     type="choice",
@@ -393,6 +401,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
     SPILL_RESERVE_BYTES,
     SPILL_PUNCH_DELAY_MS,
     SPILL_READAHEAD_BYTES,
+    SPILL_IO_DEADLINE_MS,
     LOG_REWRITES,
     LOG_RETENTION_BYTES,
     LOG_RETENTION_AGE_S,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,6 +155,56 @@ def test_flipped_bit_is_rebuilt_or_an_error_never_data(ray_env: RayEnv, root: Pa
         assert seen[size]["put"][0] == "error"
         assert seen[size]["put"][2], seen[size]["put"]
         assert seen[size]["healthy"] == ["value", 9, 9, True]
+
+
+@pytest.mark.slow
+def test_lost_and_damaged_objects_cost_one_run_and_are_spilled_again(
+    ray_env: RayEnv, root: Path
+) -> None:
+    seen = ray_env.run_program(PROGRAMS / "spill_lost.py", [root], timeout_s=800)
+    print(seen)
+    assert seen["spilled"]
+    assert seen["values"] == {"unlinked": True, "flipped": True, "large": True}
+    assert seen["lost"] == {"unlinked": "lost", "flipped": "lost"}
+    assert seen["again"] == [[True, True, True, True]] * 3
+    assert seen["runs"] == {"unlinked": 2, "flipped": 2, "large": 2}
+    assert seen["batch"] == [True, 2]
+    assert seen["directory"] == [True, 2]
+    assert seen["goes_on"] == [True, True, 1]
+    assert 1 <= seen["stand_ins"] <= 8
+    assert seen["all_dead"]
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+def test_bad_directories_at_the_start_are_passed_over_and_used_when_they_have_room(
+    ray_env: RayEnv, root: Path
+) -> None:
+    with (
+        small_tmpfs(200_000_000) as good,
+        small_tmpfs(400_000_000) as full,
+        small_tmpfs(10_000_000) as sealed,
+    ):
+        subprocess.run(["mount", "-o", "remount,ro", sealed], check=True)
+        seen = ray_env.run_program(
+            PROGRAMS / "spill_bad_directories.py",
+            [root, good, full, sealed],
+            {"RAY_local_fs_capacity_threshold": "1"},
+        )
+    assert seen["while_full"]["wrong"] == []
+    assert seen["while_full"]["in_good"] > 50_000_000
+    assert seen["with_room"]["wrong"] == []
+    assert seen["with_room"]["in_full"] > 50_000_000
+    assert seen["kept"]["wrong"] == []
+    assert seen["kept"]["follows"], seen["kept"]
+
+
+@pytest.mark.slow
+def test_a_cap_beside_storage_of_another_type_does_not_keep_the_head_from_starting(
+    ray_env: RayEnv, root: Path
+) -> None:
+    seen = ray_env.run_program(PROGRAMS / "spill_cap_other_storage.py", [root])
+    assert seen == {"started": True}
 
 
 def test_directory_of_a_dead_raylet_is_removed_and_others_stay(ray_env: RayEnv, root: Path) -> None:

@@ -100,6 +100,7 @@ def test_the_defaults_as_the_table_shows_them() -> None:
         "MANTARAY_SPILL_RESERVE_BYTES": "1 GiB, at most 5 % of the file system",
         "MANTARAY_SPILL_PUNCH_DELAY_MS": "2000",
         "MANTARAY_SPILL_READAHEAD_BYTES": "4194304",
+        "MANTARAY_SPILL_IO_DEADLINE_MS": "60000",
         "MANTARAY_LOG_REWRITES": "last",
         "RAY_max_spilling_file_size_bytes": "unset",
         "RAY_SERVE_ROUTER_RETRY_INITIAL_BACKOFF_S": "0.025",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,16 @@ from dataclasses import dataclass
 from mantaray import settings
 from mantaray.errors import StartError
 
+logger = logging.getLogger(__name__)
+
 # With every object given back by itself, a large segment costs nothing: docs/spilling.md has the
 # measurements behind both figures.
 DEFAULT_SEGMENT_BYTES = 128 << 20
 DEFAULT_FUSED_BYTES = 16 << 20
 
 _KNOWN_KEYS = ("directory_path", "buffer_size")
+# Problems of directories that this process has warned of.
+_warned: set[str] = set()
 
 
 class SpillConfigError(StartError):
@@ -31,6 +36,7 @@ class SpillConfig:
     cache_mode: str
     read_ahead_bytes: int
     punch_delay_ms: int
+    io_deadline_ms: int
 
 
 def read_config(system_config: Mapping[str, object]) -> SpillConfig:
@@ -53,6 +59,7 @@ def read_config(system_config: Mapping[str, object]) -> SpillConfig:
             cache_mode=settings.SPILL_CACHE.read(),
             read_ahead_bytes=settings.SPILL_READAHEAD_BYTES.read(),
             punch_delay_ms=settings.SPILL_PUNCH_DELAY_MS.read(),
+            io_deadline_ms=settings.SPILL_IO_DEADLINE_MS.read(),
         )
     except settings.SettingError as error:
         raise SpillConfigError(str(error)) from error
@@ -85,7 +92,8 @@ def directories_of(params: Mapping[str, object]) -> list[str]:
         params: the "params" of Ray's object spilling configuration.
 
     Raises:
-        SpillConfigError: an unknown key, or a directory_path that is no path or list of paths.
+        SpillConfigError: an unknown key, a directory_path that is no path or list of paths, or a
+            buffer_size that is no whole number.
     """
     for key in params:
         if key not in _KNOWN_KEYS:
@@ -93,6 +101,11 @@ def directories_of(params: Mapping[str, object]) -> list[str]:
             raise SpillConfigError(
                 f"object spilling config has the unknown key {key!r}; 'filesystem' takes {known}."
             )
+    buffer_size = params.get("buffer_size")
+    if buffer_size is not None and not isinstance(buffer_size, int):
+        raise SpillConfigError(
+            f"object spilling buffer_size is {buffer_size!r}; give a number of bytes."
+        )
     value = params.get("directory_path")
     paths: Sequence[object] = value if isinstance(value, list) else [value]
     if not paths or not all(isinstance(path, str) and path for path in paths):
@@ -132,3 +145,42 @@ def make_node_directory(directory: str, name: str) -> str:
             "change its permissions or give Ray another."
         )
     return path
+
+
+def make_usable(places: Sequence[tuple[str, int]], name: str, *, at_least_one: bool) -> list[str]:
+    """Make a node's directory in each place where that can be done now; warn of the others.
+
+    Args:
+        places: configured directories and the devices that they lay on when the node started, 0 for
+            not known.
+        name: what the node's own directory is called.
+        at_least_one: whether it is an error when no directory can be used.
+
+    Returns:
+        The configured directories that can be used.
+
+    Raises:
+        SpillConfigError: none can.
+    """
+    usable, problems = [], []
+    for directory, device in places:
+        try:
+            # Behind a disk that was unmounted lies another one, usually the root's.
+            if device != 0 and os.stat(directory).st_dev != device:
+                raise SpillConfigError(
+                    f"object spilling directory {directory} lies on another disk than at the start "
+                    "of the node; mount the disk again."
+                )
+            make_node_directory(directory, name)
+            usable.append(directory)
+        except OSError as error:
+            problems.append(f"object spilling directory {directory} is gone ({error.strerror}).")
+        except SpillConfigError as error:
+            problems.append(str(error))
+    if at_least_one and not usable:
+        raise SpillConfigError(" ".join(problems))
+    for problem in problems:
+        if problem not in _warned:
+            _warned.add(problem)
+            logger.warning("%s It is passed over until it can be used.", problem)
+    return usable

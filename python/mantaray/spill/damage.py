@@ -1,4 +1,4 @@
-"""What happens to a spilled object that turns out damaged or lost.
+"""The owners of spilled objects that are lost: asking them, and telling them.
 
 Ray never tells an object's owner that a spill file is bad: the raylet asks for it again for ever. The
 owner does know what to do when the node that holds the only copy dies: it forgets that copy, looks
@@ -6,87 +6,163 @@ for another, and rebuilds the object from its lineage or, where there is none, s
 place. So that is what it is shown, in Ray's own messages: a stand-in node without resources is
 registered with the GCS, the owner is told that the object was spilled there
 (`UpdateObjectLocationBatch`, by which raylets report spilled copies), and the stand-in is
-unregistered. It stays listed as a dead node named `mantaray-lost-object`, one for each damaged
-object. (Naming a node that is dead already does on Ray 2.48 but not on 2.60, whose owners ignore
-such a report as stale.)
+unregistered. It stays listed as a dead node named `mantaray-lost-object`. One stand-in serves all
+objects that are reported together. (Naming a node that is dead already does on Ray 2.48 but not on
+2.60, whose owners ignore such a report as stale, so a stand-in cannot be used again.)
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import struct
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 logger = logging.getLogger(__name__)
 
-# How often one object is reported again while the raylet keeps asking.
-REPEAT_S = 5.0
 _RPC_TIMEOUT_S = 10.0
-_LENGTHS = struct.Struct("<QQQ")
-_MAX_ADDRESS_BYTES = 1 << 16
 _NODE_ID_BYTES = 28
 _STAND_IN_NAME = "mantaray-lost-object"
+_PULL = "/ray.rpc.ObjectManagerService/Pull"
 
 
-def owner_address_of(url: str) -> bytes | None:
-    """Return the serialized owner address in front of a spilled object, or None.
+@dataclass(frozen=True)
+class Whereabouts:
+    """What an object's owner knows of it.
 
-    The bytes are whatever lies there: they may be damaged themselves.
-
-    Args:
-        url: the object's URL; if it was set aside, it is read under that name.
+    Attributes:
+        wanted: whether the owner still refers to the object.
+        pending: whether a task that makes it is under way.
+        nodes: ids of nodes that hold a copy, in memory or spilled.
     """
-    from mantaray._native import spill
 
-    path, _, query = url.partition("?offset=")
-    offset = int(query.partition("&")[0])
-    for name in (path + spill.DAMAGED_SUFFIX, path):
-        try:
-            with open(name, "rb") as file:
-                file.seek(offset)
-                address_bytes, _, _ = _LENGTHS.unpack(file.read(_LENGTHS.size))
-                if address_bytes <= _MAX_ADDRESS_BYTES:
-                    return file.read(address_bytes)
-        except (OSError, struct.error):
-            continue
-    return None
+    wanted: bool
+    pending: bool
+    nodes: frozenset[bytes]
 
 
-def report_lost(owner_address: bytes, object_id: bytes) -> bool:
-    """Tell an object's owner that the spilled copy is lost; return whether it took the word.
+def whereabouts(owner_address: bytes, object_id: bytes) -> Whereabouts:
+    """Ask an object's owner where the object is.
 
     Args:
         owner_address: serialized `ray.rpc.Address` of the owner.
         object_id: the object's 28 bytes.
+
+    Raises:
+        Exception: the owner cannot be asked.
     """
-    try:
-        from google.protobuf.message import DecodeError
-        from ray.core.generated import common_pb2, core_worker_pb2, core_worker_pb2_grpc
-    except ImportError:
-        logger.debug("Ray's message classes are not installed.", exc_info=True)
-        return False
-    address = common_pb2.Address()
-    try:
-        address.ParseFromString(owner_address)
-    except DecodeError:
-        return False
+    from ray.core.generated import core_worker_pb2
+
+    address = _parse(owner_address)
+    request = core_worker_pb2.GetObjectLocationsOwnerRequest(
+        intended_worker_id=address.worker_id, object_ids=[object_id]
+    )
+    with _owner(address) as stub:
+        reply = stub.GetObjectLocationsOwner(request, timeout=_RPC_TIMEOUT_S)
+    info = reply.object_location_infos[0]
+    nodes = {bytes(node) for node in info.node_ids}
+    if info.spilled_url and info.spilled_node_id:
+        nodes.add(bytes(info.spilled_node_id))
+    return Whereabouts(not info.ref_removed, info.pending_creation, frozenset(nodes))
+
+
+def report_lost(lost: Mapping[bytes, bytes]) -> set[bytes]:
+    """Tell the owners of objects that the spilled copies are lost.
+
+    Args:
+        lost: serialized owner addresses, by object id.
+
+    Returns:
+        The ids of the objects whose owner took the word.
+    """
+    by_owner: defaultdict[bytes, list[bytes]] = defaultdict(list)
+    for object_id, address in lost.items():
+        by_owner[address].append(object_id)
+    told: set[bytes] = set()
     try:
         with _stand_in_node() as node_id:
-            request = core_worker_pb2.UpdateObjectLocationBatchRequest(
-                intended_worker_id=address.worker_id, node_id=node_id
-            )
+            for address, object_ids in by_owner.items():
+                if _report_spilled(address, object_ids, node_id):
+                    told.update(object_ids)
+    except Exception as error:
+        logger.warning("The owners of lost objects cannot be told: %s", error)
+        return set()
+    return told
+
+
+def _report_spilled(owner_address: bytes, object_ids: list[bytes], node_id: bytes) -> bool:
+    """Tell an owner that these objects were spilled on this node; return whether it took it."""
+    from ray.core.generated import core_worker_pb2
+
+    try:
+        address = _parse(owner_address)
+        request = core_worker_pb2.UpdateObjectLocationBatchRequest(
+            intended_worker_id=address.worker_id, node_id=node_id
+        )
+        for object_id in object_ids:
             update = request.object_location_updates.add(object_id=object_id)
             update.spilled_location_update.spilled_to_local_storage = True
-            with _channel(f"{address.ip_address}:{address.port}") as channel:
-                stub = core_worker_pb2_grpc.CoreWorkerServiceStub(channel)
-                stub.UpdateObjectLocationBatch(request, timeout=_RPC_TIMEOUT_S)
+        with _owner(address) as stub:
+            stub.UpdateObjectLocationBatch(request, timeout=_RPC_TIMEOUT_S)
     except Exception as error:
         logger.warning("The owner of a lost object cannot be told: %s", error)
         return False
     return True
+
+
+def ask_for_copy(node_id: bytes, object_id: bytes, own_node_id: bytes) -> bool:
+    """Ask another node's object manager to send an object to this node.
+
+    The raylet of this node accepts it while somebody waits for the object. By itself it would not
+    ask: it believes that it can restore the object from its own disk.
+
+    Args:
+        node_id: the node that holds a copy.
+        object_id: the object's 28 bytes.
+        own_node_id: this node.
+
+    Returns:
+        False when that node is dead.
+
+    Raises:
+        Exception: the node cannot be asked.
+    """
+    import ray
+
+    for node in ray._private.state.state.node_table():
+        if node["NodeID"] == node_id.hex() and node["Alive"]:
+            request = _field(1, own_node_id) + _field(2, object_id)
+            target = f"{node['NodeManagerAddress']}:{node['ObjectManagerPort']}"
+            with _channel(target) as channel:
+                # Ray's wheel has no Python class for this message of two fields.
+                call = channel.unary_unary(_PULL, bytes, bytes)
+                call(request, timeout=_RPC_TIMEOUT_S)
+            return True
+    return False
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """Return a length-delimited protobuf field of fewer than 128 bytes."""
+    return bytes([number << 3 | 2, len(value)]) + value
+
+
+def _parse(owner_address: bytes) -> Any:
+    from ray.core.generated import common_pb2
+
+    address = common_pb2.Address()
+    address.ParseFromString(owner_address)
+    return address
+
+
+@contextmanager
+def _owner(address: Any) -> Iterator[Any]:
+    from ray.core.generated import core_worker_pb2_grpc
+
+    with _channel(f"{address.ip_address}:{address.port}") as channel:
+        yield core_worker_pb2_grpc.CoreWorkerServiceStub(channel)
 
 
 @contextmanager
@@ -140,10 +216,18 @@ def store_error(put: Callable[[bytes, int, Any, Any, bytes], None], ref: Any) ->
     put(metadata, 0, None, ref, address)
 
 
+def is_a_result(metadata: bytes) -> bool:
+    """Return whether a stored object is what a task made, and not Ray's word that it is lost."""
+    from ray.core.generated import common_pb2
+
+    failed_task = str(common_pb2.ErrorType.Value("TASK_EXECUTION_EXCEPTION")).encode()
+    return not metadata.isdigit() or metadata == failed_task
+
+
 def abandon_unsealed_object(error: Exception) -> NoReturn:
     """End this IO worker, whose store then drops the object it had begun to restore.
 
-    A large object is checked while it streams into the store. When that finds damage the store holds
+    A large object is checked while it streams into the store. When that fails the store holds
     an object that must never be sealed and that only its creator's end removes; the raylet starts
     another IO worker.
     """

@@ -33,7 +33,8 @@ def prepare(
 ) -> str:
     """Return the object spilling configuration that a starting node is to use, JSON.
 
-    Storage of another type than `filesystem` is not Mantaray's: then everything stays as it is.
+    Storage of another type than `filesystem` is not Mantaray's: then the object spilling configuration
+    stays as it is. The cap is taken out all the same, because the GCS of an old Ray dies of it.
 
     Args:
         spilling_config: what Ray made of the settings, JSON.
@@ -44,28 +45,36 @@ def prepare(
         SpillConfigError: the configuration cannot work.
     """
     config = json.loads(spilling_config)
+    caps = [] if takes_cap else [own.pop(CAP_KEY) for own in system_configs if CAP_KEY in own]
     if config.get("type") != "filesystem":
         return spilling_config
-    caps = [] if takes_cap else [own.pop(CAP_KEY) for own in system_configs if CAP_KEY in own]
     if caps:
         config[CAP_KEY] = parse_cap(caps[0])
     directories = directories_of(config["params"])
     if len(directories) > 1:
         # A stable order where rooms are equal, as on one disk.
-        directories.sort(key=_free_bytes, reverse=True)
+        directories.sort(key=_room, reverse=True)
         config["params"]["directory_path"] = directories[:1]
         config[_DIRECTORIES_KEY] = directories
     return json.dumps(config)
 
 
-def _free_bytes(directory: str) -> int:
-    """Return the room in a directory, or where it will be made; 0 where nothing can be said."""
+def _room(directory: str) -> tuple[bool, int]:
+    """Return whether a directory, or where it will be made, may be written, and the bytes free there."""
     try:
         info = os.statvfs(directory)
-        return info.f_bavail * info.f_frsize
+        return os.access(directory, os.W_OK | os.X_OK), info.f_bavail * info.f_frsize
     except FileNotFoundError:
         parent = os.path.dirname(os.path.abspath(directory))
-        return _free_bytes(parent) if parent != directory else 0
+        return _room(parent) if parent != directory else (False, 0)
+    except OSError:
+        return False, 0
+
+
+def _device(directory: str) -> int:
+    """Return the device that a directory lies on, 0 when it cannot be looked at."""
+    try:
+        return os.stat(directory).st_dev
     except OSError:
         return 0
 
@@ -112,11 +121,11 @@ def handing_on(directories: Sequence[str]) -> Iterator[None]:
     """Put the directories into this process's environment while the raylet is started.
 
     Args:
-        directories: existing directories, or none at all.
+        directories: the node's spill directories, or none at all.
     """
     before = os.environ.pop(DIRECTORIES_VARIABLE, None)
     if directories:
-        places = [(os.path.abspath(path), os.stat(path).st_dev) for path in directories]
+        places = [(os.path.abspath(path), _device(path)) for path in directories]
         os.environ[DIRECTORIES_VARIABLE] = json.dumps(places)
     try:
         yield

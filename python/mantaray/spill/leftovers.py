@@ -3,8 +3,9 @@
 A directory is left over only when its owner record names this machine and a raylet that does not
 run any more: another boot of the same machine, or no process of that pid and start time in the very
 pid namespace that the record names. Everything else stays: no record (stock Ray wrote it), another
-host's record on a shared disk, no machine id to compare, a living raylet, a raylet of another
-container, whose pids mean nothing here.
+host's record on a shared disk, no machine id to compare, a living raylet. A raylet of another
+container, whose pids mean nothing here, is told by the lock that it holds (see
+`mantaray.spill.node_lock`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mantaray.spill import owner
+from mantaray.spill import node_lock, owner
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,16 @@ def judge(path: str) -> tuple[bool, str]:
         return True, f"raylet {record.pid} ended with an earlier boot"
     # Containers may share host name, machine id, boot and the disk, but not their pids. (The inode of a
     # namespace may be used again when that is gone; then its raylet is dead, too.)
+    if record.pid_namespace != owner.pid_namespace() and node_lock.is_held(path) is False:
+        return True, f"raylet {record.pid} let its lock go"
     if record.pid_namespace == 0:
         return False, f"raylet {record.pid} belongs to a pid namespace that is not known"
     if record.pid_namespace != owner.pid_namespace():
         return False, f"raylet {record.pid} belongs to another pid namespace (a container's)"
-    now = owner.record_of(record.pid)
+    try:
+        now = owner.record_of(record.pid)
+    except OSError:
+        return False, f"raylet {record.pid} cannot be looked at"
     if now is not None and now.start_ticks == record.start_ticks:
         return False, f"raylet {record.pid} is running"
     return True, f"raylet {record.pid} is dead"
@@ -109,5 +115,7 @@ def remove(directories: Iterable[str]) -> list[str]:
         if judge(path)[0]:
             shutil.rmtree(path, ignore_errors=True)
             if not os.path.exists(path):
+                node_lock.remove(path)
+                owner.remove_record(path)
                 removed.append(path)
     return removed

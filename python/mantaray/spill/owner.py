@@ -8,11 +8,15 @@ the pid namespace.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+# The directory of the records in a spill directory.
+RECORDS = ".mantaray-owners"
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,15 @@ def record_of(pid: int) -> OwnerRecord | None:
     )
 
 
+def record_path(node_directory: str) -> str:
+    """Return the path of the record of a node's directory.
+
+    It lies beside the directory, so that the directory is empty when nothing is spilled.
+    """
+    parent, name = os.path.split(os.path.abspath(node_directory))
+    return os.path.join(parent, RECORDS, name)
+
+
 def write_record(node_directory: str, raylet_pid: int) -> None:
     """Write the owner's record into a node's directory, once.
 
@@ -89,17 +102,19 @@ def write_record(node_directory: str, raylet_pid: int) -> None:
     from mantaray._native import spill
 
     record = record_of(raylet_pid)
-    path = Path(node_directory) / spill.OWNER_FILE
+    path = Path(record_path(node_directory))
     if record is None or path.exists():
         return
     # Several IO workers may start at once; they write the same record, and rename is atomic.
-    temporary = path.with_name(f"{spill.TEMPORARY_PREFIX}{spill.OWNER_FILE}-{os.getpid()}")
+    temporary = path.with_name(f"{spill.TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
     try:
+        path.parent.mkdir(exist_ok=True)
         temporary.write_text(json.dumps(asdict(record)) + "\n")
         temporary.rename(path)
     except OSError:
         # A full disk: the directory works without a record, it is only never judged left over.
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def mark_in_use(node_directory: str) -> int:
@@ -123,8 +138,18 @@ def read_record(node_directory: str) -> OwnerRecord | None:
     """Return the record of a node's directory, or None when it has none that can be read."""
     from mantaray._native import spill
 
-    try:
-        text = (Path(node_directory) / spill.OWNER_FILE).read_text()
-        return OwnerRecord(**json.loads(text))
-    except (OSError, ValueError, TypeError):
-        return None
+    # Older versions wrote it into the directory itself.
+    for path in (record_path(node_directory), os.path.join(node_directory, spill.OWNER_FILE)):
+        try:
+            return OwnerRecord(**json.loads(Path(path).read_text()))
+        except (OSError, ValueError, TypeError):
+            continue
+    return None
+
+
+def remove_record(node_directory: str) -> None:
+    """Remove the record of a node's directory that has been removed."""
+    path = record_path(node_directory)
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+        os.rmdir(os.path.dirname(path))  # Fails while it holds records of other nodes.

@@ -48,9 +48,13 @@ def _install_node(module: ModuleType, installation: Installation) -> None:
         if not rely_on_native("spill"):
             return wrapped(*args, **kwargs)
         from mantaray.spill.handover import handing_on
+        from mantaray.spill.node_lock import inherited_by_children
 
         directories = _spill_directories(node)
-        with handing_on(directories):
+        name = f"{module.ray_constants.DEFAULT_OBJECT_PREFIX}_{node.node_id}"
+        own = [os.path.join(path, name) for path in directories]
+        services = module.ray._private.services
+        with handing_on(directories), inherited_by_children(services, own):
             result = wrapped(*args, **kwargs)
         if directories:
             _remove_leftovers(directories)
@@ -86,20 +90,21 @@ def _install_utils(module: ModuleType, installation: Installation) -> None:
 
 
 def _spill_directories(node: Any) -> list[str]:
-    """Return the directories that a starting node will spill to, checked.
+    """Return the directories that a starting node will spill to; one of them can be used at least.
 
     Raises:
         SpillConfigError: the configuration cannot work.
     """
-    from mantaray.spill.config import make_node_directory, read_config
+    from mantaray.spill.config import make_usable, read_config
     from mantaray.spill.handover import directories_of_node
 
     directories = directories_of_node(node._object_spilling_config, node._config)
     if directories:
         read_config({})
-    for directory in directories:
-        probe = make_node_directory(directory, f".mantaray-probe-{os.getpid()}")
-        os.rmdir(probe)
+        probe = f".mantaray-probe-{os.getpid()}"
+        places = [(directory, 0) for directory in directories]
+        for directory in make_usable(places, probe, at_least_one=True):
+            os.rmdir(os.path.join(directory, probe))
     return directories
 
 

@@ -49,7 +49,7 @@ def stat_directory(path: str) -> SpillStat:
     objects = live_bytes = damaged = 0
     for parent, _, names in os.walk(path):
         for name in names:
-            if name in (spill.OWNER_FILE, spill.ALIVE_FILE):
+            if name == spill.OWNER_FILE:
                 continue
             try:
                 info = os.lstat(os.path.join(parent, name))

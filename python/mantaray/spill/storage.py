@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import shutil
 import threading
@@ -18,17 +19,18 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from mantaray.spill import damage, no_room, owner
-from mantaray.spill.config import (
-    SpillConfigError,
-    make_node_directory,
-    read_config,
-)
+from mantaray.spill import damage, no_room, node_lock, owner
+from mantaray.spill.config import SpillConfig, make_usable, read_config
 from mantaray.spill.handover import CAP_KEY, directories_in, handed_on
+from mantaray.spill.patience import Patience
+from mantaray.spill.recovery import Recovery
 
 logger = logging.getLogger(__name__)
 
 TICK_PERIOD_S = 0.2
+# How long one call keeps trying to read an object: the raylet waits ten seconds before it asks again.
+_CALL_LIMIT_S = 8.0
+_MAX_FAILING = 10_000
 
 
 class SpillStorage:
@@ -41,8 +43,7 @@ class SpillStorage:
     def __init__(self, node_id: str, config: Mapping[str, Any]) -> None:
         """Make this node's directories.
 
-        An IO worker does without directories that have vanished since the node started, as long as
-        one is left.
+        A directory that cannot be used now is passed over, and used when it can be.
 
         Args:
             node_id: hex id of the node.
@@ -51,7 +52,8 @@ class SpillStorage:
                 needed.
 
         Raises:
-            SpillConfigError: the configuration cannot work.
+            SpillConfigError: the configuration cannot work; no directory can be used at the start
+                of the node.
         """
         super().__init__()
         from mantaray._native import spill
@@ -60,18 +62,30 @@ class SpillStorage:
         name = spill.NODE_DIRECTORY_PREFIX + node_id
         directories = directories_in(config)
         places = handed_on(directories)
-        if places is None:
-            self._directories = [make_node_directory(directory, name) for directory in directories]
-        else:
-            self._directories = _make_what_is_left(places, name)
+        # An IO worker that starts while no directory can be used waits for one.
+        at_start = places is None
+        places = places or [(directory, 0) for directory in directories]
+        make_usable(places, name, at_least_one=at_start)
+        self._node_id = node_id
+        self._directories = [os.path.join(directory, name) for directory, _ in places]
+        self._devices = [device for _, device in places]
+        # Upstream's names, which scripts and subclasses read.
+        self._directory_paths = self._directories
+        self._current_directory_index = 0
+        self._buffer_size = config.get("params", {}).get("buffer_size", -1)
         # Looked up here once: an import statement in every call would cost more than some of the calls.
         self._native = spill
         self._caps = {CAP_KEY: config[CAP_KEY]} if CAP_KEY in config else {}
         self._engine_lock = threading.Lock()
         self._engine: Any = None
+        self._recovery: Any = None
         self._in_use: list[int] = []
         self._stop = threading.Event()
+        self._ticker: threading.Thread | None = None
         self._reported: dict[str, float] = {}
+        self._io_deadline_s = 0.0
+        # When each object that cannot be read for I/O errors was first asked for.
+        self._failing: dict[str, float] = {}
 
     def spill_objects(
         self, object_refs: Sequence[Any], owner_addresses: Sequence[bytes]
@@ -110,7 +124,8 @@ class SpillStorage:
 
         Raises:
             SpillDamageError: an object is damaged. It is set aside and its owner told.
-            FileNotFoundError: an object's file is gone.
+            FileNotFoundError: an object's file is gone. Its owner is told.
+            OSError: an object cannot be read now. Ray asks again.
         """
         engine = self._started()
         total_bytes = 0
@@ -119,38 +134,53 @@ class SpillStorage:
         return total_bytes
 
     def _restore(self, engine: Any, ref: Any, url: str) -> int:
-        try:
-            reader = engine.open(url, ref.binary())
-        except (self._native.SpillDamageError, FileNotFoundError) as error:
-            self._handle_loss(ref, url, error)
-            raise
+        patience = Patience(min(_CALL_LIMIT_S, self._io_deadline_s))
+        reader = self._open(engine, ref, url, patience)
         size_bytes: int = reader.payload_bytes
+        payload = _Payload(reader, lambda: engine.open(url, ref.binary()), patience)
         try:
             self._put_object_to_store(
-                reader.metadata, size_bytes, reader, ref, reader.owner_address
+                reader.metadata, size_bytes, payload, ref, reader.owner_address
             )
         except self._native.SpillDamageError as error:
-            engine.set_aside(url)
-            self._handle_loss(ref, url, error)
+            if engine.set_aside(url, payload.reader):
+                self._recovery.leave_to_others(ref, url, error)
             damage.abandon_unsealed_object(error)
+        except OSError as error:
+            if payload.begun:
+                damage.abandon_unsealed_object(error)
+            raise
         return size_bytes
 
-    def _handle_loss(self, ref: Any, url: str, error: Exception) -> None:
-        """Tell the owner; when nobody can be told, leave an error in the object's place."""
-        # The raylet asks again and again; once in a while is often enough to tell.
-        if not self._is_news(url, damage.REPEAT_S):
-            return
-        address = damage.owner_address_of(url)
-        if address is not None and damage.report_lost(address, ref.binary()):
-            logger.error("%s. Its owner was told to rebuild it.", error)
-            return
-        logger.error("%s. Its owner cannot be told; readers get an ObjectLostError.", error)
-        damage.store_error(self._put_object_to_store, ref)
+    def _open(self, engine: Any, ref: Any, url: str, patience: Patience) -> Any:
+        while True:
+            try:
+                reader = engine.open(url, ref.binary())
+            except (self._native.SpillDamageError, FileNotFoundError) as error:
+                self._recovery.lost(ref, url, error)
+                raise
+            except OSError as error:
+                if patience.wait():
+                    continue
+                if self._has_failed_for_long(url):
+                    self._recovery.lost(ref, url, error)
+                elif self._is_news("io error", no_room.REPEAT_S):
+                    logger.warning("%s. It is tried again.", error)
+                raise
+            self._failing.pop(url, None)
+            return reader
+
+    def _has_failed_for_long(self, url: str) -> bool:
+        """Return whether an object could not be read for as long as the deadline allows."""
+        now_s = time.monotonic()
+        if len(self._failing) >= _MAX_FAILING:
+            self._failing.pop(next(iter(self._failing)))
+        return now_s - self._failing.setdefault(url, now_s) + _CALL_LIMIT_S > self._io_deadline_s
 
     def _is_news(self, what: str, repeat_s: float) -> bool:
         """Return whether the last word about this is some seconds old; this is one."""
         now = time.monotonic()
-        if now - self._reported.get(what, -repeat_s) < repeat_s:
+        if now - self._reported.get(what, -math.inf) < repeat_s:
             return False
         self._reported[what] = now
         return True
@@ -167,6 +197,8 @@ class SpillStorage:
             for _ in range(100):
                 shutil.rmtree(directory, ignore_errors=True)
                 if not os.path.isdir(directory):
+                    node_lock.remove(directory)
+                    owner.remove_record(directory)
                     break
                 time.sleep(0.01)
             else:
@@ -183,8 +215,54 @@ class SpillStorage:
         config = read_config(_system_config() | self._caps)
         for directory in self._directories:
             owner.write_record(directory, os.getppid())
-        engine = self._native.Engine(
+        state_directory = _state_directory(self._node_id)
+        self._io_deadline_s = config.io_deadline_ms / 1000
+        engine = self._make_engine(config, state_directory)
+        self._recovery = Recovery(
+            engine,
+            self._get_if_local,
+            self._put_object_to_store,
+            node_id=self._node_id,
+            state_directory=state_directory,
+        )
+        no_room.quieten_rays_log()
+        for directory in self._directories:
+            with contextlib.suppress(OSError):  # vanished; the engine passes it over
+                self._in_use.append(owner.mark_in_use(directory))
+        for line in engine.unusable():
+            logger.warning("Spill directory %s. It is passed over until it can be used.", line)
+        for line in engine.limitations():
+            logger.warning(
+                "Spill directory %s not supported by its file system: spilling falls back, "
+                "see docs/spilling.md.",
+                line,
+            )
+        self._ticker = threading.Thread(
+            target=self._tick, args=(engine,), name="mantaray-spill", daemon=True
+        )
+        self._ticker.start()
+        atexit.register(self._close)
+        return engine
+
+    def _get_if_local(self, refs: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """Return payload and metadata of objects of the local store, None and None for the others.
+
+        Ray's own function takes for granted that they are all there and ends the process otherwise.
+        """
+        import ray
+
+        core_worker = ray._private.worker.global_worker.core_worker
+        found: list[tuple[Any, Any]] = []
+        for ref in refs:
+            there = core_worker.object_exists(ref)
+            found.append(self._get_objects_from_store([ref])[0][:2] if there else (None, None))
+        return found
+
+    def _make_engine(self, config: SpillConfig, state_directory: str) -> Any:
+        return self._native.Engine(
             node_directories=self._directories,
+            devices=self._devices,
+            state_directory=state_directory,
             max_segment_bytes=config.max_segment_bytes,
             max_fused_bytes=config.max_fused_bytes,
             reserve_bytes=config.reserve_bytes,
@@ -192,26 +270,12 @@ class SpillStorage:
             read_ahead_bytes=config.read_ahead_bytes,
             punch_delay_ms=config.punch_delay_ms,
         )
-        no_room.quieten_rays_log()
-        for directory in self._directories:
-            with contextlib.suppress(OSError):  # vanished; the engine passes it over
-                self._in_use.append(owner.mark_in_use(directory))
-        for line in engine.limitations():
-            logger.warning(
-                "Spill directory %s not supported by its file system: spilling falls back, "
-                "see docs/spilling.md.",
-                line,
-            )
-        threading.Thread(
-            target=self._tick, args=(engine,), name="mantaray-spill", daemon=True
-        ).start()
-        atexit.register(self._close)
-        return engine
 
     def _tick(self, engine: Any) -> None:
         while not self._stop.wait(TICK_PERIOD_S):
             try:
                 engine.tick()
+                self._recovery.adopt()
             except Exception:
                 logger.exception("Reclaiming spilled data failed; it is tried again.")
 
@@ -222,42 +286,47 @@ class SpillStorage:
         if engine is None:
             return
         atexit.unregister(self._close)
+        self._recovery.close()
         time.sleep(engine.close_delay_ms() / 1000)
         self._stop.set()
+        if self._ticker is not None:
+            self._ticker.join()
         engine.close()
         while self._in_use:
             os.close(self._in_use.pop())
 
 
-def _make_what_is_left(places: Sequence[tuple[str, int]], name: str) -> list[str]:
-    """Make the node's directory in each place that is still what it was when the node started.
+class _Payload:
+    """A spilled object's payload as the file-like object that Ray reads into the store.
 
-    Args:
-        places: directories and the devices they lay on.
-        name: what the node's own directory is called.
-
-    Raises:
-        SpillConfigError: none of them can be used.
+    A read that fails for a passing reason is tried again, from a file that is opened anew: the
+    object exists in the store already and must be filled.
     """
-    made, problems = [], []
-    for directory, device in places:
-        try:
-            # Behind a disk that was unmounted lies another one, usually the root's.
-            if os.stat(directory).st_dev != device:
-                raise SpillConfigError(
-                    f"object spilling directory {directory} lies on another disk than at the start "
-                    "of the node; mount the disk again and start the node anew."
-                )
-            made.append(make_node_directory(directory, name))
-        except OSError as error:
-            problems.append(f"object spilling directory {directory} is gone ({error.strerror}).")
-        except SpillConfigError as error:
-            problems.append(str(error))
-    if not made:
-        raise SpillConfigError(" ".join(problems))
-    for problem in problems:
-        logger.warning("%s It is not used by this IO worker.", problem)
-    return made
+
+    def __init__(self, reader: Any, reopen: Callable[[], Any], patience: Patience) -> None:
+        self.reader = reader
+        self.begun = False
+        self._reopen = reopen
+        self._patience = patience
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, which takes the whole payload; return the number of bytes.
+
+        Raises:
+            SpillDamageError: what was read is damaged.
+            OSError: it cannot be read.
+        """
+        self.begun = True
+        while True:
+            try:
+                size_bytes: int = self.reader.readinto(buffer)
+                return size_bytes
+            except OSError:
+                if not self._patience.wait():
+                    raise
+            # Else the reader that there is tries again.
+            with contextlib.suppress(OSError):
+                self.reader = self._reopen()
 
 
 def _system_config() -> dict[str, object]:
@@ -270,6 +339,23 @@ def _system_config() -> dict[str, object]:
     except Exception:
         logger.debug("Ray's system configuration cannot be read here.", exc_info=True)
         return {}
+
+
+def _state_directory(node_id: str) -> str:
+    """Return where the IO workers of a node keep what must outlive the spill directories.
+
+    That is in the session's directory, which Ray keeps as long as the session; empty when this is no
+    process of a session.
+
+    Args:
+        node_id: hex id of the node.
+    """
+    import ray
+
+    node = getattr(ray._private.worker, "_global_node", None)
+    if node is None:
+        return ""
+    return os.path.join(node.get_session_dir_path(), "mantaray_spill", node_id)
 
 
 def make_storage_class(external_storage: ModuleType) -> type:

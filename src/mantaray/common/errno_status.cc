@@ -18,7 +18,6 @@ absl::StatusCode CodeOf(int error_number) {
       return absl::StatusCode::kResourceExhausted;
     case ENOENT:
     case ENOTDIR:
-    case ENXIO:
       return absl::StatusCode::kNotFound;
     case EEXIST:
     case ENOTEMPTY:
@@ -39,9 +38,17 @@ absl::StatusCode CodeOf(int error_number) {
     case ENFILE:
     case ENOMEM:
     case EAGAIN:
-      return absl::StatusCode::kUnavailable;
+    case EBUSY:
+    case ENXIO:
     case EIO:
-      return absl::StatusCode::kDataLoss;
+    case ESTALE:
+    case ETIMEDOUT:
+    case EREMOTEIO:
+    case ENODEV:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ENOTCONN:
+      return absl::StatusCode::kUnavailable;
     default:
       return absl::StatusCode::kUnknown;
   }

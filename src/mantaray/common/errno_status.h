@@ -1,7 +1,9 @@
 // From errno to absl::Status, the one place where the mapping is decided.
 //
 // ResourceExhausted means "no room on this file system" and nothing else (ENOSPC, EDQUOT), because callers answer it by
-// trying another directory; running out of file descriptors or memory is Unavailable.
+// trying another directory. Unavailable means "the same call may succeed later": no file descriptors or memory left, an
+// I/O error of the device, a network file system or a disk that is away for a moment. An I/O error is never DataLoss:
+// that code is for bytes that were read and found wrong.
 
 #ifndef MANTARAY_COMMON_ERRNO_STATUS_H_
 #define MANTARAY_COMMON_ERRNO_STATUS_H_

@@ -6,8 +6,10 @@
 #include "mantaray/python/spill_bindings.h"
 
 #include <pybind11/stl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -69,6 +71,14 @@ spill::ObjectId ObjectIdOf(const py::bytes& bytes) {
   return id;
 }
 
+// How many segments the reclaimer may keep open: a part of what this process may open at all.
+size_t MaxPendingFiles() {
+  constexpr size_t kMost = 1024;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return kMost / 8;
+  return std::min<size_t>(kMost, limit.rlim_cur / 4);
+}
+
 // Shared by all readers of the process; never destroyed, as threads may outlive static objects.
 Parallel* Helper() {
   static auto* const helper = new spill::HelperThread();
@@ -112,6 +122,7 @@ class PyReader {
   py::bytes Metadata() const { return {reader_.metadata().data(), reader_.metadata().size()}; }
   uint64_t PayloadBytes() const { return reader_.payload_bytes(); }
   bool Checked() const { return reader_.checked(); }
+  uint64_t inode() const { return reader_.inode(); }
 
   size_t ReadInto(const py::object& buffer) {
     HeldBuffer view(buffer, /*writable=*/true);
@@ -130,13 +141,15 @@ class PyReader {
 
 class PyEngine {
  public:
-  PyEngine(std::vector<std::string> node_directories, uint64_t max_segment_bytes, uint64_t max_fused_bytes,
-           std::optional<uint64_t> reserve_bytes, const std::string& cache_mode, uint64_t read_ahead_bytes,
-           int64_t punch_delay_ms) {
+  PyEngine(std::vector<std::string> node_directories, std::vector<uint64_t> devices, std::string state_directory,
+           uint64_t max_segment_bytes, uint64_t max_fused_bytes, std::optional<uint64_t> reserve_bytes,
+           const std::string& cache_mode, uint64_t read_ahead_bytes, int64_t punch_delay_ms) {
     const absl::StatusOr<spill::ProcessId> self = spill::PosixHost::Lookup(getpid());
     if (!self.ok()) Raise(self.status());
     spill::EngineOptions options;
     options.node_directories = std::move(node_directories);
+    options.devices = std::move(devices);
+    options.state_directory = std::move(state_directory);
     options.self = *self;
     options.max_segment_bytes = max_segment_bytes;
     options.max_fused_bytes = max_fused_bytes;
@@ -144,6 +157,7 @@ class PyEngine {
     options.cache_mode = CacheModeOf(cache_mode);
     options.read_ahead_bytes = read_ahead_bytes;
     options.reclaimer.punch_delay_ms = punch_delay_ms;
+    options.reclaimer.max_pending_files = MaxPendingFiles();
     engine_ = std::make_unique<spill::Engine>(&fs_, &clock_, &host_, Helper(), std::move(options));
   }
 
@@ -153,21 +167,7 @@ class PyEngine {
     std::vector<spill::ObjectToSpill> to_spill;
     buffers.reserve(objects.size());
     to_spill.reserve(objects.size());
-    for (const py::handle item : objects) {
-      const auto fields = py::reinterpret_borrow<py::tuple>(item);
-      if (!py::isinstance<py::tuple>(item) || fields.size() != 4) {
-        throw py::type_error("expected (object_id, owner_address, metadata, payload)");
-      }
-      spill::ObjectToSpill object;
-      object.object_id = ObjectIdOf(fields[0]);
-      object.owner_address = BytesView(fields[1]);
-      object.metadata = BytesView(fields[2]);
-      if (!fields[3].is_none()) {
-        const HeldBuffer& buffer = buffers.emplace_back(fields[3], /*writable=*/false);
-        object.payload = {buffer.data(), buffer.size()};
-      }
-      to_spill.push_back(object);
-    }
+    for (const py::handle item : objects) to_spill.push_back(ObjectOf(item, &buffers));
     absl::StatusOr<std::vector<std::string>> urls = std::vector<std::string>();
     {
       py::gil_scoped_release unlocked;
@@ -191,9 +191,53 @@ class PyEngine {
     return PyReader(*std::move(reader));
   }
 
-  void SetAside(const std::string& url) {
+  bool SetAside(const std::string& url, const PyReader& reader) {
+    const uint64_t inode = reader.inode();
     py::gil_scoped_release unlocked;
-    engine_->SetAside(url);
+    return engine_->SetAside(url, inode);
+  }
+
+  void Replace(const std::string& url, const py::tuple& object) {
+    std::vector<HeldBuffer> buffers;
+    const spill::ObjectToSpill to_write = ObjectOf(object, &buffers);
+    absl::Status status;
+    {
+      py::gil_scoped_release unlocked;
+      status = engine_->Replace(url, to_write);
+    }
+    RaiseUnlessOk(status);
+  }
+
+  py::object OwnerOf(const std::string& url) {
+    absl::StatusOr<std::string> owner = absl::UnknownError("");
+    {
+      py::gil_scoped_release unlocked;
+      owner = engine_->OwnerOf(url);
+    }
+    if (!owner.ok()) return py::none();
+    return py::bytes(*owner);
+  }
+
+  py::dict Stats() {
+    const spill::EngineStats stats = engine_->Stats();
+    py::dict result;
+    result["spilled_objects"] = stats.spilled_objects;
+    result["spilled_bytes"] = stats.spilled_bytes;
+    result["opened_objects"] = stats.opened_objects;
+    result["opened_bytes"] = stats.opened_bytes;
+    result["deleted_objects"] = stats.deleted_objects;
+    result["damaged_objects"] = stats.damaged_objects;
+    result["lost_objects"] = stats.lost_objects;
+    result["repaired_objects"] = stats.repaired_objects;
+    result["io_errors"] = stats.io_errors;
+    result["writeback_errors"] = stats.writeback_errors;
+    result["refused_spills"] = stats.refused_spills;
+    result["deferred_deletes"] = stats.deferred_deletes;
+    result["punched_bytes"] = stats.reclaimer.punched_bytes;
+    result["failed_punches"] = stats.reclaimer.failed_punches;
+    result["delayed_punches"] = stats.reclaimer.delayed_punches;
+    result["pending_punch_bytes"] = stats.reclaimer.pending_bytes;
+    return result;
   }
 
   void Delete(const std::vector<std::string>& urls) {
@@ -222,7 +266,29 @@ class PyEngine {
     return engine_->Limitations();
   }
 
+  std::vector<std::string> Unusable() {
+    py::gil_scoped_release unlocked;
+    return engine_->Unusable();
+  }
+
  private:
+  // (object_id, owner_address, metadata, payload or None); the payload is held by `buffers`.
+  static spill::ObjectToSpill ObjectOf(const py::handle& item, std::vector<HeldBuffer>* buffers) {
+    const auto fields = py::reinterpret_borrow<py::tuple>(item);
+    if (!py::isinstance<py::tuple>(item) || fields.size() != 4) {
+      throw py::type_error("expected (object_id, owner_address, metadata, payload)");
+    }
+    spill::ObjectToSpill object;
+    object.object_id = ObjectIdOf(fields[0]);
+    object.owner_address = BytesView(fields[1]);
+    object.metadata = BytesView(fields[2]);
+    if (!fields[3].is_none()) {
+      const HeldBuffer& buffer = buffers->emplace_back(fields[3], /*writable=*/false);
+      object.payload = {buffer.data(), buffer.size()};
+    }
+    return object;
+  }
+
   static absl::string_view BytesView(const py::handle& object) {
     char* data = nullptr;
     Py_ssize_t size = 0;
@@ -246,22 +312,24 @@ py::object ParseLinkNameToPython(const std::string& name) {
 
 py::object ProcessStartTicks(int64_t pid) {
   const absl::StatusOr<spill::ProcessId> process = spill::PosixHost::Lookup(pid);
-  if (!process.ok()) return py::none();
+  if (absl::IsNotFound(process.status())) return py::none();
+  if (!process.ok()) Raise(process.status());
   return py::int_(process->start_ticks);
 }
 
 void BindNames(py::module_& module) {
   module.attr("NODE_DIRECTORY_PREFIX") = std::string(spill::kNodeDirectoryPrefix);
   module.attr("OWNER_FILE") = std::string(spill::kOwnerFile);
-  module.attr("ALIVE_FILE") = std::string(spill::kAliveFile);
   module.attr("TEMPORARY_PREFIX") = std::string(spill::kTemporaryPrefix);
   module.attr("DAMAGED_SUFFIX") = std::string(spill::kDamagedSuffix);
   module.attr("BLOCK_BYTES") = spill::kBlockBytes;
   module.attr("TRAILER_BYTES") = spill::kTrailerBytes;
   module.def("parse_link_name", &ParseLinkNameToPython, py::arg("name"),
              "(object id, offset, object bytes, record bytes, damaged) of a link's name, or None.");
-  module.def("process_start_ticks", &ProcessStartTicks, py::arg("pid"),
-             "When the process started, in clock ticks since boot, or None when there is no such process.");
+  module.def(
+      "process_start_ticks", &ProcessStartTicks, py::arg("pid"),
+      "When the process started, in clock ticks since boot, or None when there is no such process. OSError: that "
+      "cannot be found out.");
 }
 
 }  // namespace
@@ -284,19 +352,27 @@ void BindSpill(py::module_& module) {
            "it.");
 
   py::class_<PyEngine>(spill_module, "Engine", "The spill engine of one IO worker. Thread-safe.")
-      .def(py::init<std::vector<std::string>, uint64_t, uint64_t, std::optional<uint64_t>, const std::string&, uint64_t,
-                    int64_t>(),
-           py::kw_only(), py::arg("node_directories"), py::arg("max_segment_bytes"), py::arg("max_fused_bytes"),
+      .def(py::init<std::vector<std::string>, std::vector<uint64_t>, std::string, uint64_t, uint64_t,
+                    std::optional<uint64_t>, const std::string&, uint64_t, int64_t>(),
+           py::kw_only(), py::arg("node_directories"), py::arg("devices") = std::vector<uint64_t>(),
+           py::arg("state_directory") = std::string(), py::arg("max_segment_bytes"), py::arg("max_fused_bytes"),
            py::arg("reserve_bytes"), py::arg("cache_mode"), py::arg("read_ahead_bytes"), py::arg("punch_delay_ms"))
       .def("spill", &PyEngine::Spill, py::arg("objects"),
            "Spills [(object_id, owner_address, metadata, payload or None), ...]; URLs of the prefix that found room.")
       .def("open", &PyEngine::Open, py::arg("url"), py::arg("object_id"), py::keep_alive<0, 1>())
-      .def("set_aside", &PyEngine::SetAside, py::arg("url"))
+      .def("set_aside", &PyEngine::SetAside, py::arg("url"), py::arg("reader"),
+           "Renames a damaged object's link. False: the object was deleted or put back while it was read.")
+      .def("replace", &PyEngine::Replace, py::arg("url"), py::arg("object"),
+           "Writes (object_id, owner_address, metadata, payload or None) again under its old URL.")
+      .def("owner_of", &PyEngine::OwnerOf, py::arg("url"),
+           "The serialized address of the object's owner, or None when nothing names it any more.")
+      .def("stats", &PyEngine::Stats, "What the engine has done, by name.")
       .def("delete", &PyEngine::Delete, py::arg("urls"))
       .def("tick", &PyEngine::Tick)
       .def("close", &PyEngine::Close)
       .def("close_delay_ms", &PyEngine::CloseDelayMs)
-      .def("limitations", &PyEngine::Limitations);
+      .def("limitations", &PyEngine::Limitations)
+      .def("unusable", &PyEngine::Unusable, "Why directories cannot be used just now, 'path: reason'.");
 }
 
 }  // namespace mantaray::python

@@ -1,10 +1,9 @@
-// The spill engine of one IO worker: where batches go, what becomes of them, and cleaning up after workers that died.
+// The spill engine of one IO worker: spills, opens, deletes, puts rebuilt objects back, and does what is due.
 //
-// Survives, besides what its parts survive: a directory that is full, vanishes or fails in the middle of a batch (the
-// batch goes on in the next directory); no room anywhere (the objects that fitted are reported as a prefix, which is
-// how Ray takes partial success); an IO worker killed at any point (its half-made batches are removed, its pending
-// punches are done, and the batch whose report never reached the raylet is dropped object by object as those are
-// spilled again).
+// Survives, besides what its parts survive (placer.h, sweeper.h, reclaimer.h, reader.h): a disk that is away for a
+// while (that is never taken for a lost file, and deletes are done when it is back); bytes that the disk refused
+// although the page cache took them (they are written again as long as the page cache has them); an IO worker killed at
+// any point.
 //
 // Thread-safe. Everything outside is handed in: file system, clock, host, a second thread.
 
@@ -31,16 +30,23 @@
 #include "mantaray/spill/host.h"
 #include "mantaray/spill/io_buffers.h"
 #include "mantaray/spill/large_reads.h"
+#include "mantaray/spill/owner_book.h"
+#include "mantaray/spill/placer.h"
 #include "mantaray/spill/read_ahead.h"
 #include "mantaray/spill/reader.h"
 #include "mantaray/spill/reclaimer.h"
+#include "mantaray/spill/sweeper.h"
 #include "mantaray/spill/windows.h"
 #include "mantaray/spill/writer.h"
 
 namespace mantaray::spill {
 
 struct EngineOptions {
-  std::vector<std::string> node_directories;  // must exist
+  std::vector<std::string> node_directories;
+  // The file systems that they lay on when the node started, 0 for not known; see DirectorySet.
+  std::vector<uint64_t> devices;
+  // Where the workers of this node keep their owner books; empty: nowhere.
+  std::string state_directory;
   ProcessId self;
   uint64_t max_segment_bytes = uint64_t{128} << 20;
   // Bound where objects cannot be given back one by one: the smaller, the sooner a file dies.
@@ -51,6 +57,23 @@ struct EngineOptions {
   ReclaimerOptions reclaimer;
 };
 
+// What this engine has done since it started, and what it has still to do.
+struct EngineStats {
+  uint64_t spilled_objects = 0;
+  uint64_t spilled_bytes = 0;
+  uint64_t opened_objects = 0;
+  uint64_t opened_bytes = 0;
+  uint64_t deleted_objects = 0;
+  uint64_t damaged_objects = 0;
+  uint64_t lost_objects = 0;
+  uint64_t repaired_objects = 0;
+  uint64_t io_errors = 0;         // of reads; the caller tries again
+  uint64_t writeback_errors = 0;  // bytes that the disk refused and that are written again
+  uint64_t refused_spills = 0;    // calls that found no room
+  uint64_t deferred_deletes = 0;  // waiting for a disk that is away
+  ReclaimerStats reclaimer;
+};
+
 class Engine {
  public:
   Engine(FileSystem* fs, const Clock* clock, Host* host, Parallel* parallel, EngineOptions options);
@@ -59,11 +82,21 @@ class Engine {
   // ResourceExhausted, naming directories, needed and free bytes, when not even the first did.
   absl::StatusOr<std::vector<std::string>> Spill(std::span<const ObjectToSpill> objects);
 
-  // Opens a spilled object for reading. DataLoss when it is damaged; it has then been set aside.
+  // Opens a spilled object for reading. DataLoss when it is damaged; it has then been set aside. NotFound when its file
+  // is gone although its disk is there. Every other error may pass: call again.
   absl::StatusOr<ObjectReader> Open(const std::string& url, const ObjectId& object_id);
 
-  // Renames a damaged object's link, so that it is not tried for ever.
-  void SetAside(const std::string& url);
+  // Renames a damaged object's link, so that it is not tried for ever; `inode` is the file that was read. Returns
+  // whether that file was still the object's: it is not when the object was deleted, or put back, while it was read.
+  bool SetAside(const std::string& url, uint64_t inode);
+
+  // Writes an object again under the URL that Ray knows, after its file was lost or damaged. The object may have
+  // another size than before. ResourceExhausted when its directory has no room; Unimplemented where objects are fused.
+  absl::Status Replace(const std::string& url, const ObjectToSpill& object);
+
+  // The serialized address of the object's owner, from the owner book or else from the object's file. NotFound when
+  // neither is left.
+  absl::StatusOr<std::string> OwnerOf(const std::string& url);
 
   // Deletes the objects. Goes on after a failure and returns the first.
   absl::Status Delete(std::span<const std::string> urls);
@@ -78,48 +111,50 @@ class Engine {
 
   // What each directory's file system lacks, "path: hard links, hole punching"; empty when nothing. Probes.
   std::vector<std::string> Limitations();
+  // Why directories cannot be used just now, "path: reason"; empty when all can.
+  std::vector<std::string> Unusable();
+  EngineStats Stats();
 
  private:
-  struct Batch;
-
-  ObjectSource SourceOf(const ParsedUrl& url, OwnedFile file);
-  void Place(Batch* batch, const SegmentPlan& plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status TryDirectory(Batch* batch, size_t directory, const SegmentPlan& plan)
+  ObjectSource SourceOf(const ParsedUrl& url, OwnedFile file, uint64_t inode);
+  bool IsFile(const std::string& path, uint64_t inode);
+  absl::StatusOr<OwnedFile> OpenFile(const ParsedUrl& url);
+  absl::StatusOr<ObjectReader> OpenReplaced(const ParsedUrl& url, const ObjectId& object_id);
+  absl::Status DeleteOne(const std::string& url);
+  absl::Status MoveInto(const std::string& from, const std::string& path, size_t directory)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<std::string> BatchDirectory(Batch* batch, size_t directory);
-  absl::Status EnsureWorkerDirectory(size_t directory);
-  void Publish(Batch* batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Plan(Batch* batch, const std::vector<size_t>& objects);
-  void RemoveTemporary(const std::string& path);
-  std::vector<std::string> TakePrefix(Batch* batch);
-  std::string WorkerPath(size_t directory) const;
-  void DropCached(uint64_t keep_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void SweepDeadWorkers() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void SweepWorker(const std::string& worker_directory);
-  void LoadSuspects(const ProcessId& dead) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void DropSuspects(std::span<const ObjectToSpill> objects, size_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RetryDeletes();
+  bool SettleOldest();
+  bool Settle(CachedRange* range);
+  bool WriteAgain(const CachedRange& range);
 
   FileSystem* const fs_;
   const Clock* const clock_;
-  Host* const host_;
   Parallel* const parallel_;
   const EngineOptions options_;
   Reclaimer reclaimer_;
   IoBuffers buffers_;
   Windows windows_;
   LargeReads large_reads_;
+  OwnerBook book_;
 
   mutable Mutex mutex_;
   DirectorySet directories_ ABSL_GUARDED_BY(mutex_);
+  Placer placer_ ABSL_GUARDED_BY(mutex_);
+  Sweeper sweeper_ ABSL_GUARDED_BY(mutex_);
   ReadAheadTracker read_ahead_ ABSL_GUARDED_BY(mutex_);
-  uint64_t next_batch_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::set<ProcessId> known_dead_ ABSL_GUARDED_BY(mutex_);
-  // Links of batches whose report may never have reached the raylet, by object.
-  std::map<ObjectId, std::string> suspects_ ABSL_GUARDED_BY(mutex_);
-  std::deque<CachedRange> still_cached_ ABSL_GUARDED_BY(mutex_);
-  uint64_t still_cached_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t next_repair_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t next_trim_ms_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t next_sweep_ms_ ABSL_GUARDED_BY(mutex_) = 0;
+
+  // Never held during file operations, nor while mutex_ is waited for.
+  mutable Mutex small_mutex_;
+  std::deque<CachedRange> still_cached_ ABSL_GUARDED_BY(small_mutex_);
+  uint64_t still_cached_bytes_ ABSL_GUARDED_BY(small_mutex_) = 0;
+  int64_t next_settle_ms_ ABSL_GUARDED_BY(small_mutex_) = 0;
+  std::deque<std::string> deferred_deletes_ ABSL_GUARDED_BY(small_mutex_);
+  int64_t next_delete_ms_ ABSL_GUARDED_BY(small_mutex_) = 0;
+  EngineStats stats_ ABSL_GUARDED_BY(small_mutex_);
 };
 
 }  // namespace mantaray::spill

@@ -20,6 +20,7 @@
 #include "mantaray/spill/faulty_file_system.h"
 #include "mantaray/spill/io_buffers.h"
 #include "mantaray/spill/large_reads.h"
+#include "mantaray/spill/posix_engine_fixture.h"
 #include "mantaray/spill/posix_file_system.h"
 #include "mantaray/spill/posix_host.h"
 #include "mantaray/spill/posix_parallel.h"
@@ -29,137 +30,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
-
-class FakeHost : public Host {
- public:
-  bool IsAlive(const ProcessId& process) override { return !dead.contains(process.pid); }
-  std::set<int64_t> dead;
-};
-
-// An object that owns its bytes.
-struct Sample {
-  ObjectId id{};
-  std::string address;
-  std::string metadata;
-  std::string payload;
-
-  ObjectToSpill view() const { return {id, address, metadata, payload}; }
-};
-
-Sample MakeSample(uint32_t number, size_t payload_bytes) {
-  Sample sample;
-  std::mt19937 random(number);
-  for (char& byte : sample.id) byte = static_cast<char>(random());
-  sample.address = std::string(90 + number % 7, 'a');
-  sample.metadata = number % 2 == 0 ? "PYTHON" : "";
-  sample.payload.resize(payload_bytes);
-  for (char& byte : sample.payload) byte = static_cast<char>(random());
-  return sample;
-}
-
-std::vector<Sample> MakeSamples(size_t count, size_t payload_bytes, uint32_t first = 0) {
-  std::vector<Sample> samples;
-  for (size_t i = 0; i < count; ++i) samples.push_back(MakeSample(first + static_cast<uint32_t>(i), payload_bytes));
-  return samples;
-}
-
-std::vector<ObjectToSpill> Views(const std::vector<Sample>& samples) {
-  std::vector<ObjectToSpill> views;
-  for (const Sample& sample : samples) views.push_back(sample.view());
-  return views;
-}
-
-// The numbers of the objects in the order in which they lie in their segment.
-std::vector<size_t> Forward(const std::vector<std::string>& urls) {
-  std::vector<size_t> order(urls.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(),
-            [&](size_t a, size_t b) { return ParseUrl(urls[a])->offset < ParseUrl(urls[b])->offset; });
-  return order;
-}
-
-class EngineTest : public ::testing::Test {
- protected:
-  EngineTest() {
-    // The test's own directory, on a disk: tmpfs would not tell everything.
-    const char* base = std::getenv("TEST_TMPDIR");
-    std::string pattern = std::string(base != nullptr ? base : "/tmp") + "/engine_test.XXXXXX";
-    root_ = mkdtemp(pattern.data());
-    AddDirectory("a");
-  }
-  ~EngineTest() override { fs::remove_all(root_); }
-
-  void AddDirectory(const std::string& name) {
-    options_.node_directories.push_back(root_ + "/" + name);
-    fs::create_directories(options_.node_directories.back());
-  }
-
-  std::unique_ptr<Engine> MakeEngine(int64_t pid = 100) {
-    EngineOptions options = options_;
-    options.self = {pid, 1};
-    return std::make_unique<Engine>(&fs_, &clock_, &host_, &parallel_, options);
-  }
-
-  uint64_t DiskBytes() const {
-    std::set<ino_t> seen;
-    uint64_t total = 0;
-    for (const auto& entry : fs::recursive_directory_iterator(root_)) {
-      struct stat data {};
-      if (!entry.is_regular_file() || lstat(entry.path().c_str(), &data) != 0) continue;
-      if (seen.insert(data.st_ino).second) total += static_cast<uint64_t>(data.st_blocks) * 512;
-    }
-    return total;
-  }
-
-  size_t FilesNamed(const std::string& part) const {
-    size_t count = 0;
-    for (const auto& entry : fs::recursive_directory_iterator(root_)) {
-      if (entry.path().filename().string().find(part) != std::string::npos) ++count;
-    }
-    return count;
-  }
-
-  absl::Status ReadBack(Engine* engine, const std::string& url, const Sample& sample) {
-    absl::StatusOr<ObjectReader> reader = engine->Open(url, sample.id);
-    if (!reader.ok()) return reader.status();
-    EXPECT_EQ(reader->owner_address(), sample.address);
-    EXPECT_EQ(reader->metadata(), sample.metadata);
-    std::string payload(reader->payload_bytes(), '\0');
-    if (absl::Status status = reader->ReadPayload(payload, &parallel_); !status.ok()) return status;
-    EXPECT_TRUE(payload == sample.payload);
-    return absl::OkStatus();
-  }
-
-  void ExpectAllReadBack(Engine* engine, const std::vector<std::string>& urls, const std::vector<Sample>& samples) {
-    ASSERT_LE(urls.size(), samples.size());
-    for (size_t i = 0; i < urls.size(); ++i) EXPECT_TRUE(ReadBack(engine, urls[i], samples[i]).ok()) << urls[i];
-  }
-
-  void Reclaim(Engine* engine) {
-    clock_.AdvanceMs(10000);
-    for (int i = 0; i < 20; ++i) {
-      engine->Tick();
-      clock_.AdvanceMs(3000);
-    }
-  }
-
-  void Damage(const std::string& url, int64_t at, char mask) {
-    const ParsedUrl parsed = *ParseUrl(url);
-    std::fstream file(parsed.path, std::ios::in | std::ios::out | std::ios::binary);
-    file.seekg(static_cast<int64_t>(parsed.offset) + at);
-    const char byte = static_cast<char>(file.get());
-    file.seekp(static_cast<int64_t>(parsed.offset) + at);
-    file.put(static_cast<char>(byte ^ mask));
-  }
-
-  std::string root_;
-  HelperThread parallel_;
-  PosixFileSystem posix_;
-  FaultyFileSystem fs_{&posix_};
-  VirtualClock clock_;
-  FakeHost host_;
-  EngineOptions options_;
-};
 
 TEST_F(EngineTest, EverySizeFromNothingToLargeComesBackIdentical) {
   const auto engine = MakeEngine();
@@ -234,9 +104,29 @@ TEST_F(EngineTest, DeletingTwiceOrWhatIsGoneIsNoError) {
   EXPECT_TRUE(engine->Delete(std::vector<std::string>{root_ + "/a/never/was?offset=0&size=1"}).ok());
 }
 
-TEST_F(EngineTest, ReaderThatOpenedBeforeTheDeleteNeverSeesAHole) {
+TEST_F(EngineTest, ReaderThatOpenedBeforeTheDeleteNeverSeesAHoleHoweverLongItTakes) {
   const auto engine = MakeEngine();
   const std::vector<Sample> samples = MakeSamples(2, 5 << 20);  // large: streamed, not buffered
+  const auto urls = engine->Spill(Views(samples));
+  ASSERT_TRUE(urls.ok());
+  absl::StatusOr<ObjectReader> reader = engine->Open((*urls)[0], samples[0].id);
+  ASSERT_TRUE(reader.ok());
+  ASSERT_TRUE(engine->Delete({&(*urls)[0], 1}).ok());
+  Reclaim(engine.get());
+  std::string payload(reader->payload_bytes(), '\0');
+  EXPECT_TRUE(reader->ReadPayload(payload, &parallel_).ok());
+  EXPECT_TRUE(payload == samples[0].payload);
+  EXPECT_GT(engine->Stats().reclaimer.delayed_punches, 0u);
+  reader = absl::NotFoundError("closed");
+  Reclaim(engine.get());
+  EXPECT_LE(DiskBytes(), samples[1].view().record_bytes());
+  EXPECT_TRUE(ReadBack(engine.get(), (*urls)[1], samples[1]).ok());
+}
+
+TEST_F(EngineTest, WithoutRangeLocksAReaderHasTheGraceTimeAndThenAnError) {
+  fs_.range_locks = false;
+  const auto engine = MakeEngine();
+  const std::vector<Sample> samples = MakeSamples(2, 5 << 20);
   const auto urls = engine->Spill(Views(samples));
   ASSERT_TRUE(urls.ok());
   absl::StatusOr<ObjectReader> reader = engine->Open((*urls)[0], samples[0].id);
@@ -251,6 +141,8 @@ TEST_F(EngineTest, ReaderThatOpenedBeforeTheDeleteNeverSeesAHole) {
   engine->Tick();
   // After the grace time the blocks are gone, and the checksum keeps the zeros from being taken for data.
   EXPECT_TRUE(absl::IsDataLoss(reader->ReadPayload(payload, &parallel_)));
+  // That is no damage: the object had been deleted.
+  EXPECT_FALSE(engine->SetAside((*urls)[0], reader->inode()));
   EXPECT_TRUE(ReadBack(engine.get(), (*urls)[1], samples[1]).ok());
 }
 
@@ -563,7 +455,7 @@ TEST_F(EngineTest, ErrorAtEveryOperationLosesNothing) {
   AddDirectory("b");
   const std::vector<Sample> samples = MakeSamples(6, 20000);
   for (const absl::Status& failure :
-       {absl::ResourceExhaustedError("No space left"), absl::DataLossError("Input/output error")}) {
+       {absl::ResourceExhaustedError("No space left"), absl::UnavailableError("Input/output error")}) {
     for (int64_t at = 0; at < 40; ++at) {
       const auto engine = MakeEngine(1000 + at);
       fs_.FailAt(at, failure, false);
@@ -571,6 +463,8 @@ TEST_F(EngineTest, ErrorAtEveryOperationLosesNothing) {
       fs_.FailAt(-1, absl::OkStatus(), false);
       ASSERT_TRUE(urls.ok()) << "failing operation " << at << ": " << urls.status();
       EXPECT_EQ(urls->size(), samples.size()) << "failing operation " << at;
+      // An error that passes is not taken for a file system that lacks something.
+      EXPECT_TRUE(engine->Limitations().empty()) << "failing operation " << at;
       ExpectAllReadBack(engine.get(), *urls, samples);
       ASSERT_TRUE(engine->Delete(*urls).ok());
     }

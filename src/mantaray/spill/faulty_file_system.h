@@ -33,6 +33,8 @@ class FaultyFileSystem : public FileSystem {
     crash_ = crash;
   }
   int64_t operations() const { return operations_; }
+  // Whether the operation at which it crashes has been reached.
+  bool crashed() const { return crash_ && fail_at_ >= 0 && operations_ > fail_at_; }
 
   bool unnamed_files = true;
   bool links = true;
@@ -47,9 +49,25 @@ class FaultyFileSystem : public FileSystem {
   std::string full;
   // Called before a new file is made, with its path or directory.
   std::function<void(const std::string&)> before_file;
+  // Files can be locked in part.
+  bool range_locks = true;
+  // So many of the next operations that change nothing (Open, Stat, Read, List) fail with this status, after the first
+  // `passing_after` of them.
+  std::atomic<int64_t> passing_after{0};
+  std::atomic<int64_t> passing_errors{0};
+  absl::Status passing = absl::UnavailableError("read: Input/output error");
+  // So many of the next punches fail.
+  std::atomic<int64_t> failing_punches{0};
+  // The device to report for paths below a prefix: another disk is mounted there.
+  std::map<std::string, uint64_t> devices;
+  // So many of the next write-backs fail: the page cache has the bytes and the disk does not.
+  std::atomic<int64_t> failing_writebacks{0};
+  // A write puts down so many bytes at most before it is interrupted and goes on. 0: all at once.
+  uint64_t short_write_bytes = 0;
   // The page cache seems empty.
   bool never_cached = false;
   std::atomic<int64_t> punches{0};
+  std::atomic<int64_t> writes{0};
   std::atomic<int64_t> reads{0};
   std::atomic<int64_t> read_bytes{0};
   std::atomic<int64_t> direct_files{0};
@@ -68,6 +86,7 @@ class FaultyFileSystem : public FileSystem {
   }
   absl::StatusOr<std::vector<DirectoryEntry>> List(const std::string& path) override {
     if (Vanished(path)) return absl::NotFoundError(path);
+    if (absl::Status status = Passing(); !status.ok()) return status;
     return real_->List(path);
   }
   absl::StatusOr<SpaceInfo> Space(const std::string& path) override {
@@ -77,6 +96,9 @@ class FaultyFileSystem : public FileSystem {
       for (const auto& [prefix, bytes] : free_bytes) {
         if (absl::StartsWith(path, prefix)) space->free_bytes = bytes;
       }
+      for (const auto& [prefix, device] : devices) {
+        if (absl::StartsWith(path, prefix)) space->device = device;
+      }
       if (link_max) space->link_max = *link_max;
     }
     return space;
@@ -84,6 +106,13 @@ class FaultyFileSystem : public FileSystem {
   absl::StatusOr<OwnedFile> LockDirectory(const std::string& path) override {
     if (Vanished(path)) return absl::NotFoundError(path);
     return real_->LockDirectory(path);
+  }
+  absl::Status LockRange(int fd, uint64_t offset, uint64_t size_bytes, bool exclusive) override {
+    if (!range_locks) return absl::InvalidArgumentError("no range locks");
+    return real_->LockRange(fd, offset, size_bytes, exclusive);
+  }
+  void UnlockRange(int fd, uint64_t offset, uint64_t size_bytes) override {
+    real_->UnlockRange(fd, offset, size_bytes);
   }
   absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) override {
     if (!unnamed_files) return absl::UnimplementedError("no O_TMPFILE");
@@ -96,10 +125,14 @@ class FaultyFileSystem : public FileSystem {
   }
   absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) override {
     if (Vanished(path)) return absl::NotFoundError(path);
+    if (absl::Status status = Passing(); !status.ok()) return status;
     return real_->Open(path, writable);
   }
   void Close(int fd) override { real_->Close(fd); }
-  absl::StatusOr<FileInfo> Stat(int fd) override { return real_->Stat(fd); }
+  absl::StatusOr<FileInfo> Stat(int fd) override {
+    if (absl::Status status = Passing(); !status.ok()) return status;
+    return real_->Stat(fd);
+  }
   absl::Status Link(int fd, const std::string& path) override {
     if (!links) return absl::UnimplementedError("no links");
     return Guard(path, [&] { return real_->Link(fd, path); });
@@ -109,16 +142,21 @@ class FaultyFileSystem : public FileSystem {
     return Guard("", [&] { return real_->Allocate(fd, size_bytes); });
   }
   absl::Status Write(int fd, std::vector<iovec>* vectors, uint64_t offset) override {
-    return Guard("", [&] { return real_->Write(fd, vectors, offset); });
+    return Guard("", [&] { return WriteInPieces(fd, vectors, offset); });
   }
   absl::StatusOr<uint64_t> Read(int fd, void* buffer, uint64_t size_bytes, uint64_t offset) override {
     ++reads;
     read_bytes += static_cast<int64_t>(size_bytes);
+    if (absl::Status status = Passing(); !status.ok()) return status;
     return real_->Read(fd, buffer, size_bytes, offset);
   }
   absl::Status PunchHole(int fd, uint64_t offset, uint64_t size_bytes) override {
     if (!holes) return absl::UnimplementedError("no holes");
     ++punches;
+    if (failing_punches > 0) {
+      --failing_punches;
+      return absl::UnavailableError("punch hole: Input/output error");
+    }
     return Guard("", [&] { return real_->PunchHole(fd, offset, size_bytes); });
   }
   absl::Status SetDirect(int fd) override {
@@ -133,13 +171,35 @@ class FaultyFileSystem : public FileSystem {
   void StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) override {
     real_->StartWriteback(fd, offset, size_bytes);
   }
-  void WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) override {
-    real_->WaitWriteback(fd, offset, size_bytes);
+  absl::Status WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) override {
+    if (failing_writebacks > 0) {
+      --failing_writebacks;
+      return absl::UnavailableError("write back: Input/output error");
+    }
+    return real_->WaitWriteback(fd, offset, size_bytes);
   }
   void DropCache(int fd, uint64_t offset, uint64_t size_bytes) override { real_->DropCache(fd, offset, size_bytes); }
   void ReadAhead(int fd, uint64_t offset, uint64_t size_bytes) override { real_->ReadAhead(fd, offset, size_bytes); }
 
  private:
+  absl::Status Passing() {
+    if (passing_errors <= 0 || passing_after-- > 0) return absl::OkStatus();
+    --passing_errors;
+    return passing;
+  }
+  absl::Status WriteInPieces(int fd, std::vector<iovec>* vectors, uint64_t offset) {
+    ++writes;
+    if (short_write_bytes == 0) return real_->Write(fd, vectors, offset);
+    for (const iovec& vector : *vectors) {
+      for (uint64_t done = 0; done < vector.iov_len; done += short_write_bytes) {
+        const uint64_t size_bytes = std::min<uint64_t>(short_write_bytes, vector.iov_len - done);
+        std::vector<iovec> piece{{static_cast<char*>(vector.iov_base) + done, size_bytes}};
+        if (absl::Status status = real_->Write(fd, &piece, offset + done); !status.ok()) return status;
+      }
+      offset += vector.iov_len;
+    }
+    return absl::OkStatus();
+  }
   bool Vanished(const std::string& path) const { return !vanished.empty() && absl::StartsWith(path, vanished); }
   bool IsFull(int fd) {
     MutexLock lock(&mutex_);

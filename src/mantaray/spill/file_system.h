@@ -3,7 +3,8 @@
 // chosen operation.
 //
 // Files are plain descriptors owned by OwnedFile. All methods are thread-safe. Statuses: ResourceExhausted is a full
-// file system (ENOSPC, EDQUOT), NotFound a path that is gone, Unimplemented something this file system cannot do.
+// file system (ENOSPC, EDQUOT), NotFound a path that is gone, Unimplemented something this file system cannot do,
+// Unavailable an error that may pass (EIO, ESTALE, EMFILE); see common/errno_status.h.
 
 #ifndef MANTARAY_SPILL_FILE_SYSTEM_H_
 #define MANTARAY_SPILL_FILE_SYSTEM_H_
@@ -32,6 +33,7 @@ struct SpaceInfo {
   uint64_t free_bytes = 0;  // available to this process
   uint64_t total_bytes = 0;
   uint64_t link_max = 0;  // hard links one file may have
+  uint64_t device = 0;    // the file system that the path lies on
 };
 
 struct DirectoryEntry {
@@ -75,6 +77,12 @@ class FileSystem {
   // and by the kernel when the process is killed.
   virtual absl::StatusOr<OwnedFile> LockDirectory(const std::string& path) = 0;
 
+  // Locks a range of an open file without waiting, shared or exclusively. The lock belongs to this open file (a lock of
+  // the open file description), works between processes, and goes when the file is closed. An exclusive lock needs a
+  // writable file. Unavailable when another open file holds a conflicting lock.
+  virtual absl::Status LockRange(int fd, uint64_t offset, uint64_t size_bytes, bool exclusive) = 0;
+  virtual void UnlockRange(int fd, uint64_t offset, uint64_t size_bytes) = 0;
+
   // A file without a name in the file system of `directory` (O_TMPFILE).
   virtual absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) = 0;
   // A new file; AlreadyExists when there is one.
@@ -107,9 +115,12 @@ class FileSystem {
   virtual char* MapBuffer(uint64_t size_bytes) = 0;
   virtual void UnmapBuffer(char* buffer, uint64_t size_bytes) = 0;
 
+  // Writes a range back and waits until it is on disk. An error says that the disk does not hold these bytes, although
+  // the page cache does; each open file is told once.
+  virtual absl::Status WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) = 0;
+
   // Hints; they never fail, a file system that cannot ignores them.
   virtual void StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) = 0;
-  virtual void WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) = 0;
   virtual void DropCache(int fd, uint64_t offset, uint64_t size_bytes) = 0;
   virtual void ReadAhead(int fd, uint64_t offset, uint64_t size_bytes) = 0;
 };

@@ -46,6 +46,16 @@ std::array<char, kLengthsBytes> EncodeLengths(const Lengths& lengths) {
   return bytes;
 }
 
+std::optional<Lengths> PeekLengths(std::span<const char> bytes) {
+  if (bytes.size() < kLengthsBytes) return std::nullopt;
+  const Lengths lengths{.address_bytes = Get<uint64_t>(bytes.data()),
+                        .metadata_bytes = Get<uint64_t>(bytes.data() + 8),
+                        .payload_bytes = Get<uint64_t>(bytes.data() + 16)};
+  const bool absurd = lengths.address_bytes > kMaxObjectBytes || lengths.metadata_bytes > kMaxObjectBytes ||
+                      lengths.payload_bytes > kMaxObjectBytes;
+  return absurd ? std::nullopt : std::optional<Lengths>(lengths);
+}
+
 absl::StatusOr<Lengths> ParseLengths(std::span<const char> bytes, uint64_t object_bytes) {
   if (bytes.size() < kLengthsBytes) {
     return absl::DataLossError(

@@ -28,6 +28,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -73,6 +74,9 @@ constexpr uint64_t RecordBytes(uint64_t object_bytes) {
 
 // The 24 bytes an object starts with.
 std::array<char, kLengthsBytes> EncodeLengths(const Lengths& lengths);
+
+// The lengths as they stand there, unchecked. Nothing when the bytes are too few or a length is absurd.
+std::optional<Lengths> PeekLengths(std::span<const char> bytes);
 
 // Fails with DataLoss when the bytes are too few, a length is absurd, or the lengths do not add up to `object_bytes`.
 absl::StatusOr<Lengths> ParseLengths(std::span<const char> bytes, uint64_t object_bytes);

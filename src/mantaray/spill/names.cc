@@ -34,6 +34,11 @@ std::string DirectoryOf(absl::string_view path) {
   return std::string(slash == absl::string_view::npos ? "." : path.substr(0, slash));
 }
 
+absl::string_view FileOf(absl::string_view path) {
+  const size_t slash = path.rfind('/');
+  return slash == absl::string_view::npos ? path : path.substr(slash + 1);
+}
+
 std::string WorkerDirectoryName(const ProcessId& process) {
   return absl::StrCat("w", process.pid, "-", process.start_ticks);
 }
@@ -56,14 +61,14 @@ std::optional<uint64_t> ParseBatchName(absl::string_view name) { return ParseUns
 std::string FormatLinkName(const LinkName& link) {
   const absl::string_view id(link.object_id.data(), link.object_id.size());
   return absl::StrCat(absl::BytesToHexString(id), ".", absl::Hex(link.offset), ".", absl::Hex(link.object_bytes),
-                      link.damaged ? kDamagedSuffix : "");
+                      link.owner ? absl::StrCat(".", absl::Hex(*link.owner)) : "", link.damaged ? kDamagedSuffix : "");
 }
 
 std::optional<LinkName> ParseLinkName(absl::string_view name) {
   LinkName link;
   link.damaged = absl::ConsumeSuffix(&name, kDamagedSuffix);
   const std::vector<absl::string_view> parts = absl::StrSplit(name, '.');
-  if (parts.size() != 3 || parts[0].size() != 2 * kObjectIdBytes) return std::nullopt;
+  if (parts.size() < 3 || parts.size() > 4 || parts[0].size() != 2 * kObjectIdBytes) return std::nullopt;
   for (size_t i = 0; i < kObjectIdBytes; ++i) {
     const auto byte = ParseUnsigned(parts[0].substr(2 * i, 2), 16);
     if (!byte) return std::nullopt;
@@ -72,6 +77,10 @@ std::optional<LinkName> ParseLinkName(absl::string_view name) {
   const auto offset = ParseUnsigned(parts[1], 16);
   const auto object_bytes = ParseUnsigned(parts[2], 16);
   if (!offset || !object_bytes || *offset % kBlockBytes != 0 || *object_bytes > kMaxObjectBytes) return std::nullopt;
+  if (parts.size() == 4) {
+    link.owner = ParseUnsigned(parts[3], 16);
+    if (!link.owner) return std::nullopt;
+  }
   link.offset = *offset;
   link.object_bytes = *object_bytes;
   return link;

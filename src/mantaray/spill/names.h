@@ -6,13 +6,14 @@
 //       alive                                                there as long as nobody swept up after this worker
 //       .tmp-<n>/                                            batch in the making, never referred to by a URL
 //       <n>/                                                 batch n, published whole by one rename
-//         <object id>.<offset>.<size>                        hard link to the segment; offset and size in hex
-//         <object id>.<offset>.<size>.damaged                set aside after a checksum mismatch
+//         <object id>.<offset>.<size>[.<owner>]              hard link to the segment; offset and size in hex
+//         <object id>.<offset>.<size>[.<owner>].damaged      set aside after a checksum mismatch
 //         fused-<k>                                          segment k where the file system has no links or holes
 //
 // A link's name says which bytes of the segment it keeps alive, so that any process can tell live from dead bytes from
-// a directory listing alone. A URL, as Ray's raylet keeps it, is "<path>?offset=<offset>&size=<object size>" in
-// decimal.
+// a directory listing alone. <owner>, in hex, is the number of the object's owner in the book that this worker keeps
+// outside the spill directories (see owner_book.h), so that the owner can be told when the file is gone. A URL, as
+// Ray's raylet keeps it, is "<path>?offset=<offset>&size=<object size>" in decimal.
 
 #ifndef MANTARAY_SPILL_NAMES_H_
 #define MANTARAY_SPILL_NAMES_H_
@@ -29,9 +30,12 @@ namespace mantaray::spill {
 
 inline constexpr absl::string_view kNodeDirectoryPrefix = "ray_spilled_objects_";
 inline constexpr absl::string_view kOwnerFile = "owner";
-inline constexpr absl::string_view kAliveFile = "alive";
+// One file for each IO worker in the node's state directory; see owner_book.h.
+inline constexpr absl::string_view kOwnerBookPrefix = "owners-";
 // What begins like this is never referred to, and swept when its maker is dead.
 inline constexpr absl::string_view kTemporaryPrefix = ".tmp-";
+inline constexpr absl::string_view kProbeDirectory = ".tmp-trial";
+inline constexpr absl::string_view kRepairDirectory = ".tmp-repair";
 inline constexpr absl::string_view kProbeFile = ".tmp-probe";
 inline constexpr absl::string_view kProbeLink = ".tmp-probe-link";
 inline constexpr absl::string_view kDamagedSuffix = ".damaged";
@@ -49,6 +53,7 @@ struct LinkName {
   uint64_t offset = 0;
   uint64_t object_bytes = 0;
   bool damaged = false;
+  std::optional<uint64_t> owner = std::nullopt;  // number in the worker's owner book
 };
 
 struct ParsedUrl {
@@ -59,6 +64,7 @@ struct ParsedUrl {
 
 std::string Join(absl::string_view directory, absl::string_view name);
 std::string DirectoryOf(absl::string_view path);
+absl::string_view FileOf(absl::string_view path);
 
 std::string WorkerDirectoryName(const ProcessId& process);
 std::optional<ProcessId> ParseWorkerDirectoryName(absl::string_view name);

@@ -19,10 +19,13 @@ TEST(Names, LinkNameRoundTripAndRejects) {
   EXPECT_EQ(parsed->offset, link.offset);
   EXPECT_EQ(parsed->object_bytes, link.object_bytes);
   EXPECT_FALSE(parsed->damaged);
+  EXPECT_FALSE(parsed->owner.has_value());
   EXPECT_TRUE(ParseLinkName(name + std::string(kDamagedSuffix))->damaged);
+  EXPECT_EQ(ParseLinkName(name + ".1f")->owner, 31u);
+  EXPECT_TRUE(ParseLinkName(name + ".1f" + std::string(kDamagedSuffix))->damaged);
   for (const std::string& bad :
-       {std::string(), std::string("owner"), name + "x", name.substr(1), name + ".1", std::string("fused-0"),
-        std::string(56, 'g') + ".0.1", std::string(56, 'a') + ".1.1"}) {
+       {std::string(), std::string("owner"), name + "x", name.substr(1), name + ".1.1", name + ".",
+        std::string("fused-0"), std::string(56, 'g') + ".0.1", std::string(56, 'a') + ".1.1"}) {
     EXPECT_FALSE(ParseLinkName(bad).has_value()) << bad;
   }
 }

@@ -32,6 +32,13 @@ constexpr uint64_t kUnknownLinkMax = 127;  // what the most limited file system 
 
 std::string NameOf(int fd) { return absl::StrCat("/proc/self/fd/", fd); }
 
+// The path that the descriptor was opened by, for messages.
+std::string PathOf(int fd) {
+  std::array<char, PATH_MAX> path{};
+  const ssize_t size = readlink(NameOf(fd).c_str(), path.data(), path.size());
+  return size > 0 ? std::string(path.data(), static_cast<size_t>(size)) : NameOf(fd);
+}
+
 template <typename Call>
 auto Repeat(Call call) {
   auto result = call();
@@ -41,6 +48,16 @@ auto Repeat(Call call) {
 
 absl::Status StatusOf(int result, absl::string_view operation, absl::string_view path) {
   return result == 0 ? absl::OkStatus() : ErrnoStatus(errno, operation, path);
+}
+
+// A failed call on a descriptor, whose path is looked up only then.
+absl::Status FailureOf(absl::string_view operation, int fd) {
+  const int error_number = errno;  // before the lookup changes it
+  return ErrnoStatus(error_number, operation, PathOf(fd));
+}
+
+absl::Status StatusOf(int result, absl::string_view operation, int fd) {
+  return result == 0 ? absl::OkStatus() : FailureOf(operation, fd);
 }
 
 FileInfo InfoOf(const struct stat& data) {
@@ -106,9 +123,12 @@ absl::StatusOr<SpaceInfo> PosixFileSystem::Space(const std::string& path) {
   struct statvfs data {};
   if (Repeat([&] { return statvfs(path.c_str(), &data); }) != 0) return ErrnoStatus(errno, "statvfs", path);
   const int64_t link_max = pathconf(path.c_str(), _PC_LINK_MAX);
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "stat", path);
   return SpaceInfo{.free_bytes = static_cast<uint64_t>(data.f_bavail) * data.f_frsize,
                    .total_bytes = static_cast<uint64_t>(data.f_blocks) * data.f_frsize,
-                   .link_max = link_max > 0 ? static_cast<uint64_t>(link_max) : kUnknownLinkMax};
+                   .link_max = link_max > 0 ? static_cast<uint64_t>(link_max) : kUnknownLinkMax,
+                   .device = info.st_dev};
 }
 
 absl::StatusOr<OwnedFile> PosixFileSystem::LockDirectory(const std::string& path) {
@@ -117,6 +137,24 @@ absl::StatusOr<OwnedFile> PosixFileSystem::LockDirectory(const std::string& path
   OwnedFile lock(this, fd);
   if (Repeat([&] { return flock(fd, LOCK_EX); }) != 0) return ErrnoStatus(errno, "flock", path);
   return lock;
+}
+
+absl::Status PosixFileSystem::LockRange(int fd, uint64_t offset, uint64_t size_bytes, bool exclusive) {
+  struct flock range {};
+  range.l_type = exclusive ? F_WRLCK : F_RDLCK;
+  range.l_whence = SEEK_SET;
+  range.l_start = static_cast<off_t>(offset);
+  range.l_len = static_cast<off_t>(size_bytes);
+  return StatusOf(Repeat([&] { return fcntl(fd, F_OFD_SETLK, &range); }), "lock", fd);
+}
+
+void PosixFileSystem::UnlockRange(int fd, uint64_t offset, uint64_t size_bytes) {
+  struct flock range {};
+  range.l_type = F_UNLCK;
+  range.l_whence = SEEK_SET;
+  range.l_start = static_cast<off_t>(offset);
+  range.l_len = static_cast<off_t>(size_bytes);
+  fcntl(fd, F_OFD_SETLK, &range);
 }
 
 absl::StatusOr<OwnedFile> PosixFileSystem::OpenUnnamed(const std::string& directory) {
@@ -142,7 +180,7 @@ void PosixFileSystem::Close(int fd) { close(fd); }
 
 absl::StatusOr<FileInfo> PosixFileSystem::Stat(int fd) {
   struct stat data {};
-  if (fstat(fd, &data) != 0) return ErrnoStatus(errno, "fstat", NameOf(fd));
+  if (fstat(fd, &data) != 0) return FailureOf("fstat", fd);
   return InfoOf(data);
 }
 
@@ -152,7 +190,7 @@ absl::Status PosixFileSystem::Link(int fd, const std::string& path) {
 }
 
 absl::Status PosixFileSystem::Allocate(int fd, uint64_t size_bytes) {
-  return StatusOf(Repeat([&] { return fallocate(fd, 0, 0, static_cast<off_t>(size_bytes)); }), "fallocate", NameOf(fd));
+  return StatusOf(Repeat([&] { return fallocate(fd, 0, 0, static_cast<off_t>(size_bytes)); }), "fallocate", fd);
 }
 
 absl::Status PosixFileSystem::Write(int fd, std::vector<iovec>* vectors, uint64_t offset) {
@@ -162,8 +200,8 @@ absl::Status PosixFileSystem::Write(int fd, std::vector<iovec>* vectors, uint64_
     const size_t count = std::min<size_t>(vectors->size() - first, IOV_MAX);
     const ssize_t written = Repeat(
         [&] { return pwritev(fd, vectors->data() + first, static_cast<int>(count), static_cast<off_t>(offset)); });
-    if (written < 0) return ErrnoStatus(errno, "write", NameOf(fd));
-    if (written == 0) return ErrnoStatus(ENOSPC, "write", NameOf(fd));
+    if (written < 0) return FailureOf("write", fd);
+    if (written == 0) return ErrnoStatus(ENOSPC, "write", PathOf(fd));
     offset += static_cast<uint64_t>(written);
     Consume(vectors, &first, static_cast<size_t>(written));
   }
@@ -176,7 +214,7 @@ absl::StatusOr<uint64_t> PosixFileSystem::Read(int fd, void* buffer, uint64_t si
     const ssize_t count = Repeat([&] {
       return pread(fd, static_cast<char*>(buffer) + done, size_bytes - done, static_cast<off_t>(offset + done));
     });
-    if (count < 0) return ErrnoStatus(errno, "read", NameOf(fd));
+    if (count < 0) return FailureOf("read", fd);
     if (count == 0) break;
     done += static_cast<uint64_t>(count);
   }
@@ -188,12 +226,12 @@ absl::Status PosixFileSystem::PunchHole(int fd, uint64_t offset, uint64_t size_b
                     return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
                                      static_cast<off_t>(size_bytes));
                   }),
-                  "punch hole in", NameOf(fd));
+                  "punch hole in", fd);
 }
 
 absl::Status PosixFileSystem::SetDirect(int fd) {
   const int flags = fcntl(fd, F_GETFL);
-  return StatusOf(flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_DIRECT), "set O_DIRECT on", NameOf(fd));
+  return StatusOf(flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_DIRECT), "set O_DIRECT on", fd);
 }
 
 bool PosixFileSystem::IsCached(int fd, uint64_t offset) {
@@ -238,9 +276,13 @@ void PosixFileSystem::StartWriteback(int fd, uint64_t offset, uint64_t size_byte
   sync_file_range(fd, static_cast<off_t>(offset), static_cast<off_t>(size_bytes), SYNC_FILE_RANGE_WRITE);
 }
 
-void PosixFileSystem::WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) {
-  sync_file_range(fd, static_cast<off_t>(offset), static_cast<off_t>(size_bytes),
-                  SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+absl::Status PosixFileSystem::WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) {
+  constexpr unsigned kFlags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+  const int result =
+      Repeat([&] { return sync_file_range(fd, static_cast<off_t>(offset), static_cast<off_t>(size_bytes), kFlags); });
+  // A file system without the call keeps its pages until it writes them by itself.
+  if (result != 0 && (errno == ENOSYS || errno == EINVAL || errno == ESPIPE)) return absl::OkStatus();
+  return StatusOf(result, "write back", fd);
 }
 
 void PosixFileSystem::DropCache(int fd, uint64_t offset, uint64_t size_bytes) {

@@ -20,6 +20,8 @@ class PosixFileSystem : public FileSystem {
   absl::StatusOr<std::vector<DirectoryEntry>> List(const std::string& path) override;
   absl::StatusOr<SpaceInfo> Space(const std::string& path) override;
   absl::StatusOr<OwnedFile> LockDirectory(const std::string& path) override;
+  absl::Status LockRange(int fd, uint64_t offset, uint64_t size_bytes, bool exclusive) override;
+  void UnlockRange(int fd, uint64_t offset, uint64_t size_bytes) override;
   absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) override;
   absl::StatusOr<OwnedFile> Create(const std::string& path) override;
   absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) override;
@@ -36,7 +38,7 @@ class PosixFileSystem : public FileSystem {
   char* MapBuffer(uint64_t size_bytes) override;
   void UnmapBuffer(char* buffer, uint64_t size_bytes) override;
   void StartWriteback(int fd, uint64_t offset, uint64_t size_bytes) override;
-  void WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) override;
+  absl::Status WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) override;
   void DropCache(int fd, uint64_t offset, uint64_t size_bytes) override;
   void ReadAhead(int fd, uint64_t offset, uint64_t size_bytes) override;
 

@@ -14,7 +14,8 @@ namespace mantaray::spill {
 class PosixHost : public Host {
  public:
   bool IsAlive(const ProcessId& process) override;
-  // The process with this pid as it is now. NotFound when there is none.
+  // The process with this pid as it is now. NotFound when there is none or it has ended; Unavailable when that cannot
+  // be found out.
   static absl::StatusOr<ProcessId> Lookup(int64_t pid);
 };
 

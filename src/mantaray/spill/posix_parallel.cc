@@ -3,6 +3,7 @@
 #include "mantaray/spill/posix_parallel.h"
 
 #include <chrono>
+#include <system_error>
 #include <utility>
 
 namespace mantaray::spill {
@@ -24,14 +25,24 @@ HelperThread::~HelperThread() {
   if (background_.joinable()) background_.join();
 }
 
+// Returns whether the thread runs; it is started if need be.
+bool HelperThread::Run(std::thread* thread, std::function<void()> loop) {
+  if (thread->joinable()) return true;
+  try {
+    *thread = spawn_(std::move(loop));
+    return true;
+  } catch (const std::system_error&) {
+    return false;
+  }
+}
+
 void HelperThread::RunBoth(const std::function<void()>& first, const std::function<void()>& second) {
   const std::unique_lock use(in_use_, std::try_to_lock);
-  if (!use.owns_lock()) {
+  if (!use.owns_lock() || !Run(&thread_, [this] { Loop(); })) {
     first();
     second();
     return;
   }
-  if (!thread_.joinable()) thread_ = std::thread([this] { Loop(); });
   done_.store(false, std::memory_order_relaxed);
   {
     const std::lock_guard lock(mutex_);
@@ -57,10 +68,10 @@ void HelperThread::RunBoth(const std::function<void()>& first, const std::functi
 void HelperThread::Start(std::function<void()> task) {
   {
     const std::lock_guard lock(mutex_);
-    queue_.push_back(std::move(task));
-    if (!background_.joinable()) background_ = std::thread([this] { BackgroundLoop(); });
+    if (Run(&background_, [this] { BackgroundLoop(); })) queue_.push_back(std::exchange(task, nullptr));
   }
   queued_.notify_one();
+  if (task != nullptr) task();
 }
 
 void HelperThread::BackgroundLoop() {

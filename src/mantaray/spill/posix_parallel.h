@@ -1,4 +1,6 @@
 // Parallel on two threads, each started at first use: one helps a caller that waits, one works in the background.
+//
+// Survives: a thread that cannot be created (a limit of processes or memory). The caller then does the work itself.
 
 #ifndef MANTARAY_SPILL_POSIX_PARALLEL_H_
 #define MANTARAY_SPILL_POSIX_PARALLEL_H_
@@ -16,7 +18,11 @@ namespace mantaray::spill {
 
 class HelperThread : public Parallel {
  public:
-  HelperThread() = default;
+  using Spawn = std::function<std::thread(std::function<void()>)>;
+
+  // `spawn` makes the threads; it may throw std::system_error.
+  explicit HelperThread(Spawn spawn = [](const std::function<void()>& run) { return std::thread(run); })
+      : spawn_(std::move(spawn)) {}
   HelperThread(const HelperThread&) = delete;
   HelperThread& operator=(const HelperThread&) = delete;
   ~HelperThread() override;
@@ -26,9 +32,11 @@ class HelperThread : public Parallel {
   void Start(std::function<void()> task) override;
 
  private:
+  bool Run(std::thread* thread, std::function<void()> loop);
   void Loop();
   void BackgroundLoop();
 
+  const Spawn spawn_;
   std::mutex in_use_;
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -26,6 +26,19 @@ std::string Hex(const ObjectId& id) { return absl::BytesToHexString(absl::string
 
 }  // namespace
 
+absl::StatusOr<uint64_t> ActualObjectBytes(FileSystem* fs, int fd, uint64_t offset) {
+  const absl::Status other = absl::NotFoundError("not an object by itself");
+  const absl::StatusOr<FileInfo> info = fs->Stat(fd);
+  if (!info.ok()) return info.status();
+  std::array<char, kLengthsBytes> bytes{};
+  const absl::StatusOr<uint64_t> count = fs->Read(fd, bytes.data(), bytes.size(), offset);
+  if (!count.ok()) return count.status();
+  const auto lengths = PeekLengths(std::span(bytes).first(*count));
+  if (!lengths || info->link_count != 1) return other;
+  const uint64_t object_bytes = lengths->object_bytes();
+  return info->size_bytes == offset + RecordBytes(object_bytes) ? absl::StatusOr<uint64_t>(object_bytes) : other;
+}
+
 absl::StatusOr<ObjectReader> ObjectReader::Open(FileSystem* fs, const ParsedUrl& url, ObjectSource source,
                                                 const ObjectId& object_id) {
   ObjectReader reader(fs, url, std::move(source));
@@ -52,9 +65,7 @@ absl::Status ObjectReader::ReadExactly(uint64_t offset, std::span<char> bytes, a
     return absl::OkStatus();
   }
   const absl::StatusOr<uint64_t> count = fs_->Read(source_.file.fd(), bytes.data(), bytes.size(), offset);
-  if (!count.ok()) {
-    return absl::Status(count.status().code(), absl::StrCat(url_.path, ": ", count.status().message()));
-  }
+  if (!count.ok()) return count.status();
   if (*count == bytes.size()) return absl::OkStatus();
   return Damage(absl::StrFormat("file truncated in its %s: expected %u bytes, found %u", what, bytes.size(), *count));
 }

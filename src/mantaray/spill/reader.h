@@ -37,12 +37,17 @@ inline constexpr uint64_t kWholeObjectBytes = 64 << 10;
 // Where an object's bytes come from.
 struct ObjectSource {
   OwnedFile file;                        // the URL's path, opened
+  uint64_t inode = 0;                    // of that file
   std::shared_ptr<const Window> window;  // holds the whole record, or null
   bool cached = false;                   // whether the page cache seems to hold it
   // The same file, unbuffered, and who reads it; only for what is larger than a window.
   std::shared_ptr<const OwnedFile> direct;
   LargeReads* large_reads = nullptr;
 };
+
+// The size of the one object in a file that Engine::Replace wrote, whatever its name says. NotFound when it is another
+// file, with several links or other records.
+absl::StatusOr<uint64_t> ActualObjectBytes(FileSystem* fs, int fd, uint64_t offset);
 
 class ObjectReader {
  public:
@@ -53,6 +58,8 @@ class ObjectReader {
   absl::string_view owner_address() const;
   absl::string_view metadata() const;
   uint64_t payload_bytes() const { return lengths_.payload_bytes; }
+  // Which file was opened; its name may mean another one by now.
+  uint64_t inode() const { return source_.inode; }
   // Whether ReadPayload can still find damage.
   bool checked() const { return checked_; }
 

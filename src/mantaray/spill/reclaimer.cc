@@ -4,13 +4,23 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "mantaray/spill/reader.h"
 
 namespace mantaray::spill {
 namespace {
 
 using Extent = std::pair<uint64_t, uint64_t>;  // offset, size
+
+// A reader holds a range for as long as one restore takes.
+constexpr int64_t kLockedRetryMs = 200;
+constexpr int64_t kFirstRetryMs = 1000;
+constexpr int64_t kLongestRetryMs = 60000;
+// How many ranges of one file are punched before the other files have their turn.
+constexpr size_t kRangesPerTurn = 256;
+constexpr size_t kScrubsPerTick = 16;
 
 // What of [0, size_bytes) no live extent covers.
 std::vector<Extent> Gaps(std::vector<Extent> live, uint64_t size_bytes) {
@@ -25,133 +35,289 @@ std::vector<Extent> Gaps(std::vector<Extent> live, uint64_t size_bytes) {
   return gaps;
 }
 
-struct SegmentLinks {
-  std::string any_link;
-  std::vector<Extent> live;
-  uint64_t live_bytes = 0;
-};
+bool Overlaps(const std::vector<Extent>& live, uint64_t offset, uint64_t size_bytes) {
+  return std::any_of(live.begin(), live.end(), [&](const Extent& extent) {
+    return extent.first < offset + size_bytes && offset < extent.first + extent.second;
+  });
+}
 
 }  // namespace
 
 absl::Status Reclaimer::Delete(const ParsedUrl& url) {
-  const size_t slash = url.path.rfind('/');
   const std::string batch_directory = DirectoryOf(url.path);
-  const auto link = ParseLinkName(absl::string_view(url.path).substr(slash == std::string::npos ? 0 : slash + 1));
-  absl::StatusOr<OwnedFile> file = fs_->Open(url.path, /*writable=*/true);
-  if (absl::IsNotFound(file.status())) {
-    // It may have been set aside as damaged; otherwise an earlier call, cut off by a crash, got here first.
-    fs_->Unlink(absl::StrCat(url.path, kDamagedSuffix)).IgnoreError();
-    fs_->RemoveDirectory(batch_directory).IgnoreError();
+  const auto link = ParseLinkName(FileOf(url.path));
+  absl::Status status = link ? DeleteLink(url.path, *link) : fs_->Unlink(url.path);  // else a fused file
+  // It may have been set aside as damaged; otherwise an earlier call, cut off by a crash, got here first.
+  if (link && absl::IsNotFound(status)) status = DeleteLink(absl::StrCat(url.path, kDamagedSuffix), *link);
+  if (!status.ok() && !absl::IsNotFound(status)) return status;
+  // Somebody else may have removed the link. Then only the names that are left tell which blocks are dead.
+  if (link && !status.ok()) QueueScrub(batch_directory);
+  if (fs_->RemoveDirectory(batch_directory).ok()) {
+    // The worker's own directory goes with its last batch; it is made again for the next.
+    fs_->RemoveDirectory(DirectoryOf(batch_directory)).IgnoreError();
+  }
+  return status;
+}
+
+absl::Status Reclaimer::DeleteLink(const std::string& path, const LinkName& link) {
+  absl::StatusOr<OwnedFile> file = fs_->Open(path, /*writable=*/true);
+  if (absl::IsNotFound(file.status())) return file.status();
+  if (absl::Status status = fs_->Unlink(path); !status.ok()) return status;
+  const std::string batch_directory = DirectoryOf(path);
+  const absl::StatusOr<FileInfo> info = file.ok() ? fs_->Stat(file->fd()) : absl::StatusOr<FileInfo>(file.status());
+  if (!info.ok()) {
+    // No descriptors left, say. The directory listing will tell which blocks are dead.
+    QueueScrub(batch_directory);
     return absl::OkStatus();
   }
-  if (!file.ok()) return file.status();
-  if (absl::Status status = fs_->Unlink(url.path); !status.ok() && !absl::IsNotFound(status)) return status;
-  const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd());
-  if (!info.ok()) return info.status();
   const FileKey key(info->device, info->inode);
   if (info->link_count == 0) {
     Forget(key);
-    if (fs_->RemoveDirectory(batch_directory).ok()) {
-      // The worker's own directory goes with its last batch once the worker is dead and swept.
-      fs_->RemoveDirectory(DirectoryOf(batch_directory)).IgnoreError();
-    }
     return absl::OkStatus();
   }
-  if (link) Queue(key, *std::move(file), batch_directory, {{link->offset, RecordBytes(link->object_bytes)}});
+  const int64_t due_ms = clock_->NowMs() + options_.punch_delay_ms;
+  Queue(key, *std::move(file), batch_directory, {{link.offset, RecordBytes(link.object_bytes), due_ms}});
   return absl::OkStatus();
 }
 
 void Reclaimer::Queue(const FileKey& key, OwnedFile file, const std::string& batch_directory,
-                      const std::vector<Extent>& ranges) {
-  if (ranges.empty()) return;
-  const int64_t due_ms = clock_->NowMs() + options_.punch_delay_ms;
+                      const std::vector<Range>& ranges) {
   MutexLock lock(&mutex_);
-  const auto found = files_.find(key);
-  const bool too_many_files = found == files_.end() && files_.size() >= options_.max_pending_files;
-  if (too_many_files || ranges_.size() + ranges.size() > options_.max_pending_ranges) {
-    to_scrub_.insert(batch_directory);
+  // A scrub comes when there is room, and all gaps of a segment wait together, however many: half of them would be the
+  // same half at the next scrub.
+  if (pending_ranges_ >= options_.max_pending_ranges) {
+    to_scrub_.emplace(batch_directory, clock_->NowMs() + options_.punch_delay_ms);
     return;
   }
   PendingFile& pending = files_[key];
-  if (pending.file == nullptr) {
+  if (pending.batch_directory != batch_directory) {
+    // Either new, or the inode of a segment that is gone, whose ranges mean nothing any more.
+    pending_ranges_ -= pending.ranges.size();
+    pending.ranges.clear();
+    pending.batch_directory = batch_directory;
+  }
+  if (pending.file == nullptr && open_files_ < options_.max_pending_files) {
     pending.file = std::make_shared<OwnedFile>(std::move(file));
-    pending.number = next_file_number_++;
+    ++open_files_;
   }
-  pending.ranges += ranges.size();
-  for (const auto& [offset, size_bytes] : ranges) {
-    ranges_.push_back({key, pending.number, offset, size_bytes, due_ms});
+  pending.ranges.insert(pending.ranges.end(), ranges.begin(), ranges.end());
+  pending_ranges_ += ranges.size();
+}
+
+// Ranges of a turn that could not be punched wait again, until their new due times.
+void Reclaimer::PutBack(Turn turn) {
+  if (turn.pending.ranges.empty()) return;
+  MutexLock lock(&mutex_);
+  PendingFile& pending = files_[turn.key];
+  if (pending.batch_directory.empty()) {
+    pending.batch_directory = turn.pending.batch_directory;
+  } else if (pending.batch_directory != turn.pending.batch_directory) {
+    return;  // the inode belongs to another segment by now
   }
+  if (pending.file == nullptr && turn.pending.file != nullptr && open_files_ < options_.max_pending_files) {
+    pending.file = std::move(turn.pending.file);
+    ++open_files_;
+  }
+  pending.retry_delay_ms = turn.pending.retry_delay_ms;
+  pending_ranges_ += turn.pending.ranges.size();
+  pending.ranges.insert(pending.ranges.end(), turn.pending.ranges.begin(), turn.pending.ranges.end());
+  std::stable_sort(pending.ranges.begin(), pending.ranges.end(),
+                   [](const Range& a, const Range& b) { return a.due_ms < b.due_ms; });
 }
 
 void Reclaimer::Forget(const FileKey& key) {
   MutexLock lock(&mutex_);
-  files_.erase(key);  // its ranges are skipped when they come due
+  const auto found = files_.find(key);
+  if (found == files_.end()) return;
+  pending_ranges_ -= found->second.ranges.size();
+  if (found->second.file != nullptr) --open_files_;
+  files_.erase(found);
 }
 
 void Reclaimer::QueueScrub(const std::string& batch_directory) {
   MutexLock lock(&mutex_);
-  to_scrub_.insert(batch_directory);
+  to_scrub_.emplace(batch_directory, clock_->NowMs());
+}
+
+bool Reclaimer::TakeDue(int64_t now_ms, std::vector<Turn>* turns) {
+  MutexLock lock(&mutex_);
+  for (auto at = files_.begin(); at != files_.end();) {
+    PendingFile& pending = at->second;
+    Turn turn{at->first, {pending.batch_directory, pending.file, {}, pending.retry_delay_ms}};
+    while (!pending.ranges.empty() && pending.ranges.front().due_ms <= now_ms &&
+           turn.pending.ranges.size() < kRangesPerTurn) {
+      turn.pending.ranges.push_back(pending.ranges.front());
+      pending.ranges.pop_front();
+      --pending_ranges_;
+    }
+    if (pending.ranges.empty()) {
+      if (pending.file != nullptr) --open_files_;
+      at = files_.erase(at);
+    } else {
+      ++at;
+    }
+    if (!turn.pending.ranges.empty()) turns->push_back(std::move(turn));
+  }
+  return !turns->empty();
 }
 
 void Reclaimer::PunchDue(int64_t now_ms) {
-  struct Punch {
-    std::shared_ptr<OwnedFile> file;
-    uint64_t offset;
-    uint64_t size_bytes;
-  };
-  std::vector<Punch> due;
-  {
-    MutexLock lock(&mutex_);
-    while (!ranges_.empty() && ranges_.front().due_ms <= now_ms) {
-      const Range range = ranges_.front();
-      ranges_.pop_front();
-      const auto found = files_.find(range.file);
-      if (found == files_.end() || found->second.number != range.file_number) continue;
-      Punch* last = due.empty() ? nullptr : &due.back();
-      if (last != nullptr && last->file == found->second.file && last->offset + last->size_bytes == range.offset) {
-        last->size_bytes += range.size_bytes;  // neighbours deleted together are one call
-      } else {
-        due.push_back({found->second.file, range.offset, range.size_bytes});
-      }
-      if (--found->second.ranges == 0) files_.erase(found);
-    }
+  std::vector<Turn> turns;
+  while (TakeDue(now_ms, &turns)) {
+    // What is put back is due later than now, except in a flush, which tries everything once.
+    Listings listings;
+    for (Turn& turn : turns) Punch(std::move(turn), clock_->NowMs(), &listings);
+    turns.clear();
+    if (now_ms == std::numeric_limits<int64_t>::max()) return;
   }
-  // A punch that fails (the file system went read-only, say) leaves blocks allocated until the last link goes.
-  for (const Punch& punch : due) fs_->PunchHole(punch.file->fd(), punch.offset, punch.size_bytes).IgnoreError();
 }
 
-void Reclaimer::ScrubNext() {
-  std::string batch_directory;
-  {
-    MutexLock lock(&mutex_);
-    const bool room =
-        ranges_.size() <= options_.max_pending_ranges / 2 && files_.size() <= options_.max_pending_files / 2;
-    if (to_scrub_.empty() || !room) return;
-    batch_directory = *to_scrub_.begin();
-    to_scrub_.erase(to_scrub_.begin());
-  }
-  Scrub(batch_directory);
-}
-
-void Reclaimer::Scrub(const std::string& batch_directory) {
+Reclaimer::Listing Reclaimer::List(const std::string& batch_directory) {
   const auto entries = fs_->List(batch_directory);
-  if (!entries.ok()) return;  // gone with its last object
-  std::map<uint64_t, SegmentLinks> segments;
+  Listing listing{entries.status(), {}};
+  if (!entries.ok()) return listing;
   for (const DirectoryEntry& entry : *entries) {
     const auto link = ParseLinkName(entry.name);
     if (!link) continue;
-    SegmentLinks& segment = segments[entry.inode];
+    SegmentLinks& segment = listing.segments[entry.inode];
     segment.any_link = entry.name;
     segment.live.emplace_back(link->offset, RecordBytes(link->object_bytes));
     segment.live_bytes += RecordBytes(link->object_bytes);
   }
-  for (const auto& [inode, segment] : segments) {
+  return listing;
+}
+
+// Opens the segment by one of its links. `*gone` when it has none any more.
+std::shared_ptr<OwnedFile> Reclaimer::Reopen(const Turn& turn, Listings* listings, std::vector<Extent>* live,
+                                             bool* gone) {
+  // One listing serves all segments of a batch. Since it was made, a segment can only have lost links.
+  auto listed = listings->find(turn.pending.batch_directory);
+  if (listed == listings->end()) {
+    listed = listings->emplace(turn.pending.batch_directory, List(turn.pending.batch_directory)).first;
+  }
+  const Listing& listing = listed->second;
+  *gone = absl::IsNotFound(listing.status);
+  if (!listing.status.ok()) return nullptr;
+  const auto found = listing.segments.find(turn.key.second);
+  *gone = found == listing.segments.end();
+  if (*gone) return nullptr;
+  absl::StatusOr<OwnedFile> file =
+      fs_->Open(Join(turn.pending.batch_directory, found->second.any_link), /*writable=*/true);
+  if (!file.ok()) return nullptr;
+  const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd());
+  if (!info.ok()) return nullptr;
+  *gone = FileKey(info->device, info->inode) != turn.key;
+  *live = found->second.live;
+  return *gone ? nullptr : std::make_shared<OwnedFile>(*std::move(file));
+}
+
+void Reclaimer::Punch(Turn turn, int64_t now_ms, Listings* listings) {
+  std::deque<Range> ranges = std::exchange(turn.pending.ranges, {});
+  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.offset < b.offset; });
+  std::vector<Extent> live;
+  std::shared_ptr<OwnedFile> file = turn.pending.file;
+  bool gone = false;
+  if (file == nullptr) file = Reopen(turn, listings, &live, &gone);
+  if (gone) return;
+  ReclaimerStats done;
+  const auto wait_again = [&](const Range& range, int64_t delay_ms) {
+    turn.pending.ranges.push_back({range.offset, range.size_bytes, now_ms + delay_ms});
+  };
+  const int64_t retry_ms = std::clamp(2 * turn.pending.retry_delay_ms, kFirstRetryMs, kLongestRetryMs);
+  turn.pending.retry_delay_ms = 0;
+  // Neighbours that were deleted together are one call, unless a reader holds a part of them.
+  for (size_t first = 0; first < ranges.size();) {
+    Range merged = ranges[first];
+    size_t next = first + 1;
+    while (next < ranges.size() && ranges[next].offset <= merged.offset + merged.size_bytes) {
+      const uint64_t end = std::max(merged.offset + merged.size_bytes, ranges[next].offset + ranges[next].size_bytes);
+      merged.size_bytes = end - merged.offset;
+      ++next;
+    }
+    std::vector<Range> pieces{merged};
+    if (next - first > 1 && file != nullptr) {
+      if (absl::IsUnavailable(fs_->LockRange(file->fd(), merged.offset, merged.size_bytes, /*exclusive=*/true))) {
+        pieces.assign(ranges.begin() + static_cast<std::ptrdiff_t>(first),
+                      ranges.begin() + static_cast<std::ptrdiff_t>(next));
+      }
+    }
+    first = next;
+    for (const Range& piece : pieces) {
+      // The inode may have been given to a file whose live bytes lie there.
+      if (Overlaps(live, piece.offset, piece.size_bytes)) continue;
+      if (file != nullptr &&
+          absl::IsUnavailable(fs_->LockRange(file->fd(), piece.offset, piece.size_bytes, /*exclusive=*/true))) {
+        ++done.delayed_punches;
+        wait_again(piece, kLockedRetryMs);
+        continue;
+      }
+      const absl::Status punched = file == nullptr ? absl::UnavailableError("the segment cannot be opened")
+                                                   : fs_->PunchHole(file->fd(), piece.offset, piece.size_bytes);
+      if (file != nullptr) fs_->UnlockRange(file->fd(), piece.offset, piece.size_bytes);
+      if (punched.ok()) {
+        done.punched_bytes += piece.size_bytes;
+      } else if (!absl::IsUnimplemented(punched)) {
+        ++done.failed_punches;
+        turn.pending.retry_delay_ms = retry_ms;
+        wait_again(piece, retry_ms);
+      }
+    }
+  }
+  {
+    MutexLock lock(&mutex_);
+    stats_.punched_bytes += done.punched_bytes;
+    stats_.failed_punches += done.failed_punches;
+    stats_.delayed_punches += done.delayed_punches;
+  }
+  PutBack(std::move(turn));
+}
+
+void Reclaimer::ScrubNext() {
+  for (size_t i = 0; i < kScrubsPerTick; ++i) {
+    std::string batch_directory;
+    {
+      MutexLock lock(&mutex_);
+      if (pending_ranges_ > options_.max_pending_ranges / 2) return;
+      const int64_t now_ms = clock_->NowMs();
+      const auto due =
+          std::find_if(to_scrub_.begin(), to_scrub_.end(), [&](const auto& entry) { return entry.second <= now_ms; });
+      if (due == to_scrub_.end()) return;
+      batch_directory = due->first;
+      to_scrub_.erase(due);
+    }
+    if (Scrub(batch_directory)) continue;
+    MutexLock lock(&mutex_);
+    to_scrub_.emplace(batch_directory, clock_->NowMs() + kFirstRetryMs);
+  }
+}
+
+// Returns false when something could not be looked at and is to be tried again.
+bool Reclaimer::Scrub(const std::string& batch_directory) {
+  const Listing listing = List(batch_directory);
+  if (!listing.status.ok()) return absl::IsNotFound(listing.status);  // gone with its last object
+  bool complete = true;
+  for (const auto& [inode, segment] : listing.segments) {
     absl::StatusOr<OwnedFile> file = fs_->Open(Join(batch_directory, segment.any_link), /*writable=*/true);
+    if (absl::IsUnavailable(file.status())) complete = false;
     if (!file.ok()) continue;
     const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd());
     if (!info.ok() || info->inode != inode || info->allocated_bytes <= segment.live_bytes) continue;
-    Queue({info->device, info->inode}, *std::move(file), batch_directory, Gaps(segment.live, info->size_bytes));
+    std::vector<Extent> live = segment.live;
+    if (info->link_count == 1) {
+      // It may be an object that was rebuilt, larger than its name says.
+      const absl::StatusOr<uint64_t> actual_bytes = ActualObjectBytes(fs_, file->fd(), live.front().first);
+      if (absl::IsUnavailable(actual_bytes.status())) complete = false;
+      if (!actual_bytes.ok() && !absl::IsNotFound(actual_bytes.status())) continue;
+      if (actual_bytes.ok()) live.emplace_back(live.front().first, RecordBytes(*actual_bytes));
+    }
+    const int64_t due_ms = clock_->NowMs() + options_.punch_delay_ms;
+    std::vector<Range> ranges;
+    for (const auto& [offset, size_bytes] : Gaps(live, info->size_bytes)) {
+      ranges.push_back({offset, size_bytes, due_ms});
+    }
+    if (!ranges.empty()) Queue({info->device, info->inode}, *std::move(file), batch_directory, ranges);
   }
+  return complete;
 }
 
 void Reclaimer::Tick() {
@@ -163,12 +329,23 @@ void Reclaimer::Flush() { PunchDue(std::numeric_limits<int64_t>::max()); }
 
 int64_t Reclaimer::LastDueMs() const {
   MutexLock lock(&mutex_);
-  return ranges_.empty() ? -1 : ranges_.back().due_ms;
+  int64_t last_due_ms = -1;
+  for (const auto& [key, pending] : files_) last_due_ms = std::max(last_due_ms, pending.ranges.back().due_ms);
+  return last_due_ms;
 }
 
 size_t Reclaimer::pending_ranges() const {
   MutexLock lock(&mutex_);
-  return ranges_.size();
+  return pending_ranges_;
+}
+
+ReclaimerStats Reclaimer::stats() const {
+  MutexLock lock(&mutex_);
+  ReclaimerStats stats = stats_;
+  for (const auto& [key, pending] : files_) {
+    for (const Range& range : pending.ranges) stats.pending_bytes += range.size_bytes;
+  }
+  return stats;
 }
 
 }  // namespace mantaray::spill

@@ -2,16 +2,19 @@
 //
 // Deleting an object removes its link at once. Its blocks are punched out of the segment only after a grace time,
 // because a reader that opened the file before the delete (the raylet, serving another node) must not take a hole's
-// zeros for data. With a segment's last link the kernel frees the whole file, and a reader that has it open keeps it
-// whole.
+// zeros for data. Readers of ours also hold a shared lock on the range that they read; a punch takes the exclusive lock
+// or is tried again later. With a segment's last link the kernel frees the whole file, and a reader that has it open
+// keeps it whole.
 //
-// Pending punches are bounded in number and in open files. Past a bound only the batch directory is remembered, and its
-// dead ranges are found again later from the names of its links ("scrubbing"), as they are after the death of a
-// process that had punches pending.
+// The dead ranges of a segment wait together, and every segment is served when its ranges are due, however many
+// segments there are. Open files are bounded: past the bound a segment is opened again by one of its links, found by
+// inode in the batch directory, when its ranges are due. Past the bound of ranges only the batch directory is
+// remembered, and its dead ranges are found again later from the names of its links ("scrubbing"), as they are after
+// the death of a process that had punches pending.
 //
 // Survives: an inode that is used again within the grace time, deleting what is gone, deleting twice, other processes
-// deleting from the same segment at the same moment, a death at any operation. Thread-safe; no lock is held during file
-// operations.
+// deleting from the same segment at the same moment, a punch or a lookup that fails (it is tried again later), a death
+// at any operation. Thread-safe; no lock is held during file operations.
 
 #ifndef MANTARAY_SPILL_RECLAIMER_H_
 #define MANTARAY_SPILL_RECLAIMER_H_
@@ -20,7 +23,6 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,8 +38,15 @@ namespace mantaray::spill {
 
 struct ReclaimerOptions {
   int64_t punch_delay_ms = 2000;
-  size_t max_pending_files = 128;
-  size_t max_pending_ranges = 65536;
+  size_t max_pending_files = 128;               // segments kept open for their punches
+  size_t max_pending_ranges = size_t{1} << 20;  // and one segment's gaps more
+};
+
+struct ReclaimerStats {
+  uint64_t punched_bytes = 0;
+  uint64_t failed_punches = 0;   // tried again later
+  uint64_t delayed_punches = 0;  // a reader held the range
+  uint64_t pending_bytes = 0;
 };
 
 class Reclaimer {
@@ -45,7 +54,8 @@ class Reclaimer {
   Reclaimer(FileSystem* fs, const Clock* clock, const ReclaimerOptions& options)
       : fs_(fs), clock_(clock), options_(options) {}
 
-  // Removes the object's link and queues its blocks. OK also when it was gone already.
+  // Removes the object's link, or the link that was set aside as damaged, and queues its blocks. NotFound when it was
+  // gone already.
   absl::Status Delete(const ParsedUrl& url);
 
   // Queues every range of the segments in this batch directory that no link keeps alive.
@@ -60,29 +70,52 @@ class Reclaimer {
   // When the last pending punch will be due, or -1 with nothing pending.
   int64_t LastDueMs() const;
   size_t pending_ranges() const;
+  ReclaimerStats stats() const;
 
  private:
   using FileKey = std::pair<uint64_t, uint64_t>;  // device, inode
   struct Range {
-    FileKey file;
-    // Which of the files of that key: as soon as one is freed, the kernel gives its inode to another.
-    uint64_t file_number = 0;
     uint64_t offset = 0;
     uint64_t size_bytes = 0;
     int64_t due_ms = 0;
   };
   struct PendingFile {
+    std::string batch_directory;
+    // Open, so that the kernel cannot give the inode to another file; null past the bound of open files.
     std::shared_ptr<OwnedFile> file;
-    uint64_t number = 0;
-    size_t ranges = 0;
+    std::deque<Range> ranges;  // ascending due time
+    int64_t retry_delay_ms = 0;
+  };
+  // What a listing told of the segments in one batch directory, by inode.
+  struct SegmentLinks {
+    std::string any_link;
+    std::vector<std::pair<uint64_t, uint64_t>> live;  // offset, size
+    uint64_t live_bytes = 0;
+  };
+  struct Listing {
+    absl::Status status;
+    std::map<uint64_t, SegmentLinks> segments;
+  };
+  // Of one round of turns, by batch directory.
+  using Listings = std::map<std::string, Listing>;
+  // What one turn punches of one file.
+  struct Turn {
+    FileKey key;
+    PendingFile pending;
   };
 
-  void Queue(const FileKey& key, OwnedFile file, const std::string& batch_directory,
-             const std::vector<std::pair<uint64_t, uint64_t>>& ranges);
+  absl::Status DeleteLink(const std::string& path, const LinkName& link);
+  void Queue(const FileKey& key, OwnedFile file, const std::string& batch_directory, const std::vector<Range>& ranges);
+  void PutBack(Turn turn);
   void Forget(const FileKey& key);
+  bool TakeDue(int64_t now_ms, std::vector<Turn>* turns);
   void PunchDue(int64_t now_ms);
+  void Punch(Turn turn, int64_t now_ms, Listings* listings);
+  std::shared_ptr<OwnedFile> Reopen(const Turn& turn, Listings* listings,
+                                    std::vector<std::pair<uint64_t, uint64_t>>* live, bool* gone);
+  Listing List(const std::string& batch_directory);
   void ScrubNext();
-  void Scrub(const std::string& batch_directory);
+  bool Scrub(const std::string& batch_directory);
 
   FileSystem* const fs_;
   const Clock* const clock_;
@@ -90,9 +123,10 @@ class Reclaimer {
 
   mutable Mutex mutex_;
   std::map<FileKey, PendingFile> files_ ABSL_GUARDED_BY(mutex_);
-  std::deque<Range> ranges_ ABSL_GUARDED_BY(mutex_);  // ascending due time
-  uint64_t next_file_number_ ABSL_GUARDED_BY(mutex_) = 1;
-  std::set<std::string> to_scrub_ ABSL_GUARDED_BY(mutex_);
+  size_t open_files_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t pending_ranges_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<std::string, int64_t> to_scrub_ ABSL_GUARDED_BY(mutex_);  // when
+  ReclaimerStats stats_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mantaray::spill

@@ -24,7 +24,8 @@ constexpr std::array<char, kBlockBytes> kZeros{};
 // The bytes of a segment, in order, a piece at a time. Checksums are taken as the pieces go by.
 class RecordStream {
  public:
-  RecordStream(std::span<const ObjectToSpill> objects, const SegmentPlan& plan) : objects_(objects), plan_(plan) {}
+  RecordStream(std::span<const ObjectToSpill> objects, const SegmentPlan& plan, uint64_t offset = 0)
+      : objects_(objects), plan_(plan), offset_(offset) {}
 
   // The next piece, of at most `size_bytes`; empty at the end. It stays valid as long as the stream.
   absl::string_view Next(uint64_t size_bytes) {
@@ -100,7 +101,7 @@ class RecordStream {
   std::vector<Placement> placements_;
   std::deque<Frame> frames_;
   size_t next_ = 0;
-  uint64_t offset_ = 0;
+  uint64_t offset_;
   const ObjectToSpill* object_ = nullptr;
   Frame* frame_ = nullptr;
   Trailer trailer_;
@@ -133,7 +134,7 @@ absl::Status SegmentWriter::WriteRecords(int fd, std::span<const ObjectToSpill> 
     const std::function<uint64_t(char*, uint64_t)> fill = [&](char* to, uint64_t size) {
       return Fill(&stream, to, size);
     };
-    return direct ? WriteDirect(fd, fill) : WriteCached(fd, next);
+    return direct ? WriteDirect(fd, fill) : WriteCached(fd, 0, next);
   };
   absl::Status status = write();
   *placements = stream.placements();
@@ -166,7 +167,8 @@ absl::Status SegmentWriter::WriteDirect(int fd, const std::function<uint64_t(cha
   return absl::OkStatus();
 }
 
-absl::Status SegmentWriter::WriteCached(int fd, const std::function<absl::string_view(uint64_t)>& next) {
+absl::Status SegmentWriter::WriteCached(int fd, uint64_t offset,
+                                        const std::function<absl::string_view(uint64_t)>& next) {
   std::vector<iovec> vectors;
   uint64_t written_bytes = 0;
   uint64_t pending_bytes = 0;
@@ -175,34 +177,49 @@ absl::Status SegmentWriter::WriteCached(int fd, const std::function<absl::string
     if (!piece.empty()) vectors.push_back({const_cast<char*>(piece.data()), piece.size()});
     pending_bytes += piece.size();
     if (!piece.empty() && pending_bytes < kFlushBytes) continue;
-    if (absl::Status status = fs_->Write(fd, &vectors, written_bytes); !status.ok()) return status;
+    if (absl::Status status = fs_->Write(fd, &vectors, offset + written_bytes); !status.ok()) return status;
     vectors.clear();
     written_bytes += std::exchange(pending_bytes, 0);
-    Pace(fd, written_bytes, &started_bytes);
+    if (offset == 0) {
+      if (absl::Status status = Pace(fd, written_bytes, &started_bytes); !status.ok()) return status;
+    }
     if (piece.empty()) return absl::OkStatus();
   }
 }
 
+absl::Status SegmentWriter::WriteAt(int fd, const ObjectToSpill& object, uint64_t offset) {
+  const SegmentPlan plan{.objects = {0}, .size_bytes = object.record_bytes()};
+  RecordStream stream({&object, 1}, plan, offset);
+  const std::function<absl::string_view(uint64_t)> next = [&](uint64_t size) { return stream.Next(size); };
+  if (absl::Status status = WriteCached(fd, offset, next); !status.ok()) return status;
+  if (absl::Status status = fs_->WaitWriteback(fd, offset, plan.size_bytes); !status.ok()) return status;
+  if (mode_ != CacheMode::kKeep) fs_->DropCache(fd, offset, plan.size_bytes);
+  return absl::OkStatus();
+}
+
 // Starts write-back early and in even steps instead of leaving a storm for later; kDrop gives back what is on disk.
-void SegmentWriter::Pace(int fd, uint64_t written_bytes, uint64_t* started_bytes) {
+absl::Status SegmentWriter::Pace(int fd, uint64_t written_bytes, uint64_t* started_bytes) {
   while (written_bytes - *started_bytes >= kWritebackStepBytes) {
     fs_->StartWriteback(fd, *started_bytes, kWritebackStepBytes);
     *started_bytes += kWritebackStepBytes;
   }
   while (mode_ != CacheMode::kKeep && written_bytes - dropped_bytes_ >= kDropLagBytes + kWritebackStepBytes) {
-    fs_->WaitWriteback(fd, dropped_bytes_, kWritebackStepBytes);
+    if (absl::Status status = fs_->WaitWriteback(fd, dropped_bytes_, kWritebackStepBytes); !status.ok()) return status;
     fs_->DropCache(fd, dropped_bytes_, kWritebackStepBytes);
     dropped_bytes_ += kWritebackStepBytes;
   }
+  return absl::OkStatus();
 }
 
 absl::Status SegmentWriter::NameObjects(int fd, const std::string& batch_directory,
                                         std::span<const ObjectToSpill> objects, std::vector<Placement>* placements) {
   for (size_t i = 0; i < placements->size(); ++i) {
     Placement& placement = (*placements)[i];
-    placement.name = FormatLinkName({.object_id = objects[placement.object].object_id,
+    const ObjectToSpill& object = objects[placement.object];
+    placement.name = FormatLinkName({.object_id = object.object_id,
                                      .offset = placement.offset,
-                                     .object_bytes = placement.object_bytes});
+                                     .object_bytes = placement.object_bytes,
+                                     .owner = book_->NumberOf(object.owner_address)});
     const absl::Status status = fs_->Link(fd, Join(batch_directory, placement.name));
     if (!status.ok()) {
       // Best effort: the directory is a temporary one, a link that cannot be removed is swept later.
@@ -238,8 +255,9 @@ absl::StatusOr<WrittenSegment> SegmentWriter::Write(const std::string& batch_dir
   const absl::Status status = write_and_name();
   if (!capabilities.unnamed_files && (!fused || !status.ok())) fs_->Unlink(own_name).IgnoreError();
   if (!status.ok()) return status;
-  if (mode_ != CacheMode::kKeep && dropped_bytes_ < plan.size_bytes) {
-    segment.still_cached.push_back({*std::move(file), dropped_bytes_, plan.size_bytes - dropped_bytes_});
+  if (dropped_bytes_ < plan.size_bytes) {
+    segment.still_cached.push_back(
+        {*std::move(file), dropped_bytes_, plan.size_bytes - dropped_bytes_, mode_ != CacheMode::kKeep});
   }
   return segment;
 }

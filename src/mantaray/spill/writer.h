@@ -25,6 +25,7 @@
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/format.h"
 #include "mantaray/spill/io_buffers.h"
+#include "mantaray/spill/owner_book.h"
 #include "mantaray/spill/packer.h"
 
 namespace mantaray::spill {
@@ -55,11 +56,13 @@ struct Placement {
   uint64_t object_bytes = 0;
 };
 
-// A range that is still to be written back and dropped from the page cache.
+// A range of which the page cache may hold what the disk does not hold yet.
 struct CachedRange {
   OwnedFile file;
   uint64_t offset = 0;
   uint64_t size_bytes = 0;
+  bool drop = false;  // from the page cache, once it is on disk
+  int failures = 0;   // of writing it back
 };
 
 struct WrittenSegment {
@@ -69,8 +72,8 @@ struct WrittenSegment {
 
 class SegmentWriter {
  public:
-  SegmentWriter(FileSystem* fs, Parallel* parallel, IoBuffers* buffers, CacheMode mode)
-      : fs_(fs), parallel_(parallel), buffers_(buffers), mode_(mode) {}
+  SegmentWriter(FileSystem* fs, Parallel* parallel, IoBuffers* buffers, OwnerBook* book, CacheMode mode)
+      : fs_(fs), parallel_(parallel), buffers_(buffers), book_(book), mode_(mode) {}
 
   // Gives a file of this descriptor blocks for so many bytes; see DirectorySet::Allocate.
   using Allocate = std::function<absl::Status(int, uint64_t)>;
@@ -81,18 +84,22 @@ class SegmentWriter {
                                        const Allocate& allocate, uint64_t segment_number,
                                        std::span<const ObjectToSpill> objects, const SegmentPlan& plan);
 
+  // Writes one object into the empty file, at this offset, and waits until the disk has it.
+  absl::Status WriteAt(int fd, const ObjectToSpill& object, uint64_t offset);
+
  private:
   absl::Status WriteRecords(int fd, std::span<const ObjectToSpill> objects, const SegmentPlan& plan,
                             std::vector<Placement>* placements);
   absl::Status WriteDirect(int fd, const std::function<uint64_t(char*, uint64_t)>& fill);
-  absl::Status WriteCached(int fd, const std::function<absl::string_view(uint64_t)>& next);
-  void Pace(int fd, uint64_t written_bytes, uint64_t* started_bytes);
+  absl::Status WriteCached(int fd, uint64_t offset, const std::function<absl::string_view(uint64_t)>& next);
+  absl::Status Pace(int fd, uint64_t written_bytes, uint64_t* started_bytes);
   absl::Status NameObjects(int fd, const std::string& batch_directory, std::span<const ObjectToSpill> objects,
                            std::vector<Placement>* placements);
 
   FileSystem* const fs_;
   Parallel* const parallel_;
   IoBuffers* const buffers_;
+  OwnerBook* const book_;
   const CacheMode mode_;
   uint64_t dropped_bytes_ = 0;  // of the current segment
 };

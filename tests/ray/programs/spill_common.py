@@ -40,17 +40,14 @@ def is_intact(number, array, size_bytes):
 
 
 def files(paths):
-    """{inode: (bytes on disk, st_size, links)} of all files below the paths."""
+    """{inode: (bytes on disk, st_size, links)} of all files of spilled data below the paths."""
     found = {}
-    for path in paths:
-        for parent, _, names in os.walk(path):
-            for name in names:
-                try:
-                    info = os.lstat(os.path.join(parent, name))
-                except FileNotFoundError:
-                    continue
-                if name not in ("owner", "alive"):
-                    found[info.st_ino] = (info.st_blocks * 512, info.st_size, info.st_nlink)
+    for name in names_below(paths):
+        try:
+            info = os.lstat(name)
+        except FileNotFoundError:
+            continue
+        found[info.st_ino] = (info.st_blocks * 512, info.st_size, info.st_nlink)
     return found
 
 
@@ -59,12 +56,13 @@ def disk_bytes(paths):
 
 
 def names_below(paths):
+    """The files of spilled data below the paths."""
     return [
         os.path.join(parent, name)
         for path in paths
         for parent, _, names in os.walk(path)
         for name in names
-        if name not in ("owner", "alive")
+        if os.path.basename(parent) != ".mantaray-owners"
     ]
 
 

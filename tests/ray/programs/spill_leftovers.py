@@ -21,7 +21,7 @@ if sys.argv[2:] == ["dies"]:
 
 from spill_common import report, start, wait_until  # noqa: E402
 
-from mantaray.spill import leftovers  # noqa: E402
+from mantaray.spill import leftovers, owner  # noqa: E402
 
 child = subprocess.Popen(
     [sys.executable, __file__, root, "dies"],
@@ -45,9 +45,9 @@ prefix = os.path.basename(dead)[:-56]
 foreign, unknown = (os.path.join(spill, prefix + letter * 56) for letter in "ef")
 for path in (foreign, unknown):
     os.mkdir(path)
-with open(os.path.join(dead, "owner")) as file:
+with open(owner.record_path(dead)) as file:
     record = json.load(file)
-with open(os.path.join(foreign, "owner"), "w") as file:
+with open(owner.record_path(foreign), "w") as file:
     json.dump({**record, "machine_id": "another", "host": "elsewhere"}, file)
 
 import ray  # noqa: E402

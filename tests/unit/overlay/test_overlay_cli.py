@@ -250,6 +250,7 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "MANTARAY_SPILL_RESERVE_BYTES",
         "MANTARAY_SPILL_PUNCH_DELAY_MS",
         "MANTARAY_SPILL_READAHEAD_BYTES",
+        "MANTARAY_SPILL_IO_DEADLINE_MS",
         "MANTARAY_LOG_REWRITES",
         "MANTARAY_LOG_RETENTION_BYTES",
         "MANTARAY_LOG_RETENTION_AGE_S",

@@ -12,6 +12,7 @@ from mantaray.spill.config import (
     SpillConfigError,
     directories_of,
     make_node_directory,
+    make_usable,
     read_config,
 )
 
@@ -80,6 +81,7 @@ def test_a_cap_in_the_system_config_that_is_no_number() -> None:
         ("MANTARAY_SPILL_CACHE", "maybe"),
         ("MANTARAY_SPILL_READAHEAD_BYTES", "1073741825"),
         ("MANTARAY_SPILL_PUNCH_DELAY_MS", "60001"),
+        ("MANTARAY_SPILL_IO_DEADLINE_MS", "999"),
     ],
 )
 def test_a_setting_out_of_range(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +105,12 @@ def test_a_directory_path_that_is_none(value: object) -> None:
     assert sentence_of(error) == (
         f"object spilling directory_path is {value!r}; give a directory or a list of them."
     )
+
+
+def test_a_buffer_size_that_is_no_number() -> None:
+    with pytest.raises(SpillConfigError) as error:
+        directories_of({"directory_path": "/a", "buffer_size": "abc"})
+    assert sentence_of(error) == "object spilling buffer_size is 'abc'; give a number of bytes."
 
 
 def test_an_unknown_key() -> None:
@@ -154,3 +162,32 @@ def test_a_directory_that_may_not_be_written(
         f"object spilling directory {tmp_path} may not be written by this user; "
         "change its permissions or give Ray another."
     )
+
+
+def test_a_directory_that_cannot_be_used_is_passed_over_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    device = tmp_path.stat().st_dev
+    places = [
+        (str(tmp_path / "file"), 0),
+        (str(tmp_path / "good"), 0),
+        (str(tmp_path), device + 1),
+        (str(tmp_path / "gone"), device),
+    ]
+    assert make_usable(places, "node", at_least_one=True) == [str(tmp_path / "good")]
+    assert (tmp_path / "good" / "node").is_dir()
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 3
+    for message, words in zip(messages, ("not a directory", "another disk", "gone"), strict=True):
+        assert words in message
+        assert message.endswith("It is passed over until it can be used.")
+
+
+def test_a_node_whose_directories_can_none_be_used_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    places = [(str(tmp_path / "file"), 0)]
+    with pytest.raises(SpillConfigError) as error:
+        make_usable(places, "node", at_least_one=True)
+    assert "is not a directory" in sentence_of(error)
+    assert make_usable(places, "node", at_least_one=False) == []

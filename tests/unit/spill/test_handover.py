@@ -48,11 +48,11 @@ def test_a_cap_that_is_no_number_is_one_sentence(tmp_path: Path) -> None:
         prepared(config_of(str(tmp_path)), {CAP: "lots"}, takes_cap=False)
 
 
-def test_storage_of_another_type_is_left_alone() -> None:
+def test_the_cap_is_taken_out_whatever_the_type_of_storage() -> None:
     other = json.dumps({"type": "smart_open", "params": {"uri": "s3://bucket"}})
     system: dict[str, Any] = {CAP: 1}
     assert handover.prepare(other, [system], takes_cap=False) == other
-    assert system == {CAP: 1}
+    assert system == {}
     assert handover.directories_of_node(other, {}) == []
 
 
@@ -60,10 +60,12 @@ def test_the_raylet_is_told_of_the_directory_with_most_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = str(tmp_path / "small"), str(tmp_path / "large")
-    monkeypatch.setattr(handover, "_free_bytes", {small: 5, large: 9}.__getitem__)
-    config = prepared(config_of(small, large))
+    sealed = str(tmp_path / "sealed")
+    rooms = {small: (True, 5), large: (True, 9), sealed: (False, 99)}
+    monkeypatch.setattr(handover, "_room", rooms.__getitem__)
+    config = prepared(config_of(sealed, small, large))
     assert config["params"]["directory_path"] == [large]
-    assert handover.directories_in(config) == [large, small]
+    assert handover.directories_in(config) == [large, small, sealed]
 
 
 def test_one_directory_stays_as_it_was_given(tmp_path: Path) -> None:
@@ -74,9 +76,10 @@ def test_one_directory_stays_as_it_was_given(tmp_path: Path) -> None:
 
 def test_room_is_that_of_the_disk_where_a_directory_will_be_made(tmp_path: Path) -> None:
     info = os.statvfs(tmp_path)
-    found = handover._free_bytes(str(tmp_path / "not" / "yet"))
-    assert abs(found - info.f_bavail * info.f_frsize) < 1 << 30
-    assert handover._free_bytes("x" * 300) == 0
+    writable, found_bytes = handover._room(str(tmp_path / "not" / "yet"))
+    assert writable
+    assert abs(found_bytes - info.f_bavail * info.f_frsize) < 1 << 30
+    assert handover._room("x" * 300) == (False, 0)
 
 
 def test_a_node_keeps_its_own_list_beside_the_heads(tmp_path: Path) -> None:
@@ -110,6 +113,13 @@ def test_the_list_is_in_the_environment_only_while_the_raylet_starts(tmp_path: P
             assert handover.handed_on(directories[:1]) is None
         assert handover.handed_on(directories[:1]) is not None
     assert handover.DIRECTORIES_VARIABLE not in os.environ
+
+
+def test_a_directory_that_is_not_there_is_handed_on_without_a_device(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    with handover.handing_on([str(tmp_path), missing]):
+        handed_on = handover.handed_on([str(tmp_path)])
+    assert handed_on == [(str(tmp_path), tmp_path.stat().st_dev), (missing, 0)]
 
 
 @pytest.mark.parametrize(("text", "cap"), [("20000000", 20_000_000), ("-1", -1)])

@@ -103,7 +103,7 @@ def test_no_room_is_an_os_error_and_leaves_no_file(tmp_path: Path) -> None:
         engine.spill(make_objects(2, 1000))
     assert isinstance(error.value, OSError)
     assert str(node) in str(error.value)
-    assert [name for _, _, names in os.walk(node) for name in names if name != "alive"] == []
+    assert [name for _, _, names in os.walk(node) for name in names] == []
 
 
 @pytest.mark.parametrize(

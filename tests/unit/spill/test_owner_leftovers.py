@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from mantaray._native import spill
 
-from mantaray.spill import leftovers, owner
+from mantaray.spill import leftovers, node_lock, owner
 
 from .engines import NODE, make_node
 
@@ -78,7 +79,9 @@ def container(mine: Path, theirs: Path, *options: str) -> Iterator[str]:
 
 
 def put_record(node: Path, record: owner.OwnerRecord) -> None:
-    (node / spill.OWNER_FILE).write_text(json.dumps(asdict(record)))
+    path = Path(owner.record_path(str(node)))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(asdict(record)))
 
 
 def test_a_directory_of_a_running_raylet_stays(tmp_path: Path) -> None:
@@ -126,6 +129,44 @@ def test_live_data_of_another_container_on_the_same_disk_stays(tmp_path: Path) -
         # Without the namespace it would have been taken for dead.
         put_record(theirs, replace(record, pid_namespace=owner.pid_namespace()))
         assert leftovers.judge(str(theirs))[0]
+
+
+@contextmanager
+def lock_holder(node: Path) -> Iterator[None]:
+    """Run a process that inherits the node's lock, as a raylet does."""
+    services = ModuleType("services")
+    vars(services)["ConsolePopen"] = subprocess.Popen
+    with node_lock.inherited_by_children(services, [str(node)]):
+        process = services.ConsolePopen(["sleep", "600"])
+    assert services.ConsolePopen is subprocess.Popen
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("namespace", [0, 4711])
+def test_a_container_is_told_by_its_lock(namespace: int, tmp_path: Path) -> None:
+    node, record = make_node(tmp_path), replace(dead_process(), pid_namespace=namespace)
+    put_record(node, record)
+    with lock_holder(node):
+        assert node_lock.is_held(str(node))
+        assert not leftovers.judge(str(node))[0]
+    assert leftovers.judge(str(node)) == (True, f"raylet {record.pid} let its lock go")
+    assert leftovers.remove([str(tmp_path)]) == [str(node)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_no_process_inherited_tells_nothing(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    services = ModuleType("services")
+    vars(services)["ConsolePopen"] = subprocess.Popen
+    with node_lock.inherited_by_children(services, [str(node)]):
+        pass
+    assert node_lock.is_held(str(node)) is None
+    put_record(node, replace(dead_process(), pid_namespace=4711))
+    assert not leftovers.judge(str(node))[0]
 
 
 @pytest.mark.needs_root
@@ -177,7 +218,27 @@ def test_a_record_is_written_once_and_leaves_nothing_beside_it(tmp_path: Path) -
     put_record(node, first)
     owner.write_record(str(node), os.getpid())
     assert owner.read_record(str(node)) == first
-    assert [path.name for path in node.iterdir()] == [spill.OWNER_FILE]
+    assert list(node.iterdir()) == []
+    assert [path.name for path in (tmp_path / owner.RECORDS).iterdir()] == [node.name]
+
+
+def test_a_raylet_that_cannot_be_looked_at_is_not_taken_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_many_open_files(pid: int) -> None:
+        raise OSError(24, "Too many open files")
+
+    node = make_node(tmp_path)
+    put_record(node, this_process())
+    monkeypatch.setattr(spill, "process_start_ticks", too_many_open_files)
+    assert leftovers.judge(str(node)) == (False, f"raylet {os.getpid()} cannot be looked at")
+
+
+def test_the_record_goes_with_the_directory(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    put_record(node, dead_process())
+    assert leftovers.remove([str(tmp_path)]) == [str(node)]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_record_is_written_of_a_process_that_is_gone(tmp_path: Path) -> None:

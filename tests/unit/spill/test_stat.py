@@ -59,8 +59,9 @@ def test_disk_follows_the_live_objects(tmp_path: Path) -> None:
 def test_a_damaged_object_is_counted_apart(tmp_path: Path) -> None:
     node = make_node(tmp_path)
     engine = make_engine(node)
-    urls = engine.spill(make_objects(2, MB))
-    engine.set_aside(urls[0].decode())
+    objects = make_objects(2, MB)
+    urls = engine.spill(objects)
+    assert engine.set_aside(urls[0].decode(), engine.open(urls[0].decode(), objects[0][0]))
     stat = stat_directory(str(node))
     assert (stat.objects, stat.damaged, stat.live_bytes) == (1, 1, OBJECT_BYTES)
 
@@ -75,8 +76,9 @@ def test_a_file_of_stock_ray_counts_as_live(tmp_path: Path) -> None:
 def test_only_damage_left_is_no_infinity_in_json(tmp_path: Path) -> None:
     node = make_node(tmp_path)
     engine = make_engine(node)
-    (url,) = engine.spill(make_objects(1, MB))
-    engine.set_aside(url.decode())
+    (item,) = make_objects(1, MB)
+    (url,) = engine.spill([item])
+    assert engine.set_aside(url.decode(), engine.open(url.decode(), item[0]))
     stat = stat_directory(str(node))
     assert stat.amplification == float("inf")
     assert json.loads(json.dumps(stat.to_json(), allow_nan=False))["amplification"] is None

@@ -1,0 +1,174 @@
+"""Lost objects on a real engine: who is told, and what is put back. Ray's side is played by the test."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mantaray._native import spill
+from mantaray.spill.damage import Whereabouts
+from mantaray.spill.recovery import Recovery
+
+from mantaray.spill import damage
+
+from .engines import METADATA, OWNER, make_engine, make_node, make_objects
+
+NODE_ID = "ab" * 28
+
+
+class Ref:
+    """What Ray calls an ObjectRef."""
+
+    def __init__(self, object_id: bytes) -> None:
+        self._object_id = object_id
+
+    def binary(self) -> bytes:
+        return self._object_id
+
+    def hex(self) -> str:
+        return self._object_id.hex()
+
+
+class Ray:
+    """The owner, the local store and the GCS."""
+
+    def __init__(self) -> None:
+        self.known = Whereabouts(wanted=True, pending=False, nodes=frozenset())
+        self.store: dict[bytes, tuple[bytes, bytes]] = {}
+        self.reports: list[dict[bytes, bytes]] = []
+        self.errors: list[bytes] = []
+        self.asked: list[bytes] = []
+
+    def get_if_local(self, refs: Any) -> list[Any]:
+        return [self.store.get(ref.binary(), (None, None)) for ref in refs]
+
+    def report_lost(self, lost: dict[bytes, bytes]) -> set[bytes]:
+        self.reports.append(dict(lost))
+        return set(lost)
+
+    def ask_for_copy(self, node_id: bytes, object_id: bytes, own_node_id: bytes) -> bool:
+        self.asked.append(node_id)
+        return True
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
+    played = Ray()
+    monkeypatch.setattr(damage, "whereabouts", lambda owner, object_id: played.known)
+    monkeypatch.setattr(damage, "report_lost", played.report_lost)
+    monkeypatch.setattr(damage, "ask_for_copy", played.ask_for_copy)
+    monkeypatch.setattr(damage, "store_error", lambda put, ref: played.errors.append(ref.binary()))
+    monkeypatch.setattr(damage, "is_a_result", lambda metadata: not metadata.isdigit())
+    return played
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> spill.Engine:
+    return make_engine(make_node(tmp_path))
+
+
+@pytest.fixture
+def recovery(ray: Ray, engine: spill.Engine) -> Iterator[Recovery]:
+    made = Recovery(engine, ray.get_if_local, lambda *_: None, node_id=NODE_ID, state_directory="")
+    yield made
+    made.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def lose(engine: spill.Engine) -> tuple[Ref, str, bytes]:
+    """Spill an object and flip a byte of it; return it with its URL and its payload."""
+    ((object_id, _, _, payload),) = objects = make_objects(1, 5000)
+    url = engine.spill(objects)[0].decode()
+    path, _, query = url.partition("?offset=")
+    with open(path, "r+b") as file:
+        file.seek(int(query.partition("&")[0]) + 1000)
+        file.write(os.urandom(16))
+    with pytest.raises(spill.SpillDamageError):
+        engine.open(url, object_id)
+    assert isinstance(payload, bytes)
+    return Ref(object_id), url, payload
+
+
+def read(engine: spill.Engine, url: str, ref: Ref) -> bytes | None:
+    try:
+        reader = engine.open(url, ref.binary())
+    except FileNotFoundError:
+        return None
+    buffer = bytearray(reader.payload_bytes)
+    reader.readinto(buffer)
+    return bytes(buffer)
+
+
+def test_the_owner_is_told_once_and_what_is_rebuilt_is_put_back(
+    ray: Ray, engine: spill.Engine, recovery: Recovery
+) -> None:
+    ref, url, payload = lose(engine)
+    recovery.lost(ref, url, "damaged")
+    recovery.lost(ref, url, "damaged")
+    assert wait_for(lambda: bool(ray.reports))
+    ray.store[ref.binary()] = (payload, METADATA)
+    assert wait_for(lambda: read(engine, url, ref) == payload)
+    assert ray.reports == [{ref.binary(): OWNER}]
+    assert ray.errors == []
+
+
+def test_an_owner_that_rebuilds_already_is_not_told(
+    ray: Ray, engine: spill.Engine, recovery: Recovery
+) -> None:
+    ray.known = Whereabouts(wanted=True, pending=True, nodes=frozenset())
+    ref, url, payload = lose(engine)
+    ray.store[ref.binary()] = (payload, METADATA)
+    recovery.lost(ref, url, "damaged")
+    assert wait_for(lambda: read(engine, url, ref) == payload)
+    assert ray.reports == []
+
+
+def test_what_nobody_refers_to_any_more_is_forgotten(
+    ray: Ray, engine: spill.Engine, recovery: Recovery
+) -> None:
+    ray.known = Whereabouts(wanted=False, pending=False, nodes=frozenset())
+    ref, url, _ = lose(engine)
+    recovery.lost(ref, url, "damaged")
+    assert wait_for(lambda: not recovery._objects)
+    assert ray.reports == []
+
+
+def test_a_copy_on_another_node_is_asked_for(
+    ray: Ray, engine: spill.Engine, recovery: Recovery
+) -> None:
+    other, own = b"o" * 28, bytes.fromhex(NODE_ID)
+    ray.known = Whereabouts(wanted=True, pending=False, nodes=frozenset({other, own}))
+    ref, url, _ = lose(engine)
+    recovery.lost(ref, url, "damaged")
+    assert wait_for(lambda: ray.asked == [other])
+    assert ray.reports == []
+
+
+def test_a_word_of_ray_that_the_object_is_lost_is_not_put_back(
+    ray: Ray, engine: spill.Engine, recovery: Recovery
+) -> None:
+    ref, url, _ = lose(engine)
+    ray.store[ref.binary()] = (b"", b"11")
+    recovery.lost(ref, url, "damaged")
+    assert wait_for(lambda: not recovery._objects)
+    assert read(engine, url, ref) is None
+
+
+def test_many_objects_lost_at_once_take_one_report_or_two(
+    ray: Ray, engine: spill.Engine, recovery: Recovery
+) -> None:
+    lost = [lose(engine) for _ in range(20)]
+    for ref, url, _ in lost:
+        recovery.lost(ref, url, "damaged")
+    assert wait_for(lambda: sum(map(len, ray.reports)) == 20)
+    assert len(ray.reports) <= 3
