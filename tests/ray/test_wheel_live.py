@@ -122,7 +122,7 @@ def files_at_the_top(venv: Path) -> frozenset[str]:
 def make_custom_wheel(release: str, directory: Path) -> Path:
     """Make a custom wheel the way a user does, downloading the official one.
 
-    Without the relay, for `verify --against` knows only what is in `ray-mantaray` itself.
+    Without the relay, so that `verify --against` needs no wheel of it.
     """
     done = run([*MANTARAY, "wheel", "--ray", release, "--without-relay", "-o", directory])
     assert done.returncode == 0, done.stderr
