@@ -26,9 +26,11 @@ INCLUDABLE = {
     "spill": ("common", "proto"),
     "syncer": ("common", "proto"),
     "refcount": ("common", "proto"),
+    # How repeated notices are counted and logged.
+    "interpose": ("common", "refcount"),
     "relay": ("common", "syncer"),
     "sim": ("common", "proto", *CORES),
-    "python": ("common", "proto", "sim", *CORES),
+    "python": ("common", "proto", "sim", "interpose", *CORES),
 }
 COMMENT_SIGNS = {
     **dict.fromkeys((".cc", ".h", ".proto"), "//"),

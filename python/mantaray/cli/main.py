@@ -24,7 +24,11 @@ _COMMANDS = {
         "relay_command",
         "Run a relay between raylets and the GCS; show relays.",
     ),
-    "refs": ("mantaray.cli.refs", "refs_group", "Explore the reference-counting protocol."),
+    "refs": (
+        "mantaray.cli.refs",
+        "refs_group",
+        "Show who holds an object; explore the reference-counting protocol.",
+    ),
     "sim": ("mantaray.cli.sim", "sim_group", "Predict what a cluster will cost."),
     "spill": ("mantaray.cli.spill", "spill_group", "Show and clean spilled data."),
     "tail": (

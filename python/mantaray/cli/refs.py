@@ -1,8 +1,10 @@
-"""`mantaray refs`: random worlds of the reference-counting protocol, under every fault a network has."""
+"""`mantaray refs`: who holds an object in a cluster; random worlds of the protocol, under every fault."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import time
 from typing import Any
 
@@ -10,6 +12,8 @@ import click
 
 from mantaray._native import sim
 from mantaray.cli.output import CliError, table
+from mantaray.refs import why as holders
+from mantaray.refs.cluster import ClusterError, Process, ask
 
 # What a run at night does when nothing else is said.
 NIGHTLY_SEEDS = 1_000_000
@@ -20,7 +24,97 @@ ENDLESS_SEEDS = 1 << 62
 
 @click.group("refs")
 def refs_group() -> None:
-    """Explore the reference-counting protocol."""
+    """Show who holds an object; explore the reference-counting protocol."""
+
+
+_ADDRESS = click.option(
+    "--address",
+    envvar="RAY_ADDRESS",
+    metavar="IP:PORT",
+    help="The cluster; by default RAY_ADDRESS, or the one that runs on this machine.",
+)
+_TIMEOUT = click.option(
+    "--timeout-s",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="How long each process may take to answer.",
+)
+
+
+@refs_group.command("why")
+@click.argument("object_id")
+@_ADDRESS
+@_TIMEOUT
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def why(
+    ctx: click.Context, *, object_id: str, address: str | None, timeout_s: float, as_json: bool
+) -> None:
+    """Show who in a running cluster holds an object, and why it is not freed.
+
+    OBJECT_ID is 56 hexadecimal digits, as `ref.hex()` and Ray's messages show it. The exit status is 1 if
+    no process knows the object.
+    """
+    object_id = object_id.lower()
+    if not re.fullmatch("[0-9a-f]{56}", object_id):
+        raise CliError(
+            f"{object_id!r} is not the id of an object",
+            "an id has 56 hexadecimal digits: ref.hex()",
+        )
+    found = holders.explain(object_id, _ask(address, object_id, timeout_s))
+    click.echo(json.dumps(found.to_json()) if as_json else holders.text(found))
+    if not found.holders:
+        click.echo(
+            "no process that answered knows it: it was freed, its owner ended, or it was never made",
+            err=True,
+        )
+        ctx.exit(1)
+
+
+@refs_group.command("top")
+@_ADDRESS
+@_TIMEOUT
+@click.option("-n", "limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def top(*, address: str | None, timeout_s: float, limit: int, as_json: bool) -> None:
+    """Show the largest objects that processes of a running cluster hold, and who holds each."""
+    processes = _ask(address, None, timeout_s)
+    found = holders.largest(processes, limit)
+    if as_json:
+        rows = [
+            {
+                "object_id": each.object_id,
+                "size_bytes": each.size_bytes,
+                "holders": [str(process) for process in each.holders],
+                "call_site": each.call_site,
+            }
+            for each in found
+        ]
+        click.echo(json.dumps(rows))
+    else:
+        header = ("object", "bytes", "holders", "owner or first holder", "made at")
+        click.echo(table(header, [_large_row(each) for each in found]))
+    for process in processes:
+        if process.problem is not None:
+            click.echo(f"not asked: {process}: {process.problem}", err=True)
+
+
+def _large_row(each: holders.Large) -> tuple[str, ...]:
+    number = str(len(each.holders))
+    return (each.object_id, f"{each.size_bytes:,}", number, str(each.holders[0]), each.call_site)
+
+
+def _ask(address: str | None, object_id: str | None, timeout_s: float) -> list[Process]:
+    try:
+        from ray._private.services import canonicalize_bootstrap_address_or_die
+
+        # Ends the process with a sentence of Ray's own when there is no cluster.
+        return ask(canonicalize_bootstrap_address_or_die(address), object_id, timeout_s)
+    except ImportError as error:
+        raise CliError("no Ray is installed here", "run it where the cluster's Ray is") from error
+    except (ClusterError, ConnectionError) as error:
+        raise CliError(str(error), "name the cluster with --address IP:PORT") from error
 
 
 @refs_group.command("bugs")

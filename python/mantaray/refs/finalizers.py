@@ -1,8 +1,8 @@
 """`finalize`: calls a function in the owner's process when no process can reach an object any more.
 
 Part of `mantaray.refs`. One daemon thread a process, started by the first finalizer, calls the
-functions, one after another. It hears from Ray or, where Ray does not tell, looks at the objects that
-have a finalizer; see `mantaray.refs.session`.
+functions, one after another. Ray tells it or, where Ray does not, it looks at the objects that have a
+finalizer; see `mantaray.refs.session`.
 
 Locking: `_Process._lock` guards which finalizers are alive. It can be taken again by the thread that
 has it, since the garbage collector may run a user's code at any moment. Nothing of the user's or Ray's
@@ -19,7 +19,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mantaray import settings
@@ -134,6 +134,7 @@ class _Process:
     def _reset(self) -> None:
         """Begin with nothing; also in a child process, which owns none of its parent's objects."""
         self._lock = threading.RLock()
+        self._beginning = threading.RLock()
         self._alive: dict[Session, dict[bytes, list[finalize]]] = {}
         self._news: queue.SimpleQueue[tuple[Session, bytes | None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -148,13 +149,16 @@ class _Process:
         if current is not None:
             return current
         interval_ms = settings.REFS_WATCH_INTERVAL_MS.read()
-        session = Session(self._told)
-        with self._lock:
-            self._interval_s = interval_ms / 1_000
+        # One at a time: a session takes over what Ray tells from the one before.
+        with self._beginning:
             current = self._current()
-            if current is None:
+            if current is not None:
+                return current
+            session = Session(self._told)
+            with self._lock:
+                self._interval_s = interval_ms / 1_000
                 self._alive[session] = {}
-        return current or session
+        return session
 
     def add(self, finalizer: finalize, ref: Any) -> None:
         """Take in a new finalizer and see to it that somebody hears of the object's end."""
@@ -213,7 +217,7 @@ class _Process:
         for session in self._sessions():
             # What is gone is called as gone, also if Ray's own word has not come yet.
             if session.is_driver and session.is_current():
-                self._look_for_gone(session)
+                self._look_for_gone(session, self._ids_of(session))
         while (finalizer := self._newest()) is not None:
             _run(finalizer)
 
@@ -285,7 +289,8 @@ class _Process:
                 return
             try:
                 if session.is_current():
-                    took_s += 0 if session.tells else self._look_for_gone(session)
+                    unheard_of = session.must_look_at(self._ids_of(session))
+                    took_s += self._look_for_gone(session, unheard_of) if unheard_of else 0
                 elif not session.ended:
                     session.end()
                     _wait_until_over(session)
@@ -296,18 +301,18 @@ class _Process:
 
     def _tell_gone(self, session: Session) -> None:
         """Have called as gone, before the others, what is gone although Ray's word has not come yet."""
-        with self._lock:
-            ids = list(self._alive.get(session, ()))
         try:
-            for object_id in session.gone(ids):
+            for object_id in session.gone(self._ids_of(session)):
                 self._told(session, object_id)
         except Exception:
             _LOG.exception("a look at the references failed; Ray shuts down all the same")
 
-    def _look_for_gone(self, session: Session) -> float:
-        """Fire what is gone; return the processor time of the look, in seconds, without what was called."""
+    def _ids_of(self, session: Session) -> list[bytes]:
         with self._lock:
-            ids = list(self._alive.get(session, ()))
+            return list(self._alive.get(session, ()))
+
+    def _look_for_gone(self, session: Session, ids: Sequence[bytes]) -> float:
+        """Fire what is gone; return the processor time of the look, in seconds, without what was called."""
         start_s = time.thread_time()
         gone = session.gone(ids)
         self._looked %= len(ids) or 1

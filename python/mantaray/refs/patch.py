@@ -1,7 +1,12 @@
-"""The patch `refs`: finalizers hear of `ray.shutdown` before Ray's core worker goes.
+"""The patches `refs` and `refcount`.
 
-Wrapped is the function that Ray calls first when it shuts down in a process. A process in which nobody
-has made a finalizer passes through it untouched.
+`refs` tells finalizers of `ray.shutdown` before Ray's core worker goes. It wraps the function that
+Ray calls first when it shuts down in a process. A process without finalizers passes through it
+untouched.
+
+`refcount` keeps Ray's own reference counter alive when it gets two notices about one borrower, on
+the releases where that ends the process; see `mantaray.refs.guard`. Its targets are native, so
+`mantaray._native` checks them when it attaches.
 """
 
 from __future__ import annotations
@@ -10,9 +15,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from mantaray.overlay import Installation, Patch, Target, register
+from mantaray.overlay import Installation, Patch, Target, register, rely_on_native
 
 _WORKER = "ray._private.worker"
+_RAYLET = "ray._raylet"
 
 
 def _disconnect(wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -26,6 +32,14 @@ def _install(module: ModuleType, installation: Installation) -> None:
     installation.wrap(module, "disconnect", _disconnect)
 
 
+def _install_guard(module: ModuleType, installation: Installation) -> None:
+    if not rely_on_native("refcount"):
+        return
+    from mantaray.refs.guard import attach
+
+    attach(module, installation)
+
+
 REFS_PATCH = Patch(
     name="refs",
     summary="mantaray.refs.finalize: a call when no process can reach an object any more",
@@ -34,5 +48,15 @@ REFS_PATCH = Patch(
     targets=(Target(_WORKER, "disconnect"),),
     installers={_WORKER: _install},
 )
+REFCOUNT_PATCH = Patch(
+    name="refcount",
+    summary="a second notice about one borrower does not end the owner's process",
+    plain_since="2.56",
+    enough_since="2.56",
+    targets=(),
+    installers={_RAYLET: _install_guard},
+    needs_native=True,
+)
 
 register(REFS_PATCH)
+register(REFCOUNT_PATCH)

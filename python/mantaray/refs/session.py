@@ -1,15 +1,16 @@
 """Everything that finalizers ask of Ray: who owns an object, and whether anybody can still reach it.
 
-Part of `mantaray.refs`. A session is what lies between `ray.init` and `ray.shutdown` in this process; in
-a worker it is the life of the process. Newer Rays call back when an owned object goes out of scope;
-with older ones the process's own reference table is looked at, entry by entry. An entry is asked for
-with a *probe*, an `ObjectRef` that was made without its constructor and is therefore counted nowhere:
-looking at an object must not keep it alive.
+Part of `mantaray.refs`. A session is what lies between `ray.init` and `ray.shutdown` in this
+process; in a worker it is the life of the process. Ray calls back when an owned object goes out of
+scope: through its Python in newer releases, through `mantaray.refs.events` in older ones. Where
+neither can be had, the process's own reference table is looked at, entry by entry. An entry is
+asked for with a *probe*, an `ObjectRef` that was made without its constructor and is therefore
+counted nowhere: looking at an object must not keep it alive.
 
 A core worker that is asked anything after its end takes the whole process with it. So every look is
-taken under a lock and only while the session goes on, and `end` waits for a look in progress. A worker
-that Ray ends is not told before; there the end shows in the core worker's IO thread, which goes a few
-milliseconds ahead of the rest.
+taken under a lock and only while the session goes on, and `end` waits for a look in progress. A
+worker that Ray ends is not told before; there the end shows in the core worker's IO thread, which
+goes a few milliseconds ahead of the rest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from mantaray.refs import events
 
 # How many objects are asked for between two looks at whether the core worker is still there.
 _CHUNK = 64
@@ -88,13 +91,15 @@ class Session:
         self._io_thread = _find_thread(_IO_THREAD)
         self._look = threading.Lock()
         self._add_callback = getattr(self._core, "add_object_out_of_scope_callback", None)
-        self._gone = lambda object_id: on_gone(self, object_id)
+        self._gone: Callable[[bytes], None] = lambda object_id: on_gone(self, object_id)
+        self._events = None if self._add_callback else events.listen(self._core, self._happened)
+        self._freed: set[bytes] = set()
         self._lineage = None if self.tells else _Lineage(self._core, _dead_nodes())
 
     @property
     def tells(self) -> bool:
         """Whether Ray itself calls back; otherwise somebody has to look."""
-        return self._add_callback is not None
+        return self._add_callback is not None or self._events is not None
 
     def is_current(self) -> bool:
         """Return whether Ray is still the one that this session began with."""
@@ -115,7 +120,7 @@ class Session:
         self.ended = True
         with self._look:
             # Python's part of the core worker can go with Ray's own reference to it.
-            self._core = self._lineage = None
+            self._core = self._lineage = self._events = None
 
     def check_owner(self, ref: Any) -> None:
         """Raise unless this process owns the object.
@@ -149,7 +154,36 @@ class Session:
 
     def watch(self, ref: Any) -> bool:
         """Have Ray call back, if it can; return False when the object is out of scope already."""
-        return self._add_callback is None or bool(self._add_callback(ref, self._gone))
+        if self._add_callback is not None:
+            return bool(self._add_callback(ref, self._gone))
+        if self._events is None:
+            return True
+        object_id: bytes = ref.binary()
+        with self._look:
+            # Ray takes no callback for a freed object either, although references keep it in scope.
+            return not self.can_look() or self._events.add(object_id) or self._is_freed(object_id)
+
+    def must_look_at(self, ids: Sequence[bytes]) -> Sequence[bytes]:
+        """Return those objects of which Ray will not call back."""
+        if not self.tells:
+            return ids
+        freed = self._freed
+        return [object_id for object_id in ids if object_id in freed] if freed else ()
+
+    def _happened(self, ids: list[bytes]) -> None:
+        """Pass on what the counter told; a freed object is looked at until it is out of scope."""
+        for object_id in ids:
+            with self._look:
+                if not self.can_look() or self._is_freed(object_id):
+                    continue
+            self._gone(object_id)
+
+    def _is_freed(self, object_id: bytes) -> bool:
+        assert self._events is not None, "only events need this"
+        if self._events.is_freed(object_id):
+            self._freed.add(object_id)
+            return True
+        return False
 
     def can_look(self) -> bool:
         """Return whether the core worker is there to be asked."""
@@ -161,12 +195,19 @@ class Session:
         Where Ray does not call back these are the objects that the process's table does not hold any
         more; for those that it keeps for their lineage see `released`.
         """
+        if self._events is not None:
+            return self._refused(ids, self._still_in_scope)
         add = self._add_callback
         if add is None:
             return self._absent(ids)
         # What Ray takes no callback for is out of scope. What it takes one for has one already, and
         # the finalizer is called by whichever comes first.
         return self._refused(ids, lambda probe: add(probe, _ignore))
+
+    def _still_in_scope(self, probe: Any) -> bool:
+        assert self._events is not None, "only events need this"
+        object_id: bytes = probe.binary()
+        return self._events.add(object_id) or self._is_freed(object_id)
 
     def _absent(self, ids: Sequence[bytes]) -> list[bytes]:
         return self._refused(ids, lambda probe: self._core.get_owner_address(probe))

@@ -1,8 +1,8 @@
 // Bindings of src/mantaray/refcount: the ReferenceCounter for tools and tests, with callables for transport and clock.
 //
 // The GIL is held throughout. Operations are short, and callbacks, which may switch threads, run without the reference
-// counter's lock, so neither lock is ever waited for while the other is held. An exception in a callback is reported as
-// unraisable and goes no further: the operation that caused the callback was done.
+// counter's lock, so neither lock is ever waited for while the other is held. An exception in a callback, and an answer
+// of another type, is reported as unraisable and goes no further: the operation that caused the callback was done.
 //
 // Status becomes exception as follows: NotFound -> UnknownObjectError, InvalidArgument -> ValueError, everything else
 // -> ReferenceCountError.
@@ -11,31 +11,24 @@
 
 #include <pybind11/stl.h>
 
-#include <chrono>
 #include <cstdint>
-#include <map>
-#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "mantaray/common/clock.h"
 #include "mantaray/common/ids.h"
+#include "mantaray/python/refcount_callbacks.h"
+#include "mantaray/python/refcount_conversions.h"
 #include "mantaray/refcount/messages.h"
 #include "mantaray/refcount/reference_counter.h"
-#include "mantaray/refcount/transport.h"
-
-namespace py = pybind11;
 
 namespace mantaray::python {
 namespace {
 
 using refcount::Address;
 using refcount::LineageReconstructionEligibility;
-using refcount::ObjectLocations;
-using refcount::ObjectReferenceCount;
 using refcount::ReferenceTable;
 using refcount::RefRemovedMessage;
 using refcount::RefRemovedSubscription;
@@ -56,117 +49,6 @@ void RaiseUnlessOk(const absl::Status& status) {
   PyErr_SetString(type, std::string(status.message()).c_str());
   throw py::error_already_set();
 }
-
-template <typename T>
-T IdOf(const py::bytes& bytes) {
-  absl::StatusOr<T> id = T::FromBinary(std::string(bytes));
-  if (!id.ok()) throw py::value_error(std::string(id.status().message()));
-  return *id;
-}
-
-template <typename T>
-py::bytes BytesOf(const T& id) {
-  return {id.Binary().data(), id.Binary().size()};
-}
-
-using Ids = std::vector<py::bytes>;
-
-template <typename T>
-std::vector<T> IdsOf(const Ids& bytes) {
-  std::vector<T> ids;
-  ids.reserve(bytes.size());
-  for (const py::bytes& one : bytes) ids.push_back(IdOf<T>(one));
-  return ids;
-}
-
-template <typename Range>
-Ids BytesOfAll(const Range& ids) {
-  Ids bytes;
-  for (const auto& id : ids) bytes.push_back(BytesOf(id));
-  return bytes;
-}
-
-ObjectId IdOrNil(const std::optional<py::bytes>& bytes) { return bytes ? IdOf<ObjectId>(*bytes) : ObjectId(); }
-
-template <typename T>
-std::optional<py::bytes> BytesOrNone(const T& id) {
-  if (id.IsNil()) return std::nullopt;
-  return BytesOf(id);
-}
-
-class SteadyClock : public Clock {
- public:
-  int64_t NowMs() const override {
-    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
-        .count();
-  }
-};
-
-// Calls something optional; what it raises is reported and dropped.
-template <typename... Arguments>
-void CallIfGiven(const py::object& callable, const Arguments&... arguments) {
-  if (callable.is_none()) return;
-  const py::gil_scoped_acquire locked;
-  try {
-    callable(arguments...);
-  } catch (py::error_already_set& error) {
-    error.discard_as_unraisable("a callback of mantaray.native.ReferenceCounter");
-  }
-}
-
-class PyTransport : public refcount::Publisher, public refcount::Subscriber {
- public:
-  py::object publish_ref_removed;
-  py::object publish_object_locations;
-  py::object publish_failure;
-  py::object subscribe_ref_removed;
-  py::object unsubscribe_ref_removed;
-
-  void PublishRefRemoved(const Address& owner, const RefRemovedMessage& message) override {
-    CallIfGiven(publish_ref_removed, owner, message);
-  }
-  void PublishObjectLocations(const ObjectLocations& locations) override {
-    CallIfGiven(publish_object_locations, locations);
-  }
-  void PublishFailure(const ObjectId& object_id) override { CallIfGiven(publish_failure, BytesOf(object_id)); }
-  void SubscribeRefRemoved(const Address& borrower, const RefRemovedSubscription& subscription) override {
-    CallIfGiven(subscribe_ref_removed, borrower, subscription);
-  }
-  void UnsubscribeRefRemoved(const Address& borrower, const ObjectId& object_id) override {
-    CallIfGiven(unsubscribe_ref_removed, borrower, BytesOf(object_id));
-  }
-};
-
-// Everything that the outside provides, and the reference counter itself.
-class PyReferenceCounter {
- public:
-  PyReferenceCounter(Address address, bool lineage_pinning, py::object publish_ref_removed,
-                     py::object subscribe_ref_removed, py::object unsubscribe_ref_removed,
-                     py::object publish_object_locations, py::object publish_failure, const py::object& is_node_dead,
-                     const py::object& log) {
-    transport_.publish_ref_removed = std::move(publish_ref_removed);
-    transport_.subscribe_ref_removed = std::move(subscribe_ref_removed);
-    transport_.unsubscribe_ref_removed = std::move(unsubscribe_ref_removed);
-    transport_.publish_object_locations = std::move(publish_object_locations);
-    transport_.publish_failure = std::move(publish_failure);
-    refcount::Dependencies dependencies = {&transport_, &transport_, &clock_, nullptr, nullptr};
-    if (!is_node_dead.is_none()) {
-      dependencies.is_node_dead = [is_node_dead](const NodeId& node_id) {
-        return is_node_dead(BytesOf(node_id)).cast<bool>();
-      };
-    }
-    if (!log.is_none()) dependencies.log = [log](const std::string& line) { CallIfGiven(log, line); };
-    counter_ = std::make_unique<refcount::ReferenceCounter>(std::move(dependencies),
-                                                            refcount::Options{std::move(address), lineage_pinning});
-  }
-
-  refcount::ReferenceCounter* operator->() const { return counter_.get(); }
-
- private:
-  PyTransport transport_;
-  SteadyClock clock_;
-  std::unique_ptr<refcount::ReferenceCounter> counter_;
-};
 
 refcount::ObjectCallback ObjectCallbackOf(py::function callback) {
   return [callback = std::move(callback)](const ObjectId& object_id) { CallIfGiven(callback, BytesOf(object_id)); };
@@ -190,13 +72,11 @@ void AddOwnedObject(PyReferenceCounter& self, const py::bytes& object_id, const 
 void SetReleaseLineageCallback(PyReferenceCounter& self, py::function callback) {
   self->SetReleaseLineageCallback([callback = std::move(callback)](const ObjectId& object_id) {
     refcount::ReleasedLineage released;
-    try {
+    ReportWhatItRaises([&] {
       const auto result = callback(BytesOf(object_id)).cast<std::pair<Ids, int64_t>>();
       released.argument_ids = IdsOf<ObjectId>(result.first);
       released.bytes = result.second;
-    } catch (py::error_already_set& error) {
-      error.discard_as_unraisable("the lineage callback of mantaray.native.ReferenceCounter");
-    }
+    });
     return released;
   });
 }
@@ -218,112 +98,6 @@ py::dict CountsOf(const PyReferenceCounter& self) {
     result[BytesOf(object_id)] = py::make_tuple(counts.local, counts.submitted);
   }
   return result;
-}
-
-void BindMessages(py::module_& module) {
-  py::class_<Address>(module, "Address", "Where a worker process is. Equal worker ids are the same process.")
-      .def(py::init([](const py::bytes& worker_id, const std::optional<py::bytes>& node_id, std::string ip_address,
-                       int32_t port) {
-             return Address{IdOf<WorkerId>(worker_id), node_id ? IdOf<NodeId>(*node_id) : NodeId(),
-                            std::move(ip_address), port};
-           }),
-           py::arg("worker_id"), py::arg("node_id") = py::none(), py::arg("ip_address") = "", py::arg("port") = 0)
-      .def_property_readonly("worker_id", [](const Address& self) { return BytesOf(self.worker_id); })
-      .def_property_readonly("node_id", [](const Address& self) { return BytesOrNone(self.node_id); })
-      .def_readonly("ip_address", &Address::ip_address)
-      .def_readonly("port", &Address::port)
-      .def("__eq__", [](const Address& self, const Address& other) { return self == other; })
-      .def("__hash__", [](const Address& self) { return py::hash(BytesOf(self.worker_id)); })
-      .def("__repr__", [](const Address& self) { return "Address(" + self.worker_id.Hex() + ")"; });
-
-  py::class_<ObjectReferenceCount>(module, "ObjectReferenceCount",
-                                   "What a process knows about an object that it does not own.")
-      .def(py::init([](const py::bytes& object_id, const std::optional<Address>& owner_address, bool has_local_ref,
-                       const std::vector<Address>& borrowers,
-                       const std::vector<std::pair<py::bytes, Address>>& stored_in_objects,
-                       const Ids& contained_in_borrowed_ids, const Ids& contains) {
-             ObjectReferenceCount result;
-             result.object_id = IdOf<ObjectId>(object_id);
-             if (owner_address) result.owner_address = *owner_address;
-             result.has_local_ref = has_local_ref;
-             result.borrowers = borrowers;
-             for (const auto& [id, owner] : stored_in_objects) {
-               result.stored_in_objects.emplace_back(IdOf<ObjectId>(id), owner);
-             }
-             result.contained_in_borrowed_ids = IdsOf<ObjectId>(contained_in_borrowed_ids);
-             result.contains = IdsOf<ObjectId>(contains);
-             return result;
-           }),
-           py::arg("object_id"), py::arg("owner_address") = py::none(), py::arg("has_local_ref") = false,
-           py::arg("borrowers") = std::vector<Address>(),
-           py::arg("stored_in_objects") = std::vector<std::pair<py::bytes, Address>>(),
-           py::arg("contained_in_borrowed_ids") = Ids(), py::arg("contains") = Ids())
-      .def_property_readonly("object_id", [](const ObjectReferenceCount& self) { return BytesOf(self.object_id); })
-      .def_property_readonly("owner_address",
-                             [](const ObjectReferenceCount& self) -> std::optional<Address> {
-                               if (self.owner_address.worker_id.IsNil()) return std::nullopt;
-                               return self.owner_address;
-                             })
-      .def_readonly("has_local_ref", &ObjectReferenceCount::has_local_ref)
-      .def_readonly("borrowers", &ObjectReferenceCount::borrowers)
-      .def_property_readonly("stored_in_objects",
-                             [](const ObjectReferenceCount& self) {
-                               std::vector<std::pair<py::bytes, Address>> result;
-                               for (const auto& [id, owner] : self.stored_in_objects) {
-                                 result.emplace_back(BytesOf(id), owner);
-                               }
-                               return result;
-                             })
-      .def_property_readonly(
-          "contained_in_borrowed_ids",
-          [](const ObjectReferenceCount& self) { return BytesOfAll(self.contained_in_borrowed_ids); })
-      .def_property_readonly("contains", [](const ObjectReferenceCount& self) { return BytesOfAll(self.contains); });
-
-  py::class_<RefRemovedSubscription>(module, "RefRemovedSubscription",
-                                     "An owner asks a borrower to say when it no longer uses an object.")
-      .def(py::init([](const py::bytes& object_id, const Address& owner_address, uint64_t number,
-                       const std::optional<py::bytes>& contained_in_id) {
-             return RefRemovedSubscription{IdOf<ObjectId>(object_id), IdOrNil(contained_in_id), owner_address, number};
-           }),
-           py::arg("object_id"), py::arg("owner_address"), py::arg("number"), py::arg("contained_in_id") = py::none())
-      .def_property_readonly("object_id", [](const RefRemovedSubscription& self) { return BytesOf(self.object_id); })
-      .def_property_readonly("contained_in_id",
-                             [](const RefRemovedSubscription& self) { return BytesOrNone(self.contained_in_id); })
-      .def_readonly("owner_address", &RefRemovedSubscription::owner_address)
-      .def_readonly("number", &RefRemovedSubscription::number);
-
-  py::class_<RefRemovedMessage>(module, "RefRemovedMessage",
-                                "A borrower no longer uses an object; what it knew about it.")
-      .def(py::init([](const py::bytes& object_id, const std::vector<uint64_t>& numbers,
-                       const ReferenceTable& borrowed_refs) {
-             return RefRemovedMessage{IdOf<ObjectId>(object_id), numbers, borrowed_refs};
-           }),
-           py::arg("object_id"), py::arg("numbers"), py::arg("borrowed_refs") = ReferenceTable())
-      .def_property_readonly("object_id", [](const RefRemovedMessage& self) { return BytesOf(self.object_id); })
-      .def_readonly("numbers", &RefRemovedMessage::numbers)
-      .def_readonly("borrowed_refs", &RefRemovedMessage::borrowed_refs);
-
-  py::class_<ObjectLocations>(module, "ObjectLocations", "Where an object is, as its owner knows it.")
-      .def_property_readonly("object_id", [](const ObjectLocations& self) { return BytesOf(self.object_id); })
-      .def_property_readonly("node_ids", [](const ObjectLocations& self) { return BytesOfAll(self.node_ids); })
-      .def_readonly("object_size_bytes", &ObjectLocations::object_size_bytes)
-      .def_readonly("spilled_url", &ObjectLocations::spilled_url)
-      .def_property_readonly("spilled_node_id",
-                             [](const ObjectLocations& self) { return BytesOrNone(self.spilled_node_id); })
-      .def_property_readonly(
-          "primary_node_id",
-          [](const ObjectLocations& self) { return BytesOrNone(self.primary_node_id.value_or(NodeId())); })
-      .def_readonly("pending_creation", &ObjectLocations::pending_creation)
-      .def_readonly("did_spill", &ObjectLocations::did_spill)
-      .def_readonly("ref_removed", &ObjectLocations::ref_removed);
-
-  py::enum_<LineageReconstructionEligibility>(module, "LineageReconstructionEligibility")
-      .value("ELIGIBLE", LineageReconstructionEligibility::kEligible)
-      .value("INELIGIBLE_PUT", LineageReconstructionEligibility::kIneligiblePut)
-      .value("INELIGIBLE_NO_RETRIES", LineageReconstructionEligibility::kIneligibleNoRetries)
-      .value("INELIGIBLE_LINEAGE_EVICTED", LineageReconstructionEligibility::kIneligibleLineageEvicted)
-      .value("INELIGIBLE_LINEAGE_DISABLED", LineageReconstructionEligibility::kIneligibleLineageDisabled)
-      .value("INELIGIBLE_REF_NOT_FOUND", LineageReconstructionEligibility::kIneligibleRefNotFound);
 }
 
 using Self = PyReferenceCounter;
@@ -632,7 +406,7 @@ void BindRefcount(py::module_& module) {
   py::module_ refcount_module = module.def_submodule("refcount", "Reference counting: see docs/reference-counting.md.");
   const py::exception<void> error(refcount_module, "ReferenceCountError", PyExc_RuntimeError);
   exceptions = new Exceptions{error, py::exception<void>(refcount_module, "UnknownObjectError", error.ptr())};
-  BindMessages(refcount_module);
+  BindRefcountMessages(refcount_module);
   py::class_<PyReferenceCounter> counter(
       refcount_module, "ReferenceCounter",
       "Which objects a process uses, which it owns and who else uses those. Ids are 28 bytes. Thread-safe.");

@@ -182,6 +182,19 @@ def test_exception_in_a_callback_is_reported_and_the_operation_is_done(
     assert [type(error) for error in unraisable] == [OSError]
 
 
+def test_lineage_callback_that_answers_nonsense_is_reported_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unraisable: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda args: unraisable.append(args.exc_value))
+    for nonsense in ("no pair", ([b"too short"], 1)):
+        process = Process(1, lineage_pinning=True)
+        process.counter.set_release_lineage_callback(lambda _, answer=nonsense: answer)
+        process.own(X)
+        assert process.counter.remove_local_reference(X) == [X]
+    assert [type(error) for error in unraisable] == [TypeError, TypeError]
+
+
 def test_callback_may_use_the_counter(owner: Process) -> None:
     owner.own(Y)
     owner.own(X)

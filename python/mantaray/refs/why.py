@@ -1,0 +1,161 @@
+"""Who holds an object and why it is not freed; which objects take most memory.
+
+Part of `mantaray.refs`. `mantaray.refs.cluster` asks; this module reads the answers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mantaray.refs.cluster import Held, Process
+
+
+@dataclass(frozen=True)
+class Why:
+    """The holders of one object.
+
+    Attributes:
+        object_id: in hex.
+        owner: who owns it; None if no process says so.
+        holders: who knows it, the owner first, and what each knows.
+        silent: who did not answer.
+    """
+
+    object_id: str
+    owner: Process | None
+    holders: tuple[tuple[Process, Held], ...]
+    silent: tuple[Process, ...]
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The size of the value, if a process knows it."""
+        return next((held.size_bytes for _, held in self.holders if held.size_bytes), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it."""
+        return {
+            "object_id": self.object_id,
+            "size_bytes": self.size_bytes,
+            "owner": None if self.owner is None else _about(self.owner),
+            "holders": [
+                {**_about(process), "owner": held.owned, **asdict(held), "why": reasons(held)}
+                for process, held in self.holders
+            ],
+            "silent": [{**_about(process), "problem": process.problem} for process in self.silent],
+        }
+
+
+@dataclass(frozen=True)
+class Large:
+    """One object of a list by size.
+
+    Attributes:
+        object_id: in hex.
+        size_bytes: of its value.
+        holders: who holds it, the owner first.
+        call_site: where it was made; empty when Ray does not record that.
+    """
+
+    object_id: str
+    size_bytes: int
+    holders: tuple[Process, ...]
+    call_site: str
+
+
+def explain(object_id: str, processes: Sequence[Process]) -> Why:
+    """Find the holders of an object.
+
+    Args:
+        object_id: in hex.
+        processes: all that were asked.
+    """
+    holders = [
+        (process, held)
+        for process in processes
+        for held in process.held
+        if held.object_id == object_id
+    ]
+    holders.sort(key=lambda holder: (not holder[1].owned, holder[0].address, holder[0].pid))
+    owner = next((process for process, held in holders if held.owned), None)
+    silent = tuple(process for process in processes if process.problem is not None)
+    return Why(object_id, owner, tuple(holders), silent)
+
+
+def reasons(held: Held) -> list[str]:
+    """Return why a process keeps an object, in words; empty when it does not keep it."""
+    found = []
+    if held.local_refs:
+        found.append(_count(held.local_refs, "local reference") + _made_at(held))
+    if held.task_refs:
+        found.append(f"argument of {_count(held.task_refs, 'task')} that it submitted")
+    found += [f"a reference to it is inside its object {outer}" for outer in held.contained_in]
+    if held.pinned:
+        found.append("it uses the value in the object store")
+    if held.owned and held.task_status not in ("FINISHED", "FAILED"):
+        found.append(f"the task that makes it is {held.task_status}")
+    return found
+
+
+def text(why: Why) -> str:
+    """Return the holders of an object as text that reads from top to bottom."""
+    size = "size not known" if why.size_bytes is None else f"{why.size_bytes:,} bytes"
+    lines = [f"object {why.object_id}, {size}"]
+    if why.owner is None and why.holders:
+        lines.append("no process that answered owns it")
+    for process, held in why.holders:
+        lines.append(f"{'owned by' if held.owned else 'held by'} {process}")
+        said = reasons(held)
+        if not said:
+            # An owner without uses of its own waits for the borrowers below.
+            said = ["no use of its own; it waits for the others" if held.owned else "no use of it"]
+        lines += [f"  {reason}" for reason in said]
+    lines += [f"not asked: {process}: {process.problem}" for process in why.silent]
+    return "\n".join(lines)
+
+
+def largest(processes: Iterable[Process], limit: int) -> list[Large]:
+    """Return the largest objects that processes hold, the largest first.
+
+    Args:
+        processes: all that were asked.
+        limit: how many to return at most.
+    """
+    by_object: dict[str, list[tuple[Process, Held]]] = defaultdict(list)
+    for process in processes:
+        for held in process.held:
+            by_object[held.object_id].append((process, held))
+    found = []
+    for object_id, holders in by_object.items():
+        holders.sort(key=lambda holder: not holder[1].owned)
+        size = max(held.size_bytes or 0 for _, held in holders)
+        site = next((s for _, held in holders if (s := _site(held))), "")
+        found.append(Large(object_id, size, tuple(process for process, _ in holders), site))
+    found.sort(key=lambda each: (-each.size_bytes, each.object_id))
+    return found[:limit]
+
+
+def _about(process: Process) -> dict[str, Any]:
+    return {
+        "pid": process.pid,
+        "address": process.address,
+        "kind": process.kind,
+        "actor": process.name or None,
+        "worker_id": process.worker_id,
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _made_at(held: Held) -> str:
+    site = _site(held)
+    return f", made at {site}" if site else ""
+
+
+def _site(held: Held) -> str:
+    """Return where a reference was made; Ray writes "disabled" when it does not record that."""
+    return "" if "disabled" in held.call_site else " ".join(held.call_site.split())

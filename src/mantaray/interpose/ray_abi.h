@@ -1,0 +1,132 @@
+// How Ray's reference counter is called, and what its arguments look like in memory.
+//
+// Ray's library exports the methods of ray::core::ReferenceCounter; this header names those that Mantaray calls or
+// replaces, by the mangled names that Ray 2.48.0 to 2.60.0 share. The mangled names also say which libraries define the
+// types: `Ss` is libstdc++'s string of before C++11, `St8function` its std::function, `lts_20230802` the Abseil.
+//
+// Only three kinds of objects are read, and each assumption about them is verified on known values before anything is
+// attached (SelfCheck):
+//   ObjectID     28 bytes behind one word for the cached hash
+//   iterator     two words, of which the second points to the table's entry, which begins with its ObjectID; the first
+//                is null for "not found"
+//   rpc::Address three strings (node id, ip address, worker id) and the port
+
+#ifndef MANTARAY_INTERPOSE_RAY_ABI_H_
+#define MANTARAY_INTERPOSE_RAY_ABI_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "mantaray/common/ids.h"
+#include "mantaray/interpose/elf_library.h"
+
+namespace mantaray::interpose {
+
+// ray::ObjectID.
+struct RayObjectId {
+  static RayObjectId Of(const ObjectId& object_id);
+  ObjectId Read() const;
+
+  // Zero until Ray has computed it.
+  mutable size_t hash = 0;
+  unsigned char bytes[ObjectId::kBytes];
+};
+
+// absl's raw_hash_set::iterator. It is passed in two registers when it is passed by value.
+struct RayTablePosition {
+  const void* control;
+  const RayObjectId* entry;
+};
+
+// ray::rpc::Address, and the table of references by object; only their addresses are ours to use.
+struct RayAddress;
+struct RayTable;
+struct RayCounter;
+
+// The parts of an rpc::Address, valid as long as the address is.
+struct RayAddressParts {
+  absl::string_view node_id;
+  absl::string_view ip_address;
+  absl::string_view worker_id;
+  int32_t port = 0;
+
+  // Equal for equal addresses and only for those.
+  std::string Key() const;
+};
+
+RayAddressParts PartsOf(const RayAddress& address);
+
+// An empty std::string of libstdc++ before C++11.
+const void* EmptyRayString();
+
+// A method of Ray's counter.
+struct RayMethod {
+  const char* mangled;
+};
+
+// void CleanupBorrowersOnRefRemoved(const ReferenceTable& new_borrowers, const ObjectID&, const Address& borrower)
+// A borrower has let go of an object, or has failed. Takes the counter's lock.
+extern const RayMethod kCleanupBorrowers;
+using CleanupBorrowers = void (*)(RayCounter*, const RayTable*, const RayObjectId*, const RayAddress*);
+
+// void WaitForRefRemoved(const iterator&, const Address& borrower, const ObjectID& contained_in)
+// A borrower was added to an object of this process. Called under the counter's lock.
+extern const RayMethod kWaitForRefRemoved;
+using WaitForRefRemoved = void (*)(RayCounter*, const RayTablePosition*, const RayAddress*, const RayObjectId*);
+
+// bool GetOwnerInternal(const ObjectID&, Address*) const. Called under the counter's lock.
+extern const RayMethod kGetOwnerInternal;
+using GetOwnerInternal = bool (*)(const RayCounter*, const RayObjectId*, RayAddress*);
+
+// bool Subscriber::Unsubscribe(ChannelType, const Address&, const std::string& key). Only Ray 2.48 and 2.49 have it;
+// there a false answer ends the process that handles a "reference removed" message. Later Rays return nothing.
+extern const RayMethod kCheckedUnsubscribe;
+
+// bool SubscriberChannel::Unsubscribe(const Address&, const std::optional<std::string>& key), which answers for it.
+struct RayChannel;
+extern const RayMethod kChannelUnsubscribe;
+using ChannelUnsubscribe = bool (*)(RayChannel*, const RayAddress*, const void* key);
+
+// The functions of Ray's library that Mantaray calls. Each takes the counter's lock itself, except `find`.
+struct RayFunctions {
+  // NotFound or FailedPrecondition: the library lacks one of them.
+  static absl::StatusOr<RayFunctions> Resolve(const ElfLibrary& library);
+
+  // Verifies on known values that objects of Ray look as described at the top of this file.
+  //
+  // FailedPrecondition: one of them does not; the message says which.
+  absl::Status SelfCheck() const;
+
+  // Whether a table has an entry for an object.
+  bool Holds(const RayTable* table, const RayObjectId* object_id) const;
+
+  void (*add_local_reference)(RayCounter*, const RayObjectId*, const void* call_site);
+  void (*remove_local_reference)(RayCounter*, const RayObjectId*, void* deleted);
+  bool (*owned_by_us)(const RayCounter*, const RayObjectId*);
+  void (*add_borrower_address)(RayCounter*, const RayObjectId*, const RayAddress*);
+  bool (*is_freed)(const RayCounter*, const RayObjectId*);
+  bool (*add_out_of_scope_callback)(RayCounter*, const RayObjectId*, void* function);
+  RayTablePosition (*find)(const RayTable*, const RayObjectId*);
+
+  // For the self-check.
+  void (*destroy_entries)(RayTable*);
+  uint64_t (*object_index)(const RayObjectId*);
+  uintptr_t table_from_proto;
+  uintptr_t add_to_repeated;
+  void (*construct_address)(void*, void* arena);
+  void (*destroy_address)(void*);
+  size_t (*address_bytes)(const void*);
+
+ private:
+  absl::Status CheckObjectId() const;
+  absl::Status CheckTable() const;
+  absl::Status CheckAddress() const;
+};
+
+}  // namespace mantaray::interpose
+
+#endif  // MANTARAY_INTERPOSE_RAY_ABI_H_

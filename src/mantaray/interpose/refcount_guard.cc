@@ -1,0 +1,246 @@
+// See refcount_guard.h.
+
+#include "mantaray/interpose/refcount_guard.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "mantaray/common/ids.h"
+#include "mantaray/common/mutex.h"
+#include "mantaray/interpose/borrower_ledger.h"
+#include "mantaray/interpose/elf_library.h"
+#include "mantaray/interpose/interposition.h"
+#include "mantaray/interpose/ray_abi.h"
+#include "mantaray/refcount/repeated_notices.h"
+
+namespace mantaray::interpose {
+namespace {
+
+using refcount::Notice;
+
+struct Originals {
+  RayFunctions ray;
+  CleanupBorrowers cleanup_borrowers;
+  WaitForRefRemoved wait_for_ref_removed;
+  // Null where Ray does not check what it answers.
+  ChannelUnsubscribe channel_unsubscribe;
+};
+
+// One for the process, and never destroyed: Ray's threads may call a replacement until the very end.
+struct Guard {
+  // See the header for the order of the locks.
+  Mutex clean_ups;
+
+  Mutex attaching ABSL_ACQUIRED_BEFORE(mutex);
+  // In the order in which they are attached; taken back in the reverse order.
+  std::vector<Interposition> slots ABSL_GUARDED_BY(attaching);
+
+  // Set before a replacement is attached, and never unset: a call may be under way when the guard is taken back.
+  std::atomic<const Originals*> originals{nullptr};
+  // Those of all attaches, for such calls.
+  std::vector<std::unique_ptr<const Originals>> kept ABSL_GUARDED_BY(attaching);
+
+  Mutex mutex;
+  BorrowerLedger ledger ABSL_GUARDED_BY(mutex);
+  refcount::RepeatedNotices repeated ABSL_GUARDED_BY(mutex);
+  uint64_t first_notices ABSL_GUARDED_BY(mutex) = 0;
+  uint64_t merged_late ABSL_GUARDED_BY(mutex) = 0;
+};
+
+Guard& TheGuard() {
+  static auto* const guard = new Guard;
+  return *guard;
+}
+
+// Whether this thread is adding a borrower again, only to have it removed again; Ray must not ask it anything.
+thread_local bool t_adding_again = false;
+
+// Whether this thread has handled a "reference removed" message, after which Ray gives up the subscription.
+thread_local bool t_message_handled = false;
+
+int64_t NowMs() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// Ray's threads do not hold the interpreter's lock, so the line goes to stderr and not through Python's logging.
+void Log(const std::string& line) {
+  const std::string whole = absl::StrCat("mantaray: refcount: ", line, "\n");
+  // One write, so that lines of several processes do not mix. Nobody can be told if it fails.
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, whole.data(), whole.size());
+}
+
+WorkerId WorkerOf(const RayAddressParts& address) {
+  const auto worker = WorkerId::FromBinary(address.worker_id);
+  return worker.ok() ? *worker : WorkerId();
+}
+
+void OnWaitForRefRemoved(RayCounter* counter, const RayTablePosition* position, const RayAddress* borrower,
+                         const RayObjectId* contained_in) {
+  Guard& guard = TheGuard();
+  if (t_adding_again) {
+    t_adding_again = false;
+    return;
+  }
+  {
+    const MutexLock lock(&guard.mutex);
+    guard.ledger.Add(position->entry->Read(), PartsOf(*borrower).Key());
+  }
+  guard.originals.load(std::memory_order_acquire)->wait_for_ref_removed(counter, position, borrower, contained_in);
+}
+
+bool OnChannelUnsubscribe(RayChannel* channel, const RayAddress* publisher, const void* key) {
+  const bool after_message = std::exchange(t_message_handled, false);
+  return TheGuard().originals.load(std::memory_order_acquire)->channel_unsubscribe(channel, publisher, key) ||
+         after_message;
+}
+
+void MergeLate(const Originals& originals, RayCounter* counter, const RayTable* new_borrowers,
+               const RayObjectId* object_id, const RayAddress* borrower) {
+  Guard& guard = TheGuard();
+  // Makes an entry if the object is gone; then nobody owns it, and it goes with the reference.
+  originals.ray.add_local_reference(counter, object_id, EmptyRayString());
+  if (originals.ray.owned_by_us(counter, object_id)) {
+    t_adding_again = true;
+    originals.ray.add_borrower_address(counter, object_id, borrower);
+    const bool was_there = t_adding_again;
+    t_adding_again = false;
+    {
+      const MutexLock lock(&guard.mutex);
+      ++guard.merged_late;
+      // Somebody has added it meanwhile. Then this message removes it, as any notice would.
+      if (was_there) guard.ledger.Remove(object_id->Read(), PartsOf(*borrower).Key());
+    }
+    originals.cleanup_borrowers(counter, new_borrowers, object_id, borrower);
+  }
+  originals.ray.remove_local_reference(counter, object_id, nullptr);
+}
+
+void OnCleanupBorrowers(RayCounter* counter, const RayTable* new_borrowers, const RayObjectId* object_id,
+                        const RayAddress* borrower) {
+  Guard& guard = TheGuard();
+  const Originals& originals = *guard.originals.load(std::memory_order_acquire);
+  // A message always says something about its object, and a failed borrower says nothing.
+  const Notice notice = originals.ray.Holds(new_borrowers, object_id) ? Notice::kRefRemoved : Notice::kPublisherFailed;
+  const RayAddressParts address = PartsOf(*borrower);
+  const ObjectId object = object_id->Read();
+  const MutexLock one_at_a_time(&guard.clean_ups);
+  bool is_first = false;
+  std::optional<std::string> line;
+  {
+    const MutexLock lock(&guard.mutex);
+    is_first = guard.ledger.Remove(object, address.Key());
+    if (is_first) {
+      ++guard.first_notices;
+      guard.repeated.Remember(object, WorkerOf(address), notice);
+    } else {
+      line = guard.repeated.Repeated(object, WorkerOf(address), notice, NowMs());
+    }
+  }
+  if (line) Log(*line);
+  t_message_handled = notice == Notice::kRefRemoved;
+  if (is_first) {
+    originals.cleanup_borrowers(counter, new_borrowers, object_id, borrower);
+  } else if (notice == Notice::kRefRemoved) {
+    MergeLate(originals, counter, new_borrowers, object_id, borrower);
+  }
+}
+
+struct Replacement {
+  const RayMethod& method;
+  uintptr_t ours;
+};
+
+template <typename F>
+uintptr_t AddressOf(F* function) {
+  return reinterpret_cast<uintptr_t>(function);
+}
+
+// In the order of attaching: borrowers are noted before the first notice about one is judged.
+std::vector<Replacement> ReplacementsFor(const ElfLibrary& library) {
+  std::vector<Replacement> replacements = {{kWaitForRefRemoved, AddressOf(&OnWaitForRefRemoved)}};
+  if (library.DefinitionOf(kCheckedUnsubscribe.mangled).ok()) {
+    replacements.push_back({kChannelUnsubscribe, AddressOf(&OnChannelUnsubscribe)});
+  }
+  replacements.push_back({kCleanupBorrowers, AddressOf(&OnCleanupBorrowers)});
+  return replacements;
+}
+
+absl::Status DetachAll(std::vector<Interposition>* slots) {
+  while (!slots->empty()) {
+    absl::Status status = slots->back().Detach();
+    if (!status.ok()) return status;
+    slots->pop_back();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status AttachRefcountGuard(const std::string& library_path) {
+  Guard& guard = TheGuard();
+  const MutexLock lock(&guard.attaching);
+  if (!guard.slots.empty()) return absl::OkStatus();
+  const absl::StatusOr<ElfLibrary> library = ElfLibrary::FindLoaded(library_path);
+  if (!library.ok()) return library.status();
+  const std::vector<Replacement> replacements = ReplacementsFor(*library);
+  std::vector<Interposition> slots;
+  for (const Replacement& replacement : replacements) {
+    absl::StatusOr<Interposition> slot = Interposition::Prepare(*library, replacement.method.mangled);
+    if (!slot.ok()) return slot.status();
+    slots.push_back(*std::move(slot));
+  }
+  const absl::StatusOr<RayFunctions> ray = RayFunctions::Resolve(*library);
+  if (!ray.ok()) return ray.status();
+  absl::Status status = ray->SelfCheck();
+  if (!status.ok()) return status;
+  {
+    const MutexLock state(&guard.mutex);
+    guard.ledger.Clear();
+  }
+  const bool checks_unsubscribe = slots.size() == 3;
+  guard.kept.push_back(std::make_unique<const Originals>(
+      Originals{*ray, slots.back().OriginalAs<CleanupBorrowers>(), slots.front().OriginalAs<WaitForRefRemoved>(),
+                checks_unsubscribe ? slots[1].OriginalAs<ChannelUnsubscribe>() : nullptr}));
+  guard.originals.store(guard.kept.back().get(), std::memory_order_release);
+  for (size_t i = 0; i < slots.size(); ++i) {
+    status = slots[i].Attach(replacements[i].ours);
+    if (!status.ok()) break;
+    guard.slots.push_back(slots[i]);
+  }
+  if (!status.ok()) status.Update(DetachAll(&guard.slots));
+  return status;
+}
+
+absl::Status DetachRefcountGuard() {
+  Guard& guard = TheGuard();
+  const MutexLock lock(&guard.attaching);
+  return DetachAll(&guard.slots);
+}
+
+RefcountGuardCounts RefcountGuardCountsOfNow() {
+  Guard& guard = TheGuard();
+  RefcountGuardCounts counts;
+  {
+    const MutexLock lock(&guard.attaching);
+    counts.attached = !guard.slots.empty();
+  }
+  const MutexLock lock(&guard.mutex);
+  counts.waiting = guard.ledger.size();
+  counts.first_notices = guard.first_notices;
+  counts.repeated_ref_removed = guard.repeated.count(Notice::kRefRemoved);
+  counts.repeated_publisher_failed = guard.repeated.count(Notice::kPublisherFailed);
+  counts.merged_late = guard.merged_late;
+  return counts;
+}
+
+}  // namespace mantaray::interpose

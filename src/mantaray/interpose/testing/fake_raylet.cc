@@ -1,0 +1,407 @@
+// A small shared library of the shape of Ray's: an exported class of the same names and signatures, whose methods call
+// one another through slots. Its counter keeps what matters for the guard and ends the process where Ray's does.
+//
+// Compiled with libstdc++'s strings of before C++11, as Ray is. Calls between methods must go through slots, so the
+// library is compiled without inlining. Functions with C names let a test play the cluster around the counter.
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#define EXPORTED __attribute__((visibility("default"), noinline))
+
+namespace google::protobuf {
+class Arena;
+template <typename T>
+class RepeatedPtrField {
+ public:
+  EXPORTED T* Add();
+
+ private:
+  void* arena_ = nullptr;
+  int size_ = 0;
+  int capacity_ = 0;
+  std::vector<T*>* messages_ = nullptr;
+};
+}  // namespace google::protobuf
+
+// Only the names count: a table is a small map of its own behind the names of Abseil's.
+namespace absl::lts_20230802 {
+namespace hash_internal {
+template <typename T>
+struct Hash {};
+}  // namespace hash_internal
+namespace container_internal {
+template <typename K, typename V>
+struct FlatHashMapPolicy;
+template <typename K, typename V>
+struct FlatHashMapPolicy {
+  using Key = K;
+  using Slot = std::pair<const K, V>;
+};
+template <typename Policy, typename Hash, typename Eq, typename Alloc>
+class raw_hash_set {
+ public:
+  struct iterator {
+    void* control;
+    typename Policy::Slot* slot;
+  };
+  struct const_iterator {
+    void* control;
+    typename Policy::Slot* slot;
+  };
+  // As Abseil's, its argument's type does not depend on K.
+  template <typename K>
+  EXPORTED const_iterator find(const typename Policy::Key& key) const;
+  EXPORTED void destroy_slots();
+
+  mutable std::map<typename Policy::Key, typename Policy::Slot*> slots;
+};
+}  // namespace container_internal
+template <typename K, typename V, typename H, typename E, typename A>
+class flat_hash_map : public container_internal::raw_hash_set<container_internal::FlatHashMapPolicy<K, V>, H, E, A> {};
+}  // namespace absl::lts_20230802
+
+namespace ray {
+
+class ObjectID {
+ public:
+  ObjectID() { std::memset(id_, 0xff, sizeof(id_)); }
+  EXPORTED uint32_t ObjectIndex() const;
+  bool operator<(const ObjectID& other) const { return std::memcmp(id_, other.id_, sizeof(id_)) < 0; }
+  const unsigned char* bytes() const { return id_; }
+  unsigned char* mutable_bytes() { return id_; }
+
+ private:
+  mutable size_t hash_ = 0;
+  unsigned char id_[28];
+};
+
+uint32_t ObjectID::ObjectIndex() const {
+  uint32_t index = 0;
+  std::memcpy(&index, id_ + 24, sizeof(index));
+  return index;
+}
+
+namespace rpc {
+std::string* Empty() {
+  static std::string empty;
+  return &empty;
+}
+
+// As protobuf lays it out.
+class Address {
+ public:
+  EXPORTED explicit Address(google::protobuf::Arena* arena);
+  EXPORTED virtual ~Address();
+  EXPORTED size_t ByteSizeLong() const;
+
+  void* metadata = nullptr;
+  std::string* node_id;
+  std::string* ip_address;
+  std::string* worker_id;
+  int32_t port = 0;
+};
+
+Address::Address(google::protobuf::Arena*) : node_id(Empty()), ip_address(Empty()), worker_id(Empty()) {}
+Address::~Address() = default;
+size_t Address::ByteSizeLong() const {
+  size_t bytes = port == 0 ? 0 : port < 128 ? 2 : 3;
+  for (const std::string* field : {node_id, ip_address, worker_id}) bytes += field->empty() ? 0 : 2 + field->size();
+  return bytes;
+}
+
+class ObjectReferenceCount {
+ public:
+  char bytes[64] = {};
+};
+}  // namespace rpc
+
+namespace pubsub {
+class SubscriberChannel {
+ public:
+  EXPORTED bool Unsubscribe(const rpc::Address& publisher, const std::optional<std::string>& key);
+
+  std::mutex mutex;
+  std::set<std::pair<std::string, std::string>> subscriptions;
+};
+
+bool SubscriberChannel::Unsubscribe(const rpc::Address& publisher, const std::optional<std::string>& key) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return subscriptions.erase({*publisher.worker_id, *key}) != 0;
+}
+}  // namespace pubsub
+
+namespace rpc {
+enum ChannelType : int { kRefRemoved = 2 };
+}  // namespace rpc
+
+namespace pubsub {
+// As Ray 2.48 and 2.49 have it.
+class Subscriber {
+ public:
+  EXPORTED bool Unsubscribe(rpc::ChannelType type, const rpc::Address& publisher, const std::string& key);
+
+  SubscriberChannel channel;
+};
+
+bool Subscriber::Unsubscribe(rpc::ChannelType, const rpc::Address& publisher, const std::string& key) {
+  return channel.Unsubscribe(publisher, key);
+}
+}  // namespace pubsub
+
+namespace core {
+class ReferenceCounter {
+ public:
+  struct Reference {
+    std::set<std::string> borrowers;
+    bool owned = false;
+    int local = 0;
+  };
+  using Table =
+      absl::lts_20230802::flat_hash_map<ObjectID, Reference, absl::lts_20230802::hash_internal::Hash<ObjectID>,
+                                        std::equal_to<ObjectID>, std::allocator<std::pair<const ObjectID, Reference>>>;
+  using iterator = absl::lts_20230802::container_internal::raw_hash_set<
+      absl::lts_20230802::container_internal::FlatHashMapPolicy<ObjectID, Reference>,
+      absl::lts_20230802::hash_internal::Hash<ObjectID>, std::equal_to<ObjectID>,
+      std::allocator<std::pair<const ObjectID, Reference>>>::iterator;
+
+  EXPORTED void AddLocalReference(const ObjectID& id, const std::string& call_site);
+  EXPORTED void RemoveLocalReference(const ObjectID& id, std::vector<ObjectID>* deleted);
+  EXPORTED bool OwnedByUs(const ObjectID& id) const;
+  EXPORTED void AddBorrowerAddress(const ObjectID& id, const rpc::Address& borrower);
+  EXPORTED bool IsPlasmaObjectFreed(const ObjectID& id) const;
+  EXPORTED bool AddObjectOutOfScopeOrFreedCallback(const ObjectID& id, std::function<void(const ObjectID&)> callback);
+  EXPORTED void CleanupBorrowersOnRefRemoved(const Table& table, const ObjectID& id, const rpc::Address& borrower);
+  EXPORTED void WaitForRefRemoved(const iterator& position, const rpc::Address& borrower, const ObjectID& contained_in);
+  EXPORTED bool GetOwnerInternal(const ObjectID& id, rpc::Address* owner) const;
+  EXPORTED static Table ReferenceTableFromProto(
+      const google::protobuf::RepeatedPtrField<rpc::ObjectReferenceCount>& proto);
+
+  void Delete(const ObjectID& id);
+
+  mutable std::recursive_mutex mutex;
+  Table references;
+  std::map<ObjectID, std::vector<std::function<void(const ObjectID&)>>> callbacks;
+  std::set<ObjectID> freed;
+  int questions = 0;
+};
+
+using Locked = std::lock_guard<std::recursive_mutex>;
+
+ReferenceCounter::Reference& EntryOf(ReferenceCounter& counter, const ObjectID& id) {
+  auto& slot = counter.references.slots[id];
+  if (slot == nullptr) slot = new std::pair<const ObjectID, ReferenceCounter::Reference>(id, {});
+  return slot->second;
+}
+
+void ReferenceCounter::Delete(const ObjectID& id) {
+  auto found = references.slots.find(id);
+  if (found == references.slots.end()) return;
+  const Reference& reference = found->second->second;
+  if (reference.local > 0 || !reference.borrowers.empty()) return;
+  for (const auto& callback : callbacks[id]) callback(id);
+  callbacks.erase(id);
+  delete found->second;
+  references.slots.erase(found);
+}
+
+void ReferenceCounter::AddLocalReference(const ObjectID& id, const std::string& call_site) {
+  const Locked lock(mutex);
+  // Ray keeps a copy, which has to work with a string of the caller's.
+  const std::string copy = call_site;  // NOLINT(performance-unnecessary-copy-initialization)
+  EntryOf(*this, id).local += 1 + static_cast<int>(copy.size());
+}
+
+void ReferenceCounter::RemoveLocalReference(const ObjectID& id, std::vector<ObjectID>*) {
+  const Locked lock(mutex);
+  --EntryOf(*this, id).local;
+  Delete(id);
+}
+
+bool ReferenceCounter::OwnedByUs(const ObjectID& id) const {
+  const Locked lock(mutex);
+  auto found = references.slots.find(id);
+  return found != references.slots.end() && found->second->second.owned;
+}
+
+void ReferenceCounter::AddBorrowerAddress(const ObjectID& id, const rpc::Address& borrower) {
+  const Locked lock(mutex);
+  auto found = references.slots.find(id);
+  if (found == references.slots.end()) std::abort();
+  if (!found->second->second.borrowers.insert(*borrower.worker_id).second) return;
+  WaitForRefRemoved({this, found->second}, borrower, ObjectID());
+}
+
+bool ReferenceCounter::IsPlasmaObjectFreed(const ObjectID& id) const {
+  const Locked lock(mutex);
+  return freed.count(id) != 0;
+}
+
+// By value, as Ray takes it.
+bool ReferenceCounter::AddObjectOutOfScopeOrFreedCallback(const ObjectID& id,
+                                                          // NOLINTNEXTLINE(performance-unnecessary-value-param)
+                                                          std::function<void(const ObjectID&)> callback) {
+  const Locked lock(mutex);
+  if (references.slots.count(id) == 0) return false;
+  callbacks[id].push_back(callback);
+  return true;
+}
+
+void ReferenceCounter::WaitForRefRemoved(const iterator&, const rpc::Address&, const ObjectID&) { ++questions; }
+
+bool ReferenceCounter::GetOwnerInternal(const ObjectID& id, rpc::Address*) const {
+  return references.slots.count(id) != 0;
+}
+
+// A table's entries stand for the new borrowers that a message names.
+void ReferenceCounter::CleanupBorrowersOnRefRemoved(const Table& table, const ObjectID& id,
+                                                    const rpc::Address& borrower) {
+  const Locked lock(mutex);
+  auto message = table.slots.find(id);
+  auto found = references.slots.find(id);
+  if (found == references.slots.end()) {
+    std::fprintf(stderr, "Check failed: it != object_id_refs_.end()\n");
+    std::abort();
+  }
+  if (message != table.slots.end()) {
+    for (const std::string& name : message->second->second.borrowers) {
+      std::string copy = name;
+      rpc::Address other(nullptr);
+      other.worker_id = &copy;
+      if (found->second->second.borrowers.insert(name).second) {
+        WaitForRefRemoved({this, found->second}, other, ObjectID());
+      }
+    }
+  }
+  if (found->second->second.borrowers.erase(*borrower.worker_id) == 0) {
+    std::fprintf(stderr, "Check failed: it->second.mutable_borrow()->borrowers.erase(borrower_addr)\n");
+    std::abort();
+  }
+  Delete(id);
+}
+
+ReferenceCounter::Table ReferenceCounter::ReferenceTableFromProto(
+    const google::protobuf::RepeatedPtrField<rpc::ObjectReferenceCount>&) {
+  Table table;
+  table.slots[ObjectID()] = new std::pair<const ObjectID, Reference>(ObjectID(), {});
+  return table;
+}
+}  // namespace core
+}  // namespace ray
+
+namespace absl::lts_20230802::container_internal {
+template <typename Policy, typename Hash, typename Eq, typename Alloc>
+template <typename K>
+typename raw_hash_set<Policy, Hash, Eq, Alloc>::const_iterator raw_hash_set<Policy, Hash, Eq, Alloc>::find(
+    const typename Policy::Key& key) const {
+  auto found = slots.find(key);
+  if (found == slots.end()) return {nullptr, nullptr};
+  return {const_cast<raw_hash_set*>(this), found->second};
+}
+template <typename Policy, typename Hash, typename Eq, typename Alloc>
+void raw_hash_set<Policy, Hash, Eq, Alloc>::destroy_slots() {
+  for (auto& [key, slot] : slots) delete slot;
+  slots.clear();
+}
+}  // namespace absl::lts_20230802::container_internal
+
+namespace google::protobuf {
+template <typename T>
+T* RepeatedPtrField<T>::Add() {
+  if (messages_ == nullptr) messages_ = new std::vector<T*>;
+  messages_->push_back(new T);
+  return messages_->back();
+}
+template class RepeatedPtrField<ray::rpc::ObjectReferenceCount>;
+}  // namespace google::protobuf
+
+template ray::core::ReferenceCounter::Table::const_iterator
+ray::core::ReferenceCounter::Table::raw_hash_set::find<ray::ObjectID>(const ray::ObjectID&) const;
+template void ray::core::ReferenceCounter::Table::raw_hash_set::destroy_slots();
+
+// --- What a test plays
+
+using ray::ObjectID;
+using ray::core::ReferenceCounter;
+
+namespace {
+ObjectID Object(uint64_t number) {
+  ObjectID id;
+  std::memset(id.mutable_bytes(), 0, 28);
+  std::memcpy(id.mutable_bytes(), &number, sizeof(number));
+  return id;
+}
+}  // namespace
+
+#define PLAYED extern "C" EXPORTED
+
+PLAYED void* fake_counter() { return new ReferenceCounter; }
+
+PLAYED void fake_own(void* counter, uint64_t object) {
+  auto* self = static_cast<ReferenceCounter*>(counter);
+  const ray::core::Locked lock(self->mutex);
+  auto& entry = EntryOf(*self, Object(object));
+  entry.owned = true;
+  ++entry.local;
+}
+
+PLAYED void fake_drop(void* counter, uint64_t object) {
+  static_cast<ReferenceCounter*>(counter)->RemoveLocalReference(Object(object), nullptr);
+}
+
+PLAYED void fake_free(void* counter, uint64_t object) {
+  static_cast<ReferenceCounter*>(counter)->freed.insert(Object(object));
+}
+
+PLAYED void fake_borrow(void* counter, uint64_t object, const char* worker) {
+  std::string name(worker, 28);
+  ray::rpc::Address address(nullptr);
+  address.worker_id = &name;
+  static_cast<ReferenceCounter*>(counter)->AddBorrowerAddress(Object(object), address);
+}
+
+// A notice, as Ray's two callbacks handle it: with `failed`, or a message that names another borrower or none. After a
+// message the subscription is given up, which is checked; here a failure has always come first.
+PLAYED void fake_notice(void* counter, uint64_t object, const char* worker, bool failed, const char* new_borrower) {
+  std::string name(worker, 28);
+  ray::rpc::Address address(nullptr);
+  address.worker_id = &name;
+  const ObjectID id = Object(object);
+  ReferenceCounter::Table table;
+  std::pair<const ObjectID, ReferenceCounter::Reference> entry(id, {});
+  if (new_borrower != nullptr) entry.second.borrowers.insert(std::string(new_borrower, 28));
+  if (!failed) table.slots[id] = &entry;
+  static_cast<ReferenceCounter*>(counter)->CleanupBorrowersOnRefRemoved(table, id, address);
+  if (failed) return;
+  static ray::pubsub::Subscriber subscriber;
+  if (!subscriber.Unsubscribe(ray::rpc::kRefRemoved, address, name)) {
+    std::fprintf(stderr, "Check failed: object_info_subscriber_->Unsubscribe\n");
+    std::abort();
+  }
+}
+
+PLAYED bool fake_owner_is_known(void* counter, uint64_t object) {
+  return static_cast<ReferenceCounter*>(counter)->GetOwnerInternal(Object(object), nullptr);
+}
+
+PLAYED int fake_size(void* counter) {
+  auto* self = static_cast<ReferenceCounter*>(counter);
+  const ray::core::Locked lock(self->mutex);
+  return static_cast<int>(self->references.slots.size());
+}
+
+PLAYED int fake_questions(void* counter) {
+  auto* self = static_cast<ReferenceCounter*>(counter);
+  const ray::core::Locked lock(self->mutex);
+  return self->questions;
+}
