@@ -80,7 +80,7 @@ def test_node_runs_as_it_came(ray_env: RayEnv, kind: str) -> None:
         words = damage(copy, kind)
         with Cluster(ray_env, variables=variables) as cluster:
             told = cluster.run_program(SPILL)
-            said = [line for line in cluster.logs().splitlines() if "mantaray:" in line]
+            said = [line for line in cluster.logs().splitlines() if "mantaray: spill " in line]
             reports = spill_reports(root)
     assert told == {"intact": True, "squares": [0, 1, 4, 9]}
     (line,) = said
@@ -100,7 +100,7 @@ def test_driver_that_starts_its_own_cluster_runs_as_it_came(ray_env: RayEnv) -> 
         words = damage(copy, "another_libc")
         done = ray_env.run(LOCAL, [root], variables)
     assert done.told is True
-    (line,) = [line for line in done.stderr.splitlines() if "mantaray:" in line]
+    (line,) = [line for line in done.stderr.splitlines() if "mantaray: spill " in line]
     assert words in line
 
 
