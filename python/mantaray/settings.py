@@ -156,6 +156,13 @@ def _integer(low: int | None = None, high: int | None = None) -> Callable[[str],
     return parse
 
 
+def _ip_address(text: str) -> str:
+    # Every interpreter that uses Ray reads this file, and almost none of them this setting.
+    import ipaddress
+
+    return str(ipaddress.ip_address(text))
+
+
 def _real(low: float, high: float = math.inf) -> Callable[[str], float]:
     """Return a parser of numbers above `low` and up to `high`; a `low` below 0 takes 0 in."""
 
@@ -391,6 +398,23 @@ RELAY_ADMIN_PORT: Setting[int | None] = Setting(
     doc="Port on this machine for the metrics and the status of the head's relay.",
     parse=_integer(low=1, high=65_535),
 )
+RELAY_HOST: Setting[str | None] = Setting(
+    name="MANTARAY_RELAY_HOST",
+    type="str",
+    default=None,
+    default_text="unset: the head's --node-ip-address",
+    allowed="an IP address, 0.0.0.0 for all",
+    doc="Address on which the head's relay listens.",
+    parse=_ip_address,
+)
+RELAY_UPSTREAM_TIMEOUT_MS: Setting[int] = Setting(
+    name="MANTARAY_RELAY_UPSTREAM_TIMEOUT_MS",
+    type="int",
+    default=5_000,
+    allowed="a whole number from 0 (never) to 3600000",
+    doc="How long the head's relay keeps its listener open without the GCS.",
+    parse=_integer(low=0, high=3_600_000),
+)
 
 SETTINGS: tuple[Setting[Any], ...] = (
     DISABLE,
@@ -418,4 +442,6 @@ SETTINGS: tuple[Setting[Any], ...] = (
     REFS_WATCH_INTERVAL_MS,
     RELAY_PORT,
     RELAY_ADMIN_PORT,
+    RELAY_HOST,
+    RELAY_UPSTREAM_TIMEOUT_MS,
 )

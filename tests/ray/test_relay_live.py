@@ -36,7 +36,7 @@ from tests.support.relays import (
 PROGRAMS = Path(__file__).with_name("programs")
 # So that a test need not wait for long.
 WINDOW_MS = 25
-OPTIONS = ("--grace-ms=3000", f"--window-ms={WINDOW_MS}")
+OPTIONS = ("--grace-ms=3000", f"--window-ms={WINDOW_MS}", "--upstream-timeout-ms=600000")
 NODES = ("n0", "n1", "n2", "n3")
 # The best of a few rounds shows what the relays themselves take: the window, and slack for Ray, which
 # reports every 100 ms. Single rounds may meet a machine with much else to do.
@@ -119,7 +119,13 @@ class Tree:
 def tree(ray_env: RayEnv) -> Iterator[Tree]:
     """The cluster of this file."""
     port, admin_port = free_ports(2)
-    own = {"MANTARAY_RELAY_PORT": str(port), "MANTARAY_RELAY_ADMIN_PORT": str(admin_port)}
+    own = {
+        **{"MANTARAY_RELAY_PORT": str(port), "MANTARAY_RELAY_ADMIN_PORT": str(admin_port)},
+        # Ray rewrites 127.0.0.1 in `--address`, so the tests have another one of loopback.
+        "MANTARAY_RELAY_HOST": "0.0.0.0",
+        # Here an outage is bridged; test_relay_fence_live.py is about those that are not.
+        "MANTARAY_RELAY_UPSTREAM_TIMEOUT_MS": "600000",
+    }
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(short_directory())
         store = stack.enter_context(gcs_store(root, embedded=ray_env.version != "2.48.0"))

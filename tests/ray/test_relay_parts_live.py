@@ -128,7 +128,7 @@ def test_a_gcs_that_comes_back_from_redis_gets_everything_back(
     with (
         gcs_store(tmp_path, embedded=False) as store,
         Cluster(ray_env, num_cpus=1, variables=store) as cluster,
-        node_behind_relay(ray_env, cluster) as relay,
+        node_behind_relay(ray_env, cluster, options=["--upstream-timeout-ms=600000"]) as relay,
     ):
         before = cluster.run_program(PROGRAMS / "relay_work.py", ["2", "start"])
         connects = "mantaray_relay_sync_upstream_connects_total"
@@ -206,6 +206,34 @@ def test_nodes_do_not_stay_on_a_token_that_was_taken_back(ray_env: RayEnv) -> No
         # The relay now shows the token of one that may stay.
         "other_heard": True,
         "other_stays": True,
+    }
+
+
+def test_a_relay_does_not_show_an_expired_token_while_it_has_a_newer_one(ray_env: RayEnv) -> None:
+    seen = ray_env.run_program(PROGRAMS / "relay_expiring.py")
+    assert seen == {"shown": ["Bearer 039"], "sent_away": 0, "heard": True}
+
+
+def test_a_relay_whose_upstream_is_gone_closes_every_connection_until_it_is_back(
+    ray_env: RayEnv,
+) -> None:
+    seen = ray_env.run_program(PROGRAMS / "relay_gone.py")
+    assert seen.pop("answers") == [200, 503, 503]
+    assert all(seen.values()), seen
+    assert len(seen) == 9
+
+
+def test_a_package_that_all_nodes_fetch_at_once_is_held_once(ray_env: RayEnv) -> None:
+    seen = ray_env.run_program(PROGRAMS / "relay_limits.py")
+    # 30 fetches of 10 MB each.
+    assert seen.pop("peak_bytes") < 100_000_000
+    assert seen == {
+        **{"fetched": True, "asked": 1, "shared": 29},
+        # An answer that is no package is taken for nobody else.
+        **{"none": True, "asked_for_none": 30},
+        # A flood of watches takes no more memory than this many.
+        "watches": {"told": 100, "RESOURCE_EXHAUSTED": 50},
+        **{"watches_again": True, "held_bytes": 0},
     }
 
 

@@ -115,6 +115,8 @@ def test_the_defaults_as_the_table_shows_them() -> None:
         "MANTARAY_REFS_WATCH_INTERVAL_MS": "100",
         "MANTARAY_RELAY_PORT": "unset",
         "MANTARAY_RELAY_ADMIN_PORT": "unset: none",
+        "MANTARAY_RELAY_HOST": "unset: the head's --node-ip-address",
+        "MANTARAY_RELAY_UPSTREAM_TIMEOUT_MS": "5000",
     }
 
 

@@ -13,7 +13,13 @@ from typing import Any
 
 from mantaray.helpers import python_command
 from mantaray.overlay import Installation, Patch, register, targets_in
-from mantaray.settings import RELAY_ADMIN_PORT, RELAY_PORT, ending_the_start
+from mantaray.settings import (
+    RELAY_ADMIN_PORT,
+    RELAY_HOST,
+    RELAY_PORT,
+    RELAY_UPSTREAM_TIMEOUT_MS,
+    ending_the_start,
+)
 
 _NODE = "ray._private.node"
 
@@ -25,7 +31,8 @@ def _check_for_start() -> None:
         StartError: a setting is not allowed; one sentence.
     """
     with ending_the_start():
-        RELAY_ADMIN_PORT.read()
+        for setting in (RELAY_ADMIN_PORT, RELAY_HOST, RELAY_UPSTREAM_TIMEOUT_MS):
+            setting.read()
         port = RELAY_PORT.read()
     if port is not None:
         from mantaray.syncer.relay import relay_program
@@ -42,14 +49,36 @@ def _install_node(module: ModuleType, installation: Installation) -> None:
         result = wrapped(*args, **kwargs)
         port = RELAY_PORT.read()
         if port is not None and node.head:
-            _start_relay(node, port, RELAY_ADMIN_PORT.read())
+            _start_relay(node, port)
         return result
 
     installation.wrap(module.Node, "start_head_processes", start_head_processes)
     installation.wrap(module.Node, "start_ray_processes", start_ray_processes)
 
 
-def _start_relay(node: Any, port: int, admin_port: int | None) -> None:
+def relay_options(gcs_address: str, port: int) -> list[str]:
+    """Return the options of the head's relay.
+
+    The relay listens on the address that the head gave to Ray, so that a head that was told to stay on
+    one network does.
+
+    Args:
+        gcs_address: HOST:PORT of the head's GCS, where HOST is the head's `--node-ip-address`.
+        port: where nodes connect.
+    """
+    host, admin_port = RELAY_HOST.read(), RELAY_ADMIN_PORT.read()
+    if host is None:
+        host = gcs_address.rpartition(":")[0].strip("[]")
+    return [
+        f"--upstream={gcs_address}",
+        f"--listen={f'[{host}]' if ':' in host else host}:{port}",
+        # Port 0 takes any: the supervisor asks there whether the relay is alive.
+        f"--admin-listen=127.0.0.1:{admin_port or 0}",
+        f"--upstream-timeout-ms={RELAY_UPSTREAM_TIMEOUT_MS.read()}",
+    ]
+
+
+def _start_relay(node: Any, port: int) -> None:
     pids = [
         info.process.pid
         for name, infos in node.all_processes.items()
@@ -57,9 +86,8 @@ def _start_relay(node: Any, port: int, admin_port: int | None) -> None:
         for info in infos
     ]
     log = Path(node.get_logs_dir_path()) / "mantaray-relay.log"
-    options = [f"--upstream={node.gcs_address}", f"--listen=0.0.0.0:{port}"]
-    options.append(f"--admin-listen={f'127.0.0.1:{admin_port}' if admin_port else ''}")
     watched = ",".join(map(str, pids))
+    options = relay_options(node.gcs_address, port)
     command = python_command("mantaray.syncer.supervise_main", watched, str(log), *options)
     with open(log, "ab") as output:
         subprocess.Popen(

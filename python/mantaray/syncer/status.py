@@ -89,6 +89,15 @@ def fetch_metrics(admin: str) -> str:
     return _get(admin, "/metrics")
 
 
+def is_healthy(admin: str) -> bool:
+    """Return whether a relay at this admin address, HOST:PORT, answers that it is alive."""
+    try:
+        _get(admin, "/healthz")
+    except OSError:
+        return False
+    return True
+
+
 def parse_status(said: Any) -> RelayStatus:
     """Make a status of what a relay said.
 

@@ -1,7 +1,8 @@
 """Keeps the head's relay running: `mantaray.syncer.supervise_main PIDS LOG OPTION...`.
 
 PIDS are those of the head's GCS and raylet, separated by commas. A relay that ends is started again,
-at once the first time and then ever less often. It stays for as long as one of the processes does: a
+at once the first time and then ever less often. So is a relay that has answered no health check for
+`_HUNG_S`, after it was killed. It stays for as long as one of the processes does: a
 GCS may be restarted beside its raylet. When all are gone the relay is ended, and so is this.
 """
 
@@ -9,20 +10,28 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
 from mantaray.syncer.relay import relay_program
+from mantaray.syncer.status import is_healthy
 
 _POLL_S = 0.5
 _FIRST_DELAY_S = 0.2
 _MAX_DELAY_S = 10.0
 # A relay that ran for so long is worth being started at once again.
 _HEALTHY_S = 30.0
+_PROBE_EVERY_S = 2.0
+# A relay that answers no health check for so long is killed: Ray gives up after 60 s.
+_HUNG_S = 20.0
+# How long a relay may take to end after SIGTERM.
+_END_S = 15.0
+_ADMIN = "--admin-listen="
 
 
 def process_mark(pid: int) -> str | None:
@@ -40,13 +49,24 @@ class Supervisor:
     """Starts a program again and again while one of some processes lives.
 
     Args:
-        command: what to start.
+        command: what to start; asked anew for each start.
         pids: the processes.
         log: a file that its output is appended to.
+        healthy: whether a program that was started with this command answers.
+        hung_s: a program that does not answer for so many seconds is killed.
     """
 
-    def __init__(self, command: Sequence[str], pids: Sequence[int], log: Path) -> None:
-        self._command = list(command)
+    def __init__(
+        self,
+        command: Callable[[], Sequence[str]],
+        pids: Sequence[int],
+        log: Path,
+        healthy: Callable[[Sequence[str]], bool],
+        hung_s: float = _HUNG_S,
+    ) -> None:
+        self._command = command
+        self._healthy = healthy
+        self._hung_s = hung_s
         self._watched = [(pid, mark) for pid in pids if (mark := process_mark(pid)) is not None]
         self._log = log
         self._ended = False
@@ -64,12 +84,20 @@ class Supervisor:
             delay_s = min(max(2 * delay_s, _FIRST_DELAY_S), _MAX_DELAY_S)
 
     def _run_once(self) -> None:
+        command = self._command()
         with open(self._log, "ab") as log:
-            process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stderr=log)
-        while process.poll() is None and self._wanted():
-            time.sleep(_POLL_S)
-        process.terminate()
-        process.wait()
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
+            answered = probed = time.monotonic()
+            while process.poll() is None and self._wanted():
+                time.sleep(_POLL_S)
+                if time.monotonic() - probed >= min(_PROBE_EVERY_S, self._hung_s / 4):
+                    probed = time.monotonic()
+                    if self._healthy(command):
+                        answered = time.monotonic()
+                    elif time.monotonic() - answered > self._hung_s:
+                        log.write(f"the relay (pid {process.pid}) hangs: killing it\n".encode())
+                        process.kill()
+        _end(process)
 
     def _sleep(self, delay_s: float) -> None:
         until = time.monotonic() + delay_s
@@ -84,11 +112,42 @@ class Supervisor:
         self._ended = True
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process, in good order if it does so in time."""
+    process.terminate()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def with_admin_port(options: Sequence[str]) -> list[str]:
+    """Return the options with a port that is free now in place of an admin port 0."""
+    return [
+        f"{option[:-1]}{_free_port()}" if option == f"{_ADMIN}127.0.0.1:0" else option
+        for option in options
+    ]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _answers(command: Sequence[str]) -> bool:
+    return any(is_healthy(o.removeprefix(_ADMIN)) for o in command if o.startswith(_ADMIN))
+
+
 def main(arguments: Sequence[str]) -> None:
     """Supervise a relay."""
     pids, log, *options = arguments
-    command = [str(relay_program()), *options, f"--parent-pid={os.getpid()}"]
-    Supervisor(command, [int(pid) for pid in pids.split(",")], Path(log)).run()
+    first = str(relay_program())
+
+    def command() -> list[str]:
+        return [first, *with_admin_port(options), f"--parent-pid={os.getpid()}"]
+
+    Supervisor(command, [int(pid) for pid in pids.split(",")], Path(log), _answers).run()
 
 
 if __name__ == "__main__":

@@ -80,6 +80,21 @@ std::string Metrics::Render() const {
   RenderHeader("mantaray_relay_rings_refused_total", "counter", "Calls refused because they had come here before.",
                &text);
   RenderSample("mantaray_relay_rings_refused_total", "", static_cast<double>(rings_refused_.load()), &text);
+  RenderHeader("mantaray_relay_held_bytes", "gauge", "Bytes of messages that wait here for a reader.", &text);
+  RenderSample("mantaray_relay_held_bytes", "", static_cast<double>(held_bytes()), &text);
+  RenderHeader("mantaray_relay_packages_shared_total", "counter",
+               "Fetches of a package that were answered with what another one had fetched.", &text);
+  RenderSample("mantaray_relay_packages_shared_total", "", static_cast<double>(packages_shared_.load()), &text);
+  RenderHeader("mantaray_relay_refused_total", "counter", "Calls refused for a limit of the relay's.", &text);
+  RenderSample("mantaray_relay_refused_total", "{limit=\"calls\"}", static_cast<double>(calls_refused_.load()), &text);
+  RenderSample("mantaray_relay_refused_total", "{limit=\"watches\"}", static_cast<double>(watches_refused_.load()),
+               &text);
+  RenderHeader("mantaray_relay_listening", "gauge", "0 while the listener is closed because the upstream is gone.",
+               &text);
+  RenderSample("mantaray_relay_listening", "", listening() ? 1 : 0, &text);
+  RenderHeader("mantaray_relay_upstream_given_up_total", "counter",
+               "Times that the listener was closed because the upstream was gone.", &text);
+  RenderSample("mantaray_relay_upstream_given_up_total", "", static_cast<double>(upstream_given_up_.load()), &text);
   return text;
 }
 

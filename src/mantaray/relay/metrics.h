@@ -42,6 +42,19 @@ class Metrics {
   void ProxyCallEnded(int code, double took_s);
   void RingRefused() { rings_refused_.fetch_add(1, std::memory_order_relaxed); }
 
+  // The relay begins to listen, or closed its listener because the upstream is gone.
+  void SetListening(bool listening) { listening_.store(listening); }
+  bool listening() const { return listening_.load(); }
+  void UpstreamGivenUp() { upstream_given_up_.fetch_add(1, std::memory_order_relaxed); }
+
+  void AddHeldBytes(int64_t bytes) { held_bytes_.fetch_add(bytes, std::memory_order_relaxed); }
+  int64_t held_bytes() const { return held_bytes_.load(std::memory_order_relaxed); }
+  // A call got what another one had fetched; see package_flights.h.
+  void PackageShared() { packages_shared_.fetch_add(1, std::memory_order_relaxed); }
+  // A call was refused because too many were under way, or too many watches of the relay's health.
+  void CallRefused() { calls_refused_.fetch_add(1, std::memory_order_relaxed); }
+  void WatchRefused() { watches_refused_.fetch_add(1, std::memory_order_relaxed); }
+
   int64_t in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
 
   std::string Render() const;
@@ -52,6 +65,12 @@ class Metrics {
   std::atomic<int64_t> in_flight_{0};
   std::array<std::atomic<uint64_t>, kCodes> ended_{};
   std::atomic<uint64_t> rings_refused_{0};
+  std::atomic<int64_t> held_bytes_{0};
+  std::atomic<uint64_t> packages_shared_{0};
+  std::atomic<uint64_t> calls_refused_{0};
+  std::atomic<uint64_t> watches_refused_{0};
+  std::atomic<bool> listening_{false};
+  std::atomic<uint64_t> upstream_given_up_{0};
   Histogram proxy_seconds_;
 };
 

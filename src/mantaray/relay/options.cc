@@ -37,7 +37,12 @@ batched both ways, and proxies every other call unchanged. Nodes join through it
   --suppress-noise             let updates wait in which only object-store bytes or idle time moved
 
   --drain-ms N                 how long calls under way have after SIGTERM              [2000]
+  --upstream-timeout-ms N      with the upstream out of reach for so long, close the listener and every connection
+                               until it is back, so that Ray's own time-out begins; 0: never  [5000]
   --max-message-bytes N        larger messages are refused   [RAY_max_grpc_message_size, else 536870912]
+  --max-view-bytes N           a sync stream ends when its node's resource view is larger  [16777216]
+  --max-calls N                more calls under way are refused, long polls among them  [50000]
+  --package-bytes N            no package is fetched while messages of so many bytes wait here  [256000000]
   --upstream-connections N     over which calls are spread, client by client            [2]
   --parent-pid PID             end when this process has ended
 
@@ -84,6 +89,10 @@ std::string SetAddress(std::string* target, const std::string& text) {
     return "HOST:PORT";
   }
   *target = text;
+  // An IPv6 address as Kubernetes has it: without the brackets that tell its colons from that of the port.
+  if (text.front() != '[' && text.find(':') != colon) {
+    *target = Joined({"[", text.substr(0, colon), "]", text.substr(colon)});
+  }
   return "";
 }
 
@@ -146,7 +155,14 @@ const Flag kFlags[] = {
        return std::string();
      }},
     {"drain-ms", true, [](Options* o, const std::string& v) { return SetInteger(&o->drain_ms, v, 0, kHourMs); }},
+    {"upstream-timeout-ms", true,
+     [](Options* o, const std::string& v) { return SetInteger(&o->upstream_timeout_ms, v, 0, kHourMs); }},
     {"max-message-bytes", true, SetMessage},
+    {"max-view-bytes", true,
+     [](Options* o, const std::string& v) { return SetInteger(&o->max_view_bytes, v, 1024, 63 << 20); }},
+    {"max-calls", true, [](Options* o, const std::string& v) { return SetInteger(&o->max_calls, v, 1, 10'000'000); }},
+    {"package-bytes", true,
+     [](Options* o, const std::string& v) { return SetInteger(&o->package_bytes, v, 0, int64_t{1} << 40); }},
     {"upstream-connections", true,
      [](Options* o, const std::string& v) { return SetInteger(&o->upstream_connections, v, 1, 64); }},
     {"parent-pid", true,

@@ -33,7 +33,11 @@ struct Options {
   int64_t max_batch_size = 0;  // 0: no bound
   int64_t grace_ms = 30'000;
   int64_t drain_ms = 2'000;
+  int64_t upstream_timeout_ms = 5'000;  // 0: the listener stays open whatever happens to the upstream
   int64_t max_message_bytes = 512 << 20;
+  int64_t max_calls = 50'000;  // under way
+  int64_t package_bytes = 256'000'000;
+  int64_t max_view_bytes = 16 << 20;  // of one node's resource view
   int64_t upstream_connections = 2;
   int64_t parent_pid = 0;
   Speech upstream_speech = Speech::kHeard;

@@ -62,6 +62,12 @@ TEST(OptionsTest, WhatIsWrongIsOneSentenceThatNamesItAndWhatIsAllowed) {
             "RAY_gcs_resource_broadcast_max_batch_size is set to 'many'; allowed: a whole number from 0 to 1000000");
 }
 
+TEST(OptionsTest, Ipv6AddressWithoutBracketsIsOneWith) {
+  const Options options = Parse({"--upstream=h:1", "--admin-advertise=fd00::7:6380", "--listen=[::]:6379"}).options;
+  EXPECT_EQ(options.admin_advertise, "[fd00::7]:6380");
+  EXPECT_EQ(options.listen, "[::]:6379");
+}
+
 TEST(OptionsTest, PartOfATlsConfigurationIsNotTakenForNone) {
   const Variables all = {
       {"RAY_TLS_SERVER_CERT", "/c"}, {"RAY_TLS_SERVER_KEY", "/k"}, {"RAY_TLS_CA_CERT", "/a"}, {"RAY_USE_TLS", "1"}};

@@ -2,7 +2,9 @@
 //
 // Carried both ways without a look inside: messages, metadata (credentials among it), trailers, status codes with
 // message and details, deadlines, cancellation, half-closes. A message is neither parsed nor copied. Flow control is
-// end to end: of each direction of a call at most two messages are held here.
+// end to end: of each direction of a call at most two messages are held here. Calls for one package share a fetch
+// (package_flights.h). There is a limit on calls under way, and one on watches of the relay's own health, which cost
+// the upstream nothing and so are bounded by nobody else.
 //
 // What the proxy adds: a `mantaray-relay-path` entry, the ids of the relays that a call came through, by which one that
 // comes back to its own relay is refused (a ring of relays would otherwise carry it round for ever). What it answers
@@ -19,7 +21,9 @@
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/generic/generic_stub.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_set>
@@ -27,6 +31,8 @@
 
 #include "mantaray/relay/event_loop.h"
 #include "mantaray/relay/metrics.h"
+#include "mantaray/relay/package_flights.h"
+#include "mantaray/relay/package_key.h"
 
 namespace mantaray::relay {
 
@@ -34,10 +40,16 @@ class ProxyCall;
 
 class Proxy {
  public:
+  struct Limits {
+    size_t calls = 50'000;                // under way; more are refused with UNAVAILABLE, which Ray repeats
+    size_t watches = 100;                 // of the relay's own health; more are refused with RESOURCE_EXHAUSTED
+    int64_t package_bytes = 256'000'000;  // no fetch of a package begins while messages of so many bytes wait here
+  };
+
   // Args: `loop` runs all calls, and `queue` is its queue, registered with the server; `channels` lead to the upstream,
   // each over a connection of its own; `relay_id` is this relay's in `mantaray-relay-path`.
   Proxy(EventLoop* loop, grpc::ServerCompletionQueue* queue, std::vector<std::shared_ptr<grpc::Channel>> channels,
-        std::string relay_id, Metrics* metrics);
+        std::string relay_id, const Limits& limits, Metrics* metrics);
   ~Proxy();
 
   // To be registered with the server before that is started.
@@ -52,7 +64,13 @@ class Proxy {
  private:
   friend class ProxyCall;
 
+  // A package is not kept waiting for slow readers of others for longer than this.
+  static constexpr int64_t kWaitForRoomMs = 5'000;
+
   void AcceptOne();
+  void OnReleased();
+  // Sees to it that a package that waits for room gets its turn.
+  void WatchRoom();
   grpc::GenericStub* StubFor(const std::string& peer);
 
   grpc::AsyncGenericService service_;
@@ -60,8 +78,14 @@ class Proxy {
   grpc::ServerCompletionQueue* queue_;
   std::vector<std::unique_ptr<grpc::GenericStub>> stubs_;
   std::string relay_id_;
+  const Limits limits_;
   Metrics* metrics_;
+  std::function<void()> released_;
+  PackageFlights<FetchedPackage> packages_;
+  bool resume_deferred_ = false;
+  EventLoop::TimerId room_timer_ = 0;
   std::unordered_set<ProxyCall*> calls_;  // under way
+  size_t watches_ = 0;
   bool serving_ = true;
 };
 

@@ -1,10 +1,7 @@
 // The program `mantaray-relay`: reads its options, puts the parts together, waits for a signal, takes them apart.
 
 #include <grpcpp/create_channel.h>
-#include <grpcpp/server.h>
-#include <grpcpp/server_builder.h>
 #include <signal.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -12,24 +9,20 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <functional>
-#include <future>
 #include <memory>
-#include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "mantaray/common/mutex.h"
 #include "mantaray/relay/admin_server.h"
 #include "mantaray/relay/credentials.h"
-#include "mantaray/relay/event_loop.h"
 #include "mantaray/relay/grpc_log.h"
 #include "mantaray/relay/log.h"
 #include "mantaray/relay/metrics.h"
 #include "mantaray/relay/options.h"
-#include "mantaray/relay/proxy.h"
-#include "mantaray/relay/sync_service.h"
+#include "mantaray/relay/serving.h"
+#include "mantaray/relay/upstream_watch.h"
 #include "mantaray/relay/version.h"
 
 namespace mantaray::relay {
@@ -37,42 +30,12 @@ namespace {
 
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
+// How often the upstream and the parent are looked at.
+constexpr int64_t kLookMs = 250;
 
-syncer::NodeId RandomNodeId() {
-  syncer::NodeId id;
-  if (getrandom(id.bytes.data(), id.bytes.size(), 0) != static_cast<ssize_t>(id.bytes.size())) {
-    std::abort();
-  }
-  return id;
-}
-
-syncer::RelayOptions CoreOptions(const Options& options) {
-  syncer::RelayOptions core;
-  core.node_id = RandomNodeId();
-  core.downward = {.window_ms = options.window_ms, .max_batch_messages = static_cast<size_t>(options.max_batch_size)};
-  core.upward.window_ms = options.upward_window_ms;
-  if (options.upstream_speech != Speech::kHeard) {
-    core.upstream_dialect = options.upstream_speech == Speech::kBare ? syncer::Dialect::kBare : syncer::Dialect::kBatch;
-  }
-  core.grace_ms = options.grace_ms;
-  core.noise.enabled = options.suppress_noise;
-  return core;
-}
-
-SyncService::Options SyncOptions(const Options& options) {
-  const std::string& told = options.admin_advertise.empty() ? options.admin_listen : options.admin_advertise;
-  return {CoreOptions(options), options.upstream, told};
-}
-
-// Runs a function on a loop and waits for what it returns, or gives up: a loop that does not answer is stuck.
-std::optional<std::string> AskLoop(EventLoop* loop, const std::function<std::string()>& function) {
-  auto promise = std::make_shared<std::promise<std::string>>();
-  std::future<std::string> answer = promise->get_future();
-  loop->Post([promise, function] { promise->set_value(function()); });
-  if (answer.wait_for(std::chrono::seconds(2)) != std::future_status::ready) {
-    return std::nullopt;
-  }
-  return answer.get();
+int64_t NowMs() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
 }
 
 // Every node is a connection, some are several.
@@ -104,94 +67,62 @@ grpc::ChannelArguments ChannelArguments(const Options& options) {
   return arguments;
 }
 
-void ConfigureServer(const Options& options, grpc::ServerBuilder* builder) {
-  builder->SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
-  builder->SetMaxSendMessageSize(static_cast<int>(options.max_message_bytes));
-  // A second relay on the same port must fail, not take half of the connections.
-  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // Clients ping as often as Ray has them ping.
-  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1'000);
-  builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
-}
-
-// Waits for SIGTERM or SIGINT, or for the end of the parent.
-void WaitForTheEnd(const sigset_t& signals, int64_t parent_pid) {
-  while (true) {
-    const timespec second{1, 0};
-    const int signal = sigtimedwait(&signals, nullptr, &second);
-    if (signal > 0) {
-      LogInfo("ending", {{"signal", std::to_string(signal)}});
-      return;
-    }
-    if (parent_pid > 0 && getppid() != parent_pid) {
-      LogInfo("ending", {{"reason", "the process that started this relay has ended"}});
-      return;
-    }
-  }
-}
-
-// All parts together.
+// All parts together. Everything but what the admin server calls happens on the main thread.
 class Relay {
  public:
-  Relay(const Options& options, const Credentials& credentials) : options_(options), credentials_(credentials) {}
+  Relay(const Options& options, const Credentials& credentials)
+      : options_(options), credentials_(credentials), watch_(options.upstream_timeout_ms, NowMs()) {
+    for (int64_t i = 0; i < options_.upstream_connections; ++i) {
+      channels_.calls.push_back(NewChannel());
+    }
+    channels_.sync = NewChannel();
+  }
 
   // Returns an error, or an empty string.
   std::string Start() {
-    grpc::ServerBuilder builder;
-    ConfigureServer(options_, &builder);
-    int port = 0;
-    builder.AddListeningPort(options_.listen, credentials_.server, &port);
-    std::unique_ptr<grpc::ServerCompletionQueue> queue = builder.AddCompletionQueue();
-    grpc::ServerCompletionQueue* const polled = queue.get();
-    proxy_loop_ = std::make_unique<EventLoop>(std::move(queue), "proxy");
-    sync_loop_ = std::make_unique<EventLoop>(EventLoop::QueueThatDoesNotPoll(), "sync");
-    sync_ = std::make_unique<SyncService>(sync_loop_.get(), polled, NewChannel(), SyncOptions(options_));
-    std::vector<std::shared_ptr<grpc::Channel>> channels;
-    for (int64_t i = 0; i < options_.upstream_connections; ++i) {
-      channels.push_back(NewChannel());
+    listen_ = options_.listen;
+    std::string error = Listen();
+    if (error.empty() && !options_.admin_listen.empty()) {
+      error = admin_.Start(options_.admin_listen, [this](const std::string& path, AdminServer::Respond respond) {
+        Answer(path, std::move(respond));
+      });
+      if (!error.empty()) {
+        Close(options_.drain_ms);
+      }
     }
-    probed_channel_ = channels.front();
-    proxy_ = std::make_unique<Proxy>(proxy_loop_.get(), polled, std::move(channels), sync_->relay_id(), &metrics_);
-    builder.RegisterService(sync_->method());
-    builder.RegisterAsyncGenericService(proxy_->service());
-    server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port == 0) {
-      StopLoops();
-      return "cannot listen on " + options_.listen;
+    if (error.empty()) {
+      LogListening("relaying");
     }
-    proxy_->Start();
-    sync_->Start();
-    proxy_loop_->Start();
-    sync_loop_->Start();
-    std::string error;
-    if (!options_.admin_listen.empty()) {
-      error = admin_.Start(options_.admin_listen, [this](const std::string& path) { return Answer(path); });
+    return error;
+  }
+
+  // Serves until one of the signals arrives or the parent is gone. Returns an error, or an empty string.
+  std::string RunUntil(const sigset_t& signals) {
+    while (!IsToEnd(signals)) {
+      switch (watch_.Observe(Look(), NowMs())) {
+        case UpstreamWatch::Order::kGoOn:
+          break;
+        case UpstreamWatch::Order::kClose:
+          metrics_.UpstreamGivenUp();
+          LogError("upstream is gone: closing the listener and every connection",
+                   {{"upstream", options_.upstream}, {"gone_ms", std::to_string(watch_.lost_ms(NowMs()))}});
+          Close(/*drain_ms=*/0);
+          break;
+        case UpstreamWatch::Order::kListen:
+          if (std::string error = Listen(); !error.empty()) {
+            return error;
+          }
+          LogListening("upstream is back: listening again");
+          break;
+      }
     }
-    if (!error.empty()) {
-      Stop();
-      return error;
-    }
-    LogInfo("relaying", {{"listen", options_.listen},
-                         {"port", std::to_string(port)},
-                         {"upstream", options_.upstream},
-                         {"id", sync_->relay_id()},
-                         {"tls", options_.tls.used ? "yes" : "no"},
-                         {"admin_port", std::to_string(admin_.port())}});
     return "";
   }
 
   // Gives what is under way its time, then ends everything.
   void Stop() {
     draining_ = true;
-    sync_->Drain();
-    proxy_->Drain(options_.drain_ms);
-    const auto margin = std::chrono::milliseconds(500);
-    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(options_.drain_ms) + margin);
-    WaitUntilIdle();
-    StopLoops();
+    Close(options_.drain_ms);
   }
 
  private:
@@ -199,65 +130,137 @@ class Relay {
     return grpc::CreateCustomChannel(options_.upstream, credentials_.channel, ChannelArguments(options_));
   }
 
-  // A queue may be shut down only when no event of it begins another operation.
-  void WaitUntilIdle() {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(3);
-    while (std::chrono::steady_clock::now() < deadline) {
-      const auto proxy = AskLoop(proxy_loop_.get(), [this] { return std::string(proxy_->idle() ? "idle" : ""); });
-      const auto sync = AskLoop(sync_loop_.get(), [this] { return std::string(sync_->idle() ? "idle" : ""); });
-      if (proxy == "idle" && sync == "idle") {
+  std::string Listen() {
+    auto serving = std::make_unique<Serving>(options_, credentials_, channels_, &metrics_);
+    std::string error = serving->Start(listen_);
+    if (!error.empty()) {
+      return error;
+    }
+    // The same port whenever it listens again.
+    listen_ = options_.listen.substr(0, options_.listen.rfind(':') + 1) + std::to_string(serving->port());
+    metrics_.SetListening(true);
+    MutexLock lock(&mutex_);
+    serving_ = std::move(serving);
+    return "";
+  }
+
+  void Close(int64_t drain_ms) {
+    metrics_.SetListening(false);
+    Serving* serving = nullptr;
+    {
+      MutexLock lock(&mutex_);
+      serving = serving_.get();
+    }
+    if (serving == nullptr) {
+      return;
+    }
+    if (!serving->Stop(drain_ms)) {
+      LogWarning("ended with calls that do not end");
+      _exit(draining_ ? 0 : kExitFailure);
+    }
+    std::unique_ptr<Serving> ended;
+    {
+      MutexLock lock(&mutex_);
+      ended = std::move(serving_);
+    }
+  }
+
+  void LogListening(const char* event) {
+    MutexLock lock(&mutex_);
+    LogInfo(event, {{"listen", options_.listen},
+                    {"port", std::to_string(serving_->port())},
+                    {"upstream", options_.upstream},
+                    {"id", serving_->relay_id()},
+                    {"tls", options_.tls.used ? "yes" : "no"},
+                    {"admin_port", std::to_string(admin_.port())}});
+  }
+
+  // Waits a moment. Returns whether a signal says that this is the end, or the parent is gone.
+  bool IsToEnd(const sigset_t& signals) {
+    const timespec moment{0, kLookMs * 1'000'000};
+    const int signal = sigtimedwait(&signals, nullptr, &moment);
+    if (signal > 0) {
+      LogInfo("ending", {{"signal", std::to_string(signal)}});
+      return true;
+    }
+    if (options_.parent_pid > 0 && getppid() != options_.parent_pid) {
+      LogInfo("ending", {{"reason", "the process that started this relay has ended"}});
+      return true;
+    }
+    return false;
+  }
+
+  // How the connection to the upstream stands.
+  Upstream Look() {
+    grpc::Channel& channel = *channels_.calls.front();
+    if (!metrics_.listening()) {
+      // Without a listener no thread polls the network, so the attempt to connect needs this one.
+      const auto moment = std::chrono::system_clock::now() + std::chrono::milliseconds(kLookMs);
+      return channel.WaitForConnected(moment) ? Upstream::kReachable : Upstream::kOutOfReach;
+    }
+    switch (channel.GetState(/*try_to_connect=*/true)) {
+      case GRPC_CHANNEL_READY:
+        return Upstream::kReachable;
+      case GRPC_CHANNEL_IDLE:
+        return Upstream::kUnknown;
+      default:
+        return Upstream::kOutOfReach;
+    }
+  }
+
+  void Answer(const std::string& path, AdminServer::Respond respond) {
+    MutexLock lock(&mutex_);
+    if (path == "/healthz") {
+      const bool alive = serving_ == nullptr || serving_->Alive();
+      respond({alive ? 200 : 503, "text/plain", alive ? "alive\n" : "a thread does not answer\n"});
+    } else if (path == "/readyz") {
+      respond(Readiness());
+    } else if (path == "/metrics") {
+      static constexpr char kType[] = "text/plain; version=0.0.4";
+      if (serving_ == nullptr) {
+        respond({200, kType, metrics_.Render()});
         return;
       }
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      serving_->AskMetrics([respond = std::move(respond), own = metrics_.Render()](const std::string& sync) {
+        respond({200, kType, own + sync});
+      });
+    } else if (path != "/status") {
+      respond({404, "text/plain", "there are /metrics, /status, /healthz and /readyz\n"});
+    } else if (serving_ == nullptr) {
+      respond({503, "text/plain", Closed()});
+    } else {
+      serving_->AskStatus([respond = std::move(respond)](const std::string& status) {
+        respond({200, "application/json", status + "\n"});
+      });
     }
-    LogWarning("ended with calls that do not end");
-    _exit(0);
   }
 
-  void StopLoops() {
-    proxy_loop_->Stop();
-    sync_loop_->Stop();
-  }
-
-  AdminServer::Response Answer(const std::string& path) {
-    if (path == "/healthz") {
-      const bool alive = AskLoop(proxy_loop_.get(), [] { return std::string(); }).has_value() &&
-                         AskLoop(sync_loop_.get(), [] { return std::string(); }).has_value();
-      return {alive ? 200 : 503, "text/plain", alive ? "alive\n" : "a thread does not answer\n"};
-    }
-    if (path == "/readyz") {
-      return Readiness();
-    }
-    if (path == "/metrics") {
-      const auto sync = AskLoop(sync_loop_.get(), [this] { return sync_->RenderMetrics(); });
-      return {sync.has_value() ? 200 : 503, "text/plain; version=0.0.4", metrics_.Render() + sync.value_or("")};
-    }
-    if (path == "/status") {
-      const auto status = AskLoop(sync_loop_.get(), [this] { return sync_->RenderStatus(); });
-      return {status.has_value() ? 200 : 503, "application/json", status.value_or("{}") + "\n"};
-    }
-    return {404, "text/plain", "there are /metrics, /status, /healthz and /readyz\n"};
+  std::string Closed() const {
+    return options_.upstream + " is out of reach; this relay listens again when that is back\n";
   }
 
   // Whether new nodes would get anywhere.
-  AdminServer::Response Readiness() {
+  AdminServer::Response Readiness() const {
     if (draining_) {
       return {503, "text/plain", "shutting down\n"};
     }
-    const bool ready = probed_channel_->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY;
+    if (!metrics_.listening()) {
+      return {503, "text/plain", Closed()};
+    }
+    const bool ready = channels_.calls.front()->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY;
     return {ready ? 200 : 503, "text/plain", ready ? "ready\n" : "not connected to " + options_.upstream + "\n"};
   }
 
   const Options& options_;
   const Credentials& credentials_;
   Metrics metrics_;
-  std::unique_ptr<EventLoop> proxy_loop_;
-  std::unique_ptr<EventLoop> sync_loop_;
-  std::unique_ptr<SyncService> sync_;
-  std::unique_ptr<Proxy> proxy_;
-  std::shared_ptr<grpc::Channel> probed_channel_;
-  std::unique_ptr<grpc::Server> server_;
+  Serving::Channels channels_;
+  UpstreamWatch watch_;
+  std::string listen_;
   std::atomic<bool> draining_{false};
+  Mutex mutex_;
+  // Null while the relay does not listen. The main thread replaces it; it stops it before it does.
+  std::unique_ptr<Serving> serving_ ABSL_GUARDED_BY(mutex_);
   // The last one: its thread uses the others.
   AdminServer admin_;
 };
@@ -285,7 +288,11 @@ int Run(const Options& options) {
     return kExitFailure;
   }
   LogGrpcErrorsAt(LogLevel::kWarning);
-  WaitForTheEnd(signals, options.parent_pid);
+  const std::string failure = relay.RunUntil(signals);
+  if (!failure.empty()) {
+    LogError("cannot go on", {{"reason", failure}});
+    return kExitFailure;
+  }
   relay.Stop();
   LogInfo("ended");
   return 0;

@@ -405,7 +405,7 @@ void SyncService::AcceptOne() { (new SyncStream(this))->Accept(); }
 
 void SyncService::Verify(const CredentialsKey& key, const OwnedMetadata& metadata, const std::string& path,
                          Verified verified) {
-  Credentials& credentials = credentials_[key];
+  SyncCredentials& credentials = credentials_[key];
   if (EventLoop::NowMs() < credentials.trusted_until_ms) {
     verified(grpc::Status::OK, credentials.answer);
     return;
@@ -437,11 +437,12 @@ void SyncService::OpenProbe(const OwnedMetadata& credentials, const std::string&
 }
 
 void SyncService::OnProbed(const CredentialsKey& key, const grpc::Status& status, const OwnedMetadata& answer) {
-  Credentials& credentials = credentials_[key];
+  SyncCredentials& credentials = credentials_[key];
   credentials.asking = false;
   if (status.ok()) {
     credentials.trusted_until_ms = EventLoop::NowMs() + kTrustMs;
     credentials.answer = answer;
+    credentials.verified = ++last_verified_;
   }
   const std::vector<Verified> waiting = std::exchange(credentials.waiting, {});
   for (const Verified& verified : waiting) {
@@ -473,22 +474,13 @@ void SyncService::ExpelAll(const CredentialsKey& key, const grpc::Status& status
   }
 }
 
-const std::pair<const SyncService::CredentialsKey, SyncService::Credentials>* SyncService::AnyCredentials() const {
-  for (const auto& entry : credentials_) {
-    if (entry.second.streams > 0) {
-      return &entry;
-    }
-  }
-  return nullptr;
-}
-
 // --- Upstream
 
 void SyncService::ConnectUpstream() {
   if (upstream_ != nullptr || draining_ || reconnect_timer_ != 0) {
     return;
   }
-  const auto* credentials = AnyCredentials();
+  const auto* credentials = CredentialsToShow(credentials_);
   if (credentials == nullptr) {
     return;  // Nobody is here whom it could be for.
   }
@@ -538,7 +530,7 @@ void SyncService::NodeLeft(const syncer::NodeId& node_id) {
 
 void SyncService::Withdraw() {
   const std::vector<syncer::NodeId> nodes = std::exchange(to_withdraw_, {});
-  const auto* credentials = AnyCredentials();
+  const auto* credentials = CredentialsToShow(credentials_);
   if (draining_ || credentials == nullptr) {
     return;
   }

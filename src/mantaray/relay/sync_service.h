@@ -5,7 +5,8 @@
 // with the same metadata (credentials among them) under another node id, which is asked anew for credentials that were
 // not asked about for kTrustMs. While the upstream cannot be asked, new streams are refused with its status; those that
 // were taken stay. The relay has no credentials of its own: its stream to the upstream carries those of one of its
-// nodes. If they are refused one day, the nodes that carry the same ones are sent away.
+// nodes, those that the upstream took last. If they are refused one day, the nodes that carry the same ones are sent
+// away.
 
 #ifndef MANTARAY_RELAY_SYNC_SERVICE_H_
 #define MANTARAY_RELAY_SYNC_SERVICE_H_
@@ -27,6 +28,7 @@
 #include "mantaray/common/clock.h"
 #include "mantaray/relay/event_loop.h"
 #include "mantaray/relay/metadata.h"
+#include "mantaray/relay/sync_credentials.h"
 #include "mantaray/relay/upstream_stream.h"
 #include "mantaray/syncer/backoff.h"
 #include "mantaray/syncer/relay_core.h"
@@ -88,18 +90,6 @@ class SyncService final : public syncer::RelayObserver {
  private:
   friend class SyncStream;
 
-  using Verified = std::function<void(const grpc::Status& status, const OwnedMetadata& answer)>;
-  // Somebody's metadata as one key.
-  using CredentialsKey = std::string;
-  struct Credentials {
-    OwnedMetadata metadata;
-    OwnedMetadata answer;
-    int64_t trusted_until_ms = 0;
-    bool asking = false;
-    std::vector<Verified> waiting;
-    size_t streams = 0;  // taken with them, and still there
-  };
-
   static constexpr int64_t kTrustMs = 30'000;
 
   // Who is at the other end of a stream.
@@ -118,8 +108,6 @@ class SyncService final : public syncer::RelayObserver {
   void ConnectUpstream();
   void OnUpstreamEnded(const CredentialsKey& key, const grpc::Status& status);
   void ExpelAll(const CredentialsKey& key, const grpc::Status& status);
-  // Some credentials that streams were taken with; null without streams.
-  const std::pair<const CredentialsKey, Credentials>* AnyCredentials() const;
   void Withdraw();
   void OpenProbe(const OwnedMetadata& credentials, const std::string& path, const syncer::NodeId& node, Verified done);
   // Sets the timer for what the core has to do next; after each call into it.
@@ -133,7 +121,8 @@ class SyncService final : public syncer::RelayObserver {
   syncer::RelayCore core_;
   SyncMethod method_;
   std::unordered_set<SyncStream*> streams_;
-  std::map<CredentialsKey, Credentials> credentials_;
+  SyncCredentialsMap credentials_;
+  uint64_t last_verified_ = 0;
   UpstreamStream* upstream_ = nullptr;
   int probes_ = 0;  // under way
   std::string upstream_problem_;

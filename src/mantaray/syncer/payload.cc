@@ -17,7 +17,6 @@ using Kind = WireReader::Kind;
 constexpr uint32_t kAvailableField = 1;
 constexpr uint32_t kTotalField = 2;
 constexpr uint32_t kIdleField = 4;
-constexpr uint32_t kActivityField = 7;
 constexpr uint32_t kLabelsField = 8;
 constexpr uint32_t kKeyField = 1;
 constexpr uint32_t kValueField = 2;
@@ -91,34 +90,25 @@ bool MovedLittle(double from, double to, double threshold) {
 
 bool HasKey(uint32_t field) { return field <= kTotalField || field == kLabelsField; }
 
-absl::Status CheckEntry(std::string_view entry, const WireLimits& limits) {
-  WireReader reader(entry);
+bool IsWellFormed(std::string_view message) {
+  WireReader reader(message);
   WireReader::Field field;
   while (reader.Next(&field)) {
-    if (field.kind == Kind::kBytes && field.bytes.size() > limits.max_key_bytes) {
-      return absl::ResourceExhaustedError("a sync payload with an overlong key");
-    }
   }
-  if (!reader.ok()) return absl::InvalidArgumentError("a sync payload that is not well-formed");
-  return absl::OkStatus();
+  return reader.ok();
 }
 
 }  // namespace
 
-absl::Status CheckPayload(MessageType type, std::string_view payload, const WireLimits& limits) {
-  size_t keys = 0;
+absl::Status CheckPayload(MessageType type, std::string_view payload) {
+  bool sound = true;
   WireReader reader(payload);
   WireReader::Field field;
-  while (reader.Next(&field)) {
-    if (type != MessageType::kResourceView || field.kind != Kind::kBytes) continue;
-    if (++keys > limits.max_payload_keys) return absl::ResourceExhaustedError("a sync payload with too many keys");
-    if (HasKey(field.number)) {
-      if (absl::Status status = CheckEntry(field.bytes, limits); !status.ok()) return status;
-    } else if (field.number == kActivityField && field.bytes.size() > limits.max_key_bytes) {
-      return absl::ResourceExhaustedError("a sync payload with an overlong activity");
-    }
+  while (sound && reader.Next(&field)) {
+    const bool entry = type == MessageType::kResourceView && field.kind == Kind::kBytes && HasKey(field.number);
+    sound = !entry || IsWellFormed(field.bytes);
   }
-  if (!reader.ok()) return absl::InvalidArgumentError("a sync payload that is not well-formed");
+  if (!sound || !reader.ok()) return absl::InvalidArgumentError("a sync payload that is not well-formed");
   return absl::OkStatus();
 }
 

@@ -16,8 +16,8 @@
 
 namespace mantaray::syncer {
 
-// InvalidArgument: not well-formed. ResourceExhausted: more or longer keys than the limits allow.
-absl::Status CheckPayload(MessageType type, std::string_view payload, const WireLimits& limits);
+// InvalidArgument: not well-formed.
+absl::Status CheckPayload(MessageType type, std::string_view payload);
 
 // When an update of a node's resources may wait.
 struct NoiseOptions {

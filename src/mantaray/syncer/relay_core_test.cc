@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 
+#include "absl/strings/str_format.h"
 #include "mantaray/syncer/backoff.h"
 
 namespace mantaray::syncer {
@@ -579,7 +580,7 @@ TEST_F(RelayTest, NothingHostileReachesUpstream) {
       {Refusal::kMalformed, Batch({Bare(1, 2), "\x08\x01\x22\x05node5"})},
       {Refusal::kMalformed, Batch({Bare(1, 2) + "\x10\x02"})},
       {Refusal::kBadPayload, Batch({Bare(1, 2, "garbage")})},
-      {Refusal::kOversized, Batch({Bare(1, 2, std::string(2 << 20, 'x'))})},
+      {Refusal::kOversized, Batch({Bare(1, 2, std::string(options.wire.max_message_bytes + 1, 'x'))})},
       {Refusal::kWrongDialect, Bare(1, 2)},
   };
   uint64_t refused = 0;
@@ -596,6 +597,47 @@ TEST_F(RelayTest, NothingHostileReachesUpstream) {
     up.Drain();
     EXPECT_EQ(up.frames, before) << RefusalName(reason);
   }
+}
+
+// A view of a node that holds this many one-CPU bundles, each of a placement group of its own.
+std::string ViewOfBundles(int bundles) {
+  std::string payload;
+  for (int bundle = 0; bundle < bundles; ++bundle) {
+    const std::string group = absl::StrFormat("%032d", bundle);
+    for (const char* name : {"CPU_group_", "CPU_group_0_", "bundle_group_", "bundle_group_0_"}) {
+      const std::string key = name + group;
+      std::string entry;
+      AppendVarint(1 << 3 | 2, &entry);
+      AppendVarint(key.size(), &entry);
+      entry += key;
+      entry += std::string("\x11\0\0\0\0\0\0\xf0\x3f", 9);
+      for (const uint64_t map : {1, 2}) {
+        AppendVarint(map << 3 | 2, &payload);
+        AppendVarint(entry.size(), &payload);
+        payload += entry;
+      }
+    }
+  }
+  return payload;
+}
+
+TEST_F(RelayTest, NodeWithThousandsOfBundlesKeepsItsStream) {
+  Start();
+  ConnectUpstream();
+  auto busy = Join(1);
+  auto other = Join(2);
+  const std::string payload = ViewOfBundles(10'000);
+  ASSERT_LT(payload.size(), options.wire.max_message_bytes);
+  core->OnDownstreamBytes(busy->stream, Batch({Bare(1, 2, payload)}));
+  EXPECT_FALSE(busy->peer.closed.has_value());
+  core->Tick();
+  other->Drain();
+  up.Drain();
+  EXPECT_EQ(other->Version(1), 2);
+  ASSERT_EQ(up.Version(1), 2);
+  const auto& heard = up.seen.at({1, kView});
+  EXPECT_EQ(heard.back().second, payload);
+  EXPECT_EQ(core->shield().refused_total(), 0u);
 }
 
 TEST_F(RelayTest, StreamsWithoutAGoodNodeIdAreRefused) {

@@ -85,7 +85,7 @@ void CheckFrame(const Frame& frame) {
   Require(split.ok() && split->messages.size() == frame.messages);
   for (const std::string_view part : split->messages) {
     const auto message = ParseMessage(part, {});
-    Require(message.ok() && CheckPayload(message->type, message->payload, {}).ok());
+    Require(message.ok() && CheckPayload(message->type, message->payload).ok());
   }
   tally.Count(kOut, bytes, frame.messages);
 }

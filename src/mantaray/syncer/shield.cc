@@ -103,7 +103,7 @@ absl::StatusOr<Hello> Shield::CheckServer(const StreamMetadata& metadata) {
 absl::StatusOr<SyncMessage> Shield::CheckMessage(std::string_view bytes) {
   absl::StatusOr<SyncMessage> message = ParseMessage(bytes, limits_);
   if (!message.ok()) return message;
-  if (absl::Status status = CheckPayload(message->type, message->payload, limits_); !status.ok()) return status;
+  if (absl::Status status = CheckPayload(message->type, message->payload); !status.ok()) return status;
   return message;
 }
 
@@ -125,7 +125,7 @@ absl::StatusOr<Shield::CheckedFrame> Shield::CheckFrame(std::string_view frame, 
       const bool oversized = absl::IsResourceExhausted(message.status());
       return Refuse(oversized ? Refusal::kOversized : Refusal::kMalformed, message.status().message());
     }
-    if (absl::Status status = CheckPayload(message->type, message->payload, limits_); !status.ok()) {
+    if (absl::Status status = CheckPayload(message->type, message->payload); !status.ok()) {
       return Refuse(Refusal::kBadPayload, status.message());
     }
     checked.messages.push_back(*message);

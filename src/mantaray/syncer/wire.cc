@@ -157,8 +157,9 @@ absl::StatusOr<SplitFrame> Split(std::string_view frame, const WireLimits& limit
 
 absl::StatusOr<SyncMessage> ParseMessage(std::string_view bytes, const WireLimits& limits) {
   if (bytes.size() > limits.max_message_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("a sync message of ", bytes.size(), " bytes; at most ", limits.max_message_bytes, " are allowed"));
+    return absl::ResourceExhaustedError(absl::StrCat("a sync message of ", bytes.size(),
+                                                     " bytes, more than the relay's --max-view-bytes, ",
+                                                     limits.max_message_bytes));
   }
   // It has to stay a bare message on the streams that speak so.
   if (DialectOf(bytes) == Dialect::kBatch) return absl::InvalidArgumentError("a sync message that opens like a batch");

@@ -30,12 +30,12 @@ enum class Dialect : uint8_t { kUnknown, kBare, kBatch };
 enum class MessageType : uint8_t { kResourceView = 0, kCommands = 1 };
 inline constexpr size_t kMessageTypes = 2;
 
+// What a relay accepts is bounded in bytes, because bytes are what it has to hold. A bound on the entries of a view
+// would be a limit that Ray lacks: each one-CPU bundle of a placement group adds eight of them.
 struct WireLimits {
   size_t max_frame_bytes = 64 << 20;    // one gRPC message
-  size_t max_message_bytes = 1 << 20;   // one sync message
+  size_t max_message_bytes = 16 << 20;  // one sync message
   size_t max_batch_messages = 100'000;  // sync messages in a frame
-  size_t max_payload_keys = 10'000;     // entries of maps and lists in a payload
-  size_t max_key_bytes = 4'096;         // a key, or a string in a payload
 };
 
 // Views into the frame that it was parsed from.

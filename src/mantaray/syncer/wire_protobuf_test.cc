@@ -351,7 +351,7 @@ TEST_F(WireAgainstProtobuf, PayloadsThatProtobufWroteAreTaken) {
   for (int round = 0; round < kRounds; ++round) {
     for (const MessageType type : {MessageType::kResourceView, MessageType::kCommands}) {
       const char* name = type == MessageType::kCommands ? "CommandsSyncMessage" : "ResourceViewSyncMessage";
-      const absl::Status status = CheckPayload(type, AnyPayload(name)->SerializeAsString(), {});
+      const absl::Status status = CheckPayload(type, AnyPayload(name)->SerializeAsString());
       EXPECT_TRUE(status.ok()) << status;
     }
   }

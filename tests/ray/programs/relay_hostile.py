@@ -39,7 +39,7 @@ def main() -> None:
         "negative version": sent(framed(message(own, 2**64 - 1, b""))),
         "damaged": sent(framed(good[:-3])),
         "damaged payload": sent(framed(message(own, 1, b"\x0a\xff\xff"))),
-        "oversized": sent(framed(message(own, 1, bytes_field(9, bytes(2_000_000))))),
+        "oversized": sent(framed(message(own, 1, bytes_field(9, bytes(17_000_000))))),
         "other dialect": sent(good if batch else bytes_field(1, good)),
         "in the name of another": sent(framed(message(victim, 2**62, view({"CPU": 99.0})))),
     }

@@ -267,6 +267,8 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "MANTARAY_REFS_WATCH_INTERVAL_MS",
         "MANTARAY_RELAY_PORT",
         "MANTARAY_RELAY_ADMIN_PORT",
+        "MANTARAY_RELAY_HOST",
+        "MANTARAY_RELAY_UPSTREAM_TIMEOUT_MS",
     ]
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mantaray.syncer.supervise_main import Supervisor, process_mark
+from mantaray.syncer.patch import relay_options
+from mantaray.syncer.supervise_main import Supervisor, process_mark, with_admin_port
 
 # Notes that it was started, and stays.
 STAYS = "import os, sys, time; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); time.sleep(600)"
@@ -42,7 +43,7 @@ def test_a_killed_relay_is_started_again_and_goes_with_the_head(
         return [int(line) for line in note.read_text().split()]
 
     command = [sys.executable, "-c", STAYS, str(note)]
-    supervisor = Supervisor(command, [head.pid], tmp_path / "log")
+    supervisor = Supervisor(lambda: command, [head.pid], tmp_path / "log", lambda _: True)
     thread = threading.Thread(target=supervisor.run)
     thread.start()
     assert eventually(lambda: len(pids()) == 1)
@@ -54,6 +55,62 @@ def test_a_killed_relay_is_started_again_and_goes_with_the_head(
     thread.join(120)
     assert not thread.is_alive()
     assert process_mark(pids()[1]) is None
+
+
+def test_a_relay_that_hangs_is_killed_and_started_again(
+    tmp_path: Path, head: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    note = tmp_path / "pids"
+    note.touch()
+
+    def pids() -> list[int]:
+        return [int(line) for line in note.read_text().split()]
+
+    command = [sys.executable, "-c", STAYS, str(note)]
+    # The first one does not even end by SIGTERM; those after it answer.
+    supervisor = Supervisor(
+        lambda: command,
+        [head.pid],
+        tmp_path / "log",
+        lambda _: len(pids()) > 1,
+        hung_s=1.0,
+    )
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    assert eventually(lambda: len(pids()) == 1)
+    subprocess.run(["kill", "-STOP", str(pids()[0])], check=True)
+    assert eventually(lambda: len(pids()) == 2)
+    assert process_mark(pids()[0]) is None
+    assert f"(pid {pids()[0]}) hangs" in (tmp_path / "log").read_text()
+    head.kill()
+    head.wait()
+    thread.join(120)
+    assert not thread.is_alive()
+    # The one that answered was left alone.
+    assert len(pids()) == 2
+
+
+def test_the_supervisor_finds_an_admin_port_where_none_was_asked_for() -> None:
+    before = ["--listen=0.0.0.0:1", "--admin-listen=127.0.0.1:0"]
+    after = with_admin_port(before)
+    assert after[0] == before[0]
+    assert int(after[1].removeprefix("--admin-listen=127.0.0.1:")) > 0
+    told = ["--admin-listen=127.0.0.1:7070"]
+    assert with_admin_port(told) == told
+
+
+def test_the_heads_relay_stays_on_the_network_that_the_head_was_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def listens(gcs: str) -> str:
+        return relay_options(gcs, 6390)[1]
+
+    monkeypatch.delenv("MANTARAY_RELAY_HOST", raising=False)
+    assert listens("10.0.0.7:6379") == "--listen=10.0.0.7:6390"
+    assert listens("[fd00::7]:6379") == "--listen=[fd00::7]:6390"
+    monkeypatch.setenv("MANTARAY_RELAY_HOST", "0.0.0.0")
+    assert listens("10.0.0.7:6379") == "--listen=0.0.0.0:6390"
 
 
 def test_another_process_with_the_heads_id_does_not_keep_it(

@@ -1,0 +1,40 @@
+// Which calls may share a fetch of a package (package_flights.h), and what they share.
+
+#ifndef MANTARAY_RELAY_PACKAGE_KEY_H_
+#define MANTARAY_RELAY_PACKAGE_KEY_H_
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
+
+#include <cstddef>
+#include <optional>
+#include <string>
+
+#include "mantaray/relay/held_bytes.h"
+#include "mantaray/relay/metadata.h"
+
+namespace mantaray::relay {
+
+// A smaller reply to a fetch carries no package that would be worth sharing.
+inline constexpr size_t kMinPackageBytes = 64 << 10;
+
+// What a call brought back.
+struct FetchedPackage {
+  HeldMessage message;
+  OwnedMetadata initial;
+  OwnedMetadata trailing;
+};
+
+// The entries that are carried on.
+OwnedMetadata CarriedOf(const ReceivedMetadata& received);
+
+// Adds entries to what a call answers.
+void AddMetadata(const OwnedMetadata& initial, const OwnedMetadata& trailing, grpc::ServerContext* context);
+
+// The same for calls that ask for one package with the same credentials; nullopt for a call that asks for none.
+std::optional<std::string> PackageKey(const std::string& method, const grpc::ByteBuffer& request,
+                                      const ReceivedMetadata& metadata);
+
+}  // namespace mantaray::relay
+
+#endif  // MANTARAY_RELAY_PACKAGE_KEY_H_
