@@ -7,6 +7,7 @@ python benchmarks/gc_pause_workload.py SECONDS
 Below 30 seconds the share of time that full collections take is not measured.
 """
 
+import gc
 import json
 import statistics
 import sys
@@ -22,6 +23,8 @@ from ray._private.internal_api import global_gc
 LIVE_CONTAINERS = 3_000_000
 HELD_REFS = 1_000
 FRESH_CYCLES = 50
+# What each call in (i) leaves behind, so that Python collects by itself, too.
+LITTER = 2_000
 STORE_BYTES = 200_000_000
 HIDDEN = 20
 HIDDEN_BYTES = 5_000_000
@@ -37,6 +40,10 @@ class Actor:
         self.kept: list[object] = []
         # The longest stall of each second.
         self.stalls_s: dict[int, float] = {}
+        # The longest collection of each generation, whoever started it.
+        self.collections_s = [0.0, 0.0, 0.0]
+        self.collection_began_s = 0.0
+        gc.callbacks.append(self.note_collection)
         threading.Thread(target=self.tick, daemon=True).start()
 
     def tick(self) -> None:
@@ -48,13 +55,26 @@ class Actor:
             self.stalls_s[second] = max(self.stalls_s.get(second, 0.0), now - last)
             last = now
 
-    def call(self) -> int:
+    def note_collection(self, phase: str, info: dict[str, int]) -> None:
+        now = time.perf_counter()
+        if phase == "start":
+            self.collection_began_s = now
+        else:
+            generation = info["generation"]
+            took_s = now - self.collection_began_s
+            self.collections_s[generation] = max(self.collections_s[generation], took_s)
+
+    def call(self, litter: int = 0) -> int:
+        for _ in range(litter):
+            cycle: list[object] = []
+            cycle.append(cycle)
         return 1
 
-    def stalls_ms(self) -> list[float]:
-        """Return the longest stall of each second since the last call."""
+    def stalls_ms(self) -> tuple[list[float], float]:
+        """Return the longest stall of each second since the last call, and the longest collection."""
         stalls_s, self.stalls_s = self.stalls_s, {}
-        return [stall_s * 1_000 for stall_s in stalls_s.values()]
+        longest_s, self.collections_s = max(self.collections_s), [0.0, 0.0, 0.0]
+        return [stall_s * 1_000 for stall_s in stalls_s.values()], longest_s * 1_000
 
     def hold(self, count: int) -> None:
         self.kept = [ray.put(number) for number in range(count)]
@@ -66,8 +86,6 @@ class Actor:
 
     def hide(self, count: int) -> None:
         """Keep objects in cycles, in the oldest generation."""
-        import gc
-
         self.hidden = []
         for _ in range(count):
             cycle: list[object] = [ray.put(np.zeros(HIDDEN_BYTES, dtype=np.uint8))]
@@ -95,7 +113,9 @@ class Actor:
         return SERVICE.collector.counts.total_full_s if SERVICE.collector else 0.0
 
 
-def serve(actor: Any, seconds: float, ask: bool, waste: int = 0) -> dict[str, float]:
+def serve(
+    actor: Any, seconds: float, ask: bool, waste: int = 0, litter: int = 0
+) -> dict[str, float]:
     """Call the actor all the time, ask for a collection every second; return its stalls in ms.
 
     A machine that has something else to do stalls the ticker now and then, too: that shows in the
@@ -110,10 +130,14 @@ def serve(actor: Any, seconds: float, ask: bool, waste: int = 0) -> dict[str, fl
             if waste:
                 ray.get(actor.waste.remote(waste))
             global_gc()
-        ray.get(actor.call.remote())
+        ray.get(actor.call.remote(litter))
         time.sleep(0.01)
-    stalls_ms = ray.get(actor.stalls_ms.remote())
-    return {"longest_ms": max(stalls_ms), "typical_ms": statistics.median(stalls_ms)}
+    stalls_ms, collection_ms = ray.get(actor.stalls_ms.remote())
+    return {
+        "longest_ms": max(stalls_ms),
+        "typical_ms": statistics.median(stalls_ms),
+        "collection_ms": collection_ms,
+    }
 
 
 def hidden_under_pressure(actor: Any, watch_share: bool) -> dict[str, float]:
@@ -167,7 +191,7 @@ def main() -> None:
         ray.get(actor.call.remote())
         time.sleep(1)
         told: dict[str, object] = {"quiet": serve(actor, min(seconds / 2, 10), ask=False)}
-        told["i"] = serve(actor, seconds, ask=True)
+        told["i"] = serve(actor, seconds, ask=True, litter=LITTER)
         ray.get(actor.hold.remote(HELD_REFS))
         stalls = serve(actor, seconds, ask=True, waste=FRESH_CYCLES)
         rounds = int(seconds)

@@ -42,10 +42,11 @@ def _stat_table(found: list[ProcessStat]) -> str:
         "pid",
         "triggers",
         "coalesced",
-        "skipped",
         "young",
+        "searches",
         "full",
         "longest young ms",
+        "longest search ms",
         "longest full ms",
         "objects freed",
         "released",
@@ -58,8 +59,9 @@ def _stat_table(found: list[ProcessStat]) -> str:
 def _row(one: ProcessStat) -> tuple[str, ...]:
     told = one.told
     counts = [told["triggers"], told["coalesced"]]
-    counts += [told["skipped_nothing_held"] + told["skipped_disabled"], told["young"], told["full"]]
-    pauses = [f"{told[f'longest_{kind}_s'] * 1_000:.1f}" for kind in ("young", "full")]
+    counts += [told["young"], told["searches"], told["full"]]
+    kinds = ("young", "search", "full")
+    pauses = [f"{told[f'longest_{kind}_s'] * 1_000:.1f}" for kind in kinds]
     numbers = [f"{count:,}" for count in counts]
     freed = [f"{told['objects']:,}", f"{told['released']:,}"]
     return (str(one.pid), *numbers, *pauses, *freed, told["state"], one.title[:_TITLE_CHARS])

@@ -1,20 +1,23 @@
 """When to collect what: the decisions of the `gc` patch, without Ray, threads or a real clock.
 
-Ray asks a process to collect (a *trigger*) when memory in the object store is short. A collection
-stops every thread of the process for as long as it takes to look at each container the process
-has, so this collector keeps the old ones out of sight (`gc.freeze`):
+Ray asks a process to collect (a *trigger*) when the cluster is short of memory in the object store or
+of resources that actor handles keep. A collection stops every thread of the process while it visits each
+container, so this collector freezes the containers that have survived one (`gc.freeze`):
 
-- a *young* collection looks at what has come up since the last one and freezes the survivors;
-- a *full* collection unfreezes everything, looks at it all and freezes it again. It runs at once where it
-  is expected to be short; else when the process is idle, or, within a share of time, when memory asks
-  for it: triggers to which young collections answer with nothing, or a process that has grown.
+- a *young* collection visits the containers that are new since the last one and freezes the survivors;
+- a *search* finds garbage among all containers, frozen or not, in a forked child, and frees it in short
+  collections (see `mantaray.gc.search`). It follows a trigger, growth, or a minute with new frozen objects;
+- a *full* collection unfreezes everything, visits it all and freezes it again. It runs at once if it is
+  expected to be short. A large heap is collected in full only if no search is possible: when the process
+  is idle, or, within a share of time, when triggers free nothing or the process has grown.
 
-The clock, the garbage collector and what is known of the process are handed in. `trigger` may be called
-from any thread and never collects; all the rest is called by one thread.
+The clock, the garbage collector and the facts about the process are handed in. `trigger` may be called from
+any thread and never collects. `automatic_starts` and `automatic_ends` run in the thread whose allocation
+started a collection. One thread calls the rest.
 
-Faults this survives: a garbage collector that is switched off (left alone); a `gc.freeze` of the
-user, before or later (never undone: from then on nothing is unfrozen); a collection that another
-thread is in the middle of (asked again); a collection that raises (the heap is frozen again).
+Faults this survives: a `gc.freeze` by the user, before or later (never undone: from then on nothing is
+unfrozen); a collection in another thread (asked again); a collection that raises (the heap is frozen
+again); a search that fails (full collections take over for a while).
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from enum import Enum
-from typing import Any, Protocol
+from dataclasses import dataclass
+
+from mantaray.gc.model import Collection, Counts, Heap, Kind, Policy, Search, World
 
 # What one block of memory adds to a full collection, and one container to any, before it was
 # measured. Measured on an idle machine: 0.05 and 0.07 us.
@@ -43,130 +46,21 @@ _GROWTH = 1.25
 _GROWTH_BYTES = 64_000_000
 # Ray asks every process once in this time anyhow; something frozen does not wait longer.
 _MAX_AGE_S = 600.0
+# A search follows automatic freezing after this time at the latest, if searches may take their share.
+_SEARCH_AGE_S = 60.0
+# Searches run in a process of their own, this share of the time.
+_SEARCH_SHARE = 0.1
+_SEARCH_DEADLINE_S = 300.0
+_SEARCH_LOOK_S = 0.02
+# After a failed search, full collections answer for so long.
+_SEARCH_FAILED_S = 300.0
+# The longest stall that an automatic collection of the oldest generation, or one step of freeing what a
+# search has found, is meant to cause.
+_STEP_PAUSE_S = 0.003
 # Ray itself switches the collector off for moments; wait for so long, looking so often.
 _DISABLED_WAIT_S = 1.0
 _DISABLED_LOOK_S = 0.02
 _LONGEST_LOOK_S = 1.0
-
-
-class Heap(Protocol):
-    """What is used of the module `gc`; sizes of generations come from `get_objects`."""
-
-    def collect(self, generation: int = 2) -> int:
-        """Collect up to a generation; return the number of unreachable objects."""
-
-    def freeze(self) -> None:
-        """Move everything out of sight."""
-
-    def unfreeze(self) -> None:
-        """Move everything back into the oldest generation."""
-
-    def isenabled(self) -> bool:
-        """Return whether automatic collection is on."""
-
-    def get_freeze_count(self) -> int:
-        """Return how many objects are out of sight; takes time in proportion."""
-
-    def get_objects(self, generation: int | None = None) -> list[Any]:
-        """Return the objects in sight, of one generation or all."""
-
-    def get_stats(self) -> list[dict[str, int]]:
-        """Return what each generation has seen."""
-
-
-class World(Protocol):
-    """What the collector asks about its process."""
-
-    def held(self) -> int:
-        """Return how much of the object store this process may hold: references and buffers."""
-
-    def is_idle(self, for_s: float) -> bool:
-        """Return whether no task has run for so many seconds."""
-
-    def blocks(self) -> int:
-        """Return how many blocks of memory Python has given out."""
-
-    def rss_bytes(self) -> int:
-        """Return the resident memory of the process."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The knobs.
-
-    Attributes:
-        time_share: the largest share of time, from 0 to 1, that full collections take from a
-            process which is not idle.
-        short_pause_s: a collection expected to be this short is run whenever Ray asks, in seconds.
-        idle_s: how long no task has run in an idle process, in seconds.
-        rss_limit_bytes: memory above which a full collection is due; None: when it has grown by a
-            quarter.
-    """
-
-    time_share: float = 0.02
-    short_pause_s: float = 0.025
-    idle_s: float = 2.0
-    rss_limit_bytes: int | None = None
-
-
-class Kind(str, Enum):
-    """How much a collection looked at."""
-
-    YOUNG = "young"
-    FULL = "full"
-
-
-@dataclass(frozen=True)
-class Collection:
-    """One collection that has run.
-
-    Attributes:
-        kind: how much was looked at.
-        why: what brought it about, in a word.
-        pause_s: for how long the process stood still, in seconds.
-        objects: unreachable objects found.
-        released: how much less of the object store is held.
-    """
-
-    kind: Kind
-    why: str
-    pause_s: float
-    objects: int
-    released: int
-
-
-@dataclass
-class Counts:
-    """What has happened so far. Pauses in seconds."""
-
-    triggers: int = 0
-    coalesced: int = 0
-    skipped_nothing_held: int = 0
-    skipped_disabled: int = 0
-    young: int = 0
-    full: int = 0
-    objects: int = 0
-    released: int = 0
-    failures: int = 0
-    longest_young_s: float = 0.0
-    longest_full_s: float = 0.0
-    total_full_s: float = 0.0
-
-    def as_dict(self) -> dict[str, float]:
-        """Return all of them by name."""
-        return asdict(self)
-
-    def add(self, done: Collection) -> None:
-        """Count a collection."""
-        self.objects += done.objects
-        self.released += done.released
-        if done.kind is Kind.YOUNG:
-            self.young += 1
-            self.longest_young_s = max(self.longest_young_s, done.pause_s)
-        else:
-            self.full += 1
-            self.longest_full_s = max(self.longest_full_s, done.pause_s)
-            self.total_full_s += done.pause_s
 
 
 class _Probe:
@@ -174,6 +68,18 @@ class _Probe:
 
     def __init__(self) -> None:
         self.itself = self
+
+
+@dataclass
+class _Searching:
+    """A search that runs, or whose findings are being freed."""
+
+    why: str
+    started_s: float
+    held: int
+    pause_s: float
+    ended_s: float | None = None
+    objects: int = 0
 
 
 class Collector:
@@ -188,6 +94,7 @@ class Collector:
             learned from it, for a busy machine stretches a pause by chance.
         can_freeze: False where freezing does not make collections shorter (free-threaded Python).
         on_collection: called after each collection, outside its pause.
+        search: finds garbage without stopping the process; None if there is no such way.
     """
 
     def __init__(
@@ -200,6 +107,7 @@ class Collector:
         cpu_clock: Callable[[], float] | None = None,
         can_freeze: bool = True,
         on_collection: Callable[[Collection], None] = lambda _: None,
+        search: Search | None = None,
     ) -> None:
         self.counts = Counts()
         self.policy = policy
@@ -226,11 +134,32 @@ class Collector:
         self._full_allowed_at = -float("inf")
         self._idle_full_allowed_at = -float("inf")
         self._rss_base_bytes = 0
+        self._search = search
+        self._searching: _Searching | None = None
+        self._search_allowed_at = -float("inf")
+        self._search_usable_at = -float("inf")
+        self._is_asked_to_search = False
+        self._is_collecting = False
+        self._thawed_for_user = False
 
     @property
     def freezes(self) -> bool:
         """Whether survivors are frozen; not so where the user has frozen something."""
         return self._moves is not False
+
+    @property
+    def has_frozen(self) -> bool:
+        """Whether what is frozen was frozen by this collector alone."""
+        return self._has_frozen and self._moves is True
+
+    def give_way_to_user(self) -> None:
+        """Freeze and unfreeze nothing from now on: the program freezes objects of its own."""
+        with self.at_work:
+            if self._has_frozen and self._moves:
+                self._heap.unfreeze()
+            self._has_frozen = False
+            self._moves = False
+            self._probe = None
 
     @property
     def owes_full(self) -> bool:
@@ -250,14 +179,20 @@ class Collector:
         """
         with self.at_work:
             self._take_triggers()
+            if self._search is not None and not self._full_is_short():
+                self._search.prepare()
+            if self._searching is not None:
+                self._follow_search()
             if self._asked_at is not None:
-                if not self._heap.isenabled() and not self._gives_up():
+                if not self._heap.isenabled() and not self._has_waited():
                     return _DISABLED_LOOK_S
                 self._answer()
-            elif self.owes_full:
+            elif self.owes_full and self._searching is None:
                 self._look()
             if self._asked_at is not None:
                 return _DISABLED_LOOK_S
+            if self._searching is not None:
+                return _SEARCH_LOOK_S
             return min(self.policy.idle_s / 2, _LONGEST_LOOK_S) if self.owes_full else None
 
     def restart(self) -> None:
@@ -267,6 +202,43 @@ class Collector:
         self._triggers = 0
         self._asked_at = None
         self._owed_since = None
+        self._is_collecting = False
+        # The search belongs to the parent; its child process is not ours to wait for.
+        self._searching = None
+        self._search = None
+
+    def automatic_starts(self, *, is_explicit: bool) -> bool:
+        """Prepare a collection of the oldest generation that this collector has not started.
+
+        Python's own collection of a large heap would be a long stall, so the heap is frozen first and a
+        search is owed instead. A collection that the program asks for must see everything, so the heap
+        is unfrozen first.
+
+        Args:
+            is_explicit: whether the program asked for it.
+
+        Returns:
+            Whether objects were frozen that a search has to visit.
+        """
+        if self._is_collecting or not self.at_work.acquire(blocking=False):
+            return False
+        try:
+            if is_explicit:
+                self._thaw_for_user()
+                return False
+            return self._freeze_instead()
+        finally:
+            self.at_work.release()
+
+    def automatic_ends(self) -> None:
+        """Freeze again what a collection by the program has seen."""
+        if self._thawed_for_user and self.at_work.acquire(blocking=False):
+            try:
+                self._thawed_for_user = False
+                self._owed_since = None
+                self._freeze()
+            finally:
+                self.at_work.release()
 
     def thaw(self) -> None:
         """Put everything back where it was, if nobody else has frozen anything."""
@@ -281,6 +253,34 @@ class Collector:
             self._owed_since = None
             self._fruitless = 0
 
+    def _thaw_for_user(self) -> None:
+        if self._moves and self._has_frozen:
+            self._heap.unfreeze()
+            self._thawed_for_user = True
+
+    def _freeze_instead(self) -> bool:
+        if self._search is None or not self._may_freeze() or self._full_is_short():
+            return False
+        if not self._search.is_possible:
+            # Modules are not loaded in the middle of an allocation: the next step finds out.
+            return self._search.is_possible is None
+        limit = int(_STEP_PAUSE_S / self._pause_per_object_s)
+        # A heap that was never frozen is known to be large. Counting it would take long.
+        if self._has_frozen and self._heap.count_oldest(limit) < limit:
+            return False
+        self._freeze()
+        self.counts.automatic_freezes += 1
+        if self._owed_since is not None:
+            return False
+        self._owed_since = self._clock()
+        return True
+
+    def _may_freeze(self) -> bool:
+        if self._moves is None:
+            # What the user has frozen before is not ours to unfreeze.
+            self._moves = self._heap.get_freeze_count() == 0
+        return self._moves
+
     def _take_triggers(self) -> None:
         with self._triggers_lock:
             taken, self._triggers = self._triggers, 0
@@ -291,24 +291,19 @@ class Collector:
         if self._asked_at is None:
             self._asked_at = self._clock()
 
-    def _gives_up(self) -> bool:
-        """Return whether a trigger has waited long enough for a collector that is switched off."""
+    def _has_waited(self) -> bool:
+        """Return whether a trigger has waited long enough for a collector that is switched off.
+
+        Ray switches it off for moments. Stock Ray collects in a process that keeps it off, and so does
+        this collector.
+        """
         assert self._asked_at is not None
         return self._clock() - self._asked_at >= _DISABLED_WAIT_S
 
     def _answer(self) -> None:
         """Answer the triggers that have come."""
         self._asked_at = None
-        if not self._heap.isenabled():
-            self.counts.skipped_disabled += 1
-            return
-        if self._world.held() == 0:
-            self.counts.skipped_nothing_held += 1
-            self._fruitless = 0
-            return
-        if self._moves is None:
-            # What the user has frozen before is not ours to unfreeze.
-            self._moves = self._heap.get_freeze_count() == 0
+        self._may_freeze()
         if self._rss_base_bytes == 0:
             self._rss_base_bytes = self._world.rss_bytes()
         if self._full_is_short() and self._clock() >= self._full_allowed_at:
@@ -325,13 +320,17 @@ class Collector:
             self._fruitless_at = now
         if self._owed_since is None:
             self._owed_since = self._clock()
-        self._look()
+        self._is_asked_to_search = True
+        if self._searching is None:
+            self._look()
 
     def _look(self) -> None:
-        """Run the full collection that is owed, if the time for it has come."""
-        if not self._heap.isenabled():
-            return
+        """Start the search, or run the full collection, that is owed if the time for it has come."""
         now = self._clock()
+        if self._search_is_usable(now):
+            why = self._why_search(now)
+            if why is None or self._start_search(why):
+                return
         if now >= self._idle_full_allowed_at and self._world.is_idle(self.policy.idle_s):
             self._recheck_the_user()
             self._full("idle")
@@ -343,6 +342,80 @@ class Collector:
             self._full("memory")
         elif self._owed_since is not None and now - self._owed_since >= _MAX_AGE_S:
             self._full("age")
+
+    def _search_is_usable(self, now: float) -> bool:
+        if self._search is None or now < self._search_usable_at:
+            return False
+        return self._moves is True and self._has_frozen and not self._full_is_short()
+
+    def _why_search(self, now: float) -> str | None:
+        """Return why a search is due now; None if none is."""
+        if now < self._search_allowed_at:
+            return None
+        if self._is_asked_to_search:
+            return "trigger"
+        if self._has_grown():
+            return "memory"
+        if self._owed_since is not None and now - self._owed_since >= _SEARCH_AGE_S:
+            return "age"
+        return None
+
+    def _start_search(self, why: str) -> bool:
+        """Return whether a search was started; its stall is the fork."""
+        assert self._search is not None
+        before_s = self._clock()
+        if not self._search.start():
+            self._search_usable_at = before_s + _SEARCH_FAILED_S
+            return False
+        now = self._clock()
+        self._searching = _Searching(why, now, self._world.held(), now - before_s)
+        # What is frozen from now on is owed another search.
+        self._is_asked_to_search = False
+        self._owed_since = None
+        return True
+
+    def _follow_search(self) -> None:
+        """See what has become of the search; free a part of what it has found."""
+        running = self._searching
+        assert self._search is not None
+        assert running is not None
+        if running.ended_s is None:
+            succeeded = self._search.poll()
+            now = self._clock()
+            if succeeded is None and now - running.started_s < _SEARCH_DEADLINE_S:
+                return
+            if not succeeded:
+                self._give_up_search(now)
+                return
+            running.ended_s = now
+        before_s = self._clock()
+        # The youngest generation of a process that has switched the collector off can be large.
+        if not self._heap.isenabled():
+            self._freeze()
+        if self._search.bring(int(_STEP_PAUSE_S / self._pause_per_object_s / 2)):
+            running.objects += self._collect(0)
+        running.pause_s = max(running.pause_s, self._clock() - before_s)
+        if self._search.left() == 0:
+            self._end_search(running)
+
+    def _give_up_search(self, now: float) -> None:
+        assert self._search is not None
+        self._search.stop()
+        self._searching = None
+        self.counts.failed_searches += 1
+        self._search_usable_at = now + _SEARCH_FAILED_S
+        self._owed_since = now
+
+    def _end_search(self, running: _Searching) -> None:
+        assert self._search is not None
+        assert running.ended_s is not None
+        self._search.stop()
+        self._searching = None
+        took_s = running.ended_s - running.started_s
+        self._search_allowed_at = self._clock() + took_s / _SEARCH_SHARE
+        self._fruitless = 0
+        self._rss_base_bytes = self._world.rss_bytes()
+        self._tell(Kind.SEARCH, running.why, running.pause_s, running.objects, running.held)
 
     def _full_is_short(self) -> bool:
         blocks = self._world.blocks()
@@ -407,7 +480,7 @@ class Collector:
         if self._moves:
             self._heap.unfreeze()
         try:
-            found += self._heap.collect(2)
+            found += self._collect(2)
         finally:
             if self._moves:
                 self._freeze()
@@ -429,6 +502,13 @@ class Collector:
         self._on_collection(done)
         return released
 
+    def _collect(self, generation: int) -> int:
+        self._is_collecting = True
+        try:
+            return self._heap.collect(generation)
+        finally:
+            self._is_collecting = False
+
     def _freeze(self) -> None:
         self._heap.freeze()
         self._has_frozen = True
@@ -448,7 +528,7 @@ class Collector:
         if generation == 2 and self._probe is not None:
             probe, self._probe = weakref.ref(self._probe), None
         before = self._heap.get_stats()[generation]["collections"]
-        found = self._heap.collect(generation)
+        found = self._collect(generation)
         if self._heap.get_stats()[generation]["collections"] == before:
             self._probe = probe() if probe is not None else self._probe
             self._asked_at = self._clock()

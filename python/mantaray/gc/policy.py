@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mantaray import settings
-from mantaray.gc.collector import Policy
+from mantaray.gc.model import Policy
 from mantaray.settings import read_or_default
 
 _LOG = logging.getLogger(__name__)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import gc
 import logging
+import sys
 import sysconfig
 import time
 from typing import Any
 
-from mantaray.gc.collector import Collection, Collector
+from mantaray.gc.automatic import HeapGuard
+from mantaray.gc.collector import Collector
+from mantaray.gc.heap import PythonHeap
+from mantaray.gc.model import Collection
 from mantaray.gc.policy import is_wanted, read_policy
 from mantaray.gc.process import Activity, Buffers, RayProcess
+from mantaray.gc.search import ForkSearch
 from mantaray.gc.telemetry import WRITE_PERIOD_S, Metrics, StateFile
 from mantaray.gc.thread import CollectorThread
 from mantaray.settings import read_or_default
@@ -27,6 +33,7 @@ class Service:
         self.activity = Activity()
         self.collector: Collector | None = None
         self._thread: CollectorThread | None = None
+        self._guard: HeapGuard | None = None
         self._metrics = Metrics()
         self._file: StateFile | None = None
         self._new: list[Collection] = []
@@ -69,16 +76,20 @@ class Service:
             worker: Ray's global worker, connected.
         """
         if self._thread is None:
+            process = RayProcess(worker, self.buffers, self.activity)
+            can_freeze = not sysconfig.get_config_var("Py_GIL_DISABLED")
             self.collector = Collector(
-                gc,
-                RayProcess(worker, self.buffers, self.activity),
+                PythonHeap(),
+                process,
                 read_or_default(read_policy, _LOG),
                 time.monotonic,
                 cpu_clock=time.thread_time,
-                can_freeze=not sysconfig.get_config_var("Py_GIL_DISABLED"),
+                can_freeze=can_freeze,
                 on_collection=self._note,
+                search=ForkSearch(process.blocks, process.rss_bytes) if can_search() else None,
             )
             self._thread = CollectorThread(self.collector, self._tell, WRITE_PERIOD_S)
+            self._guard = HeapGuard(self.collector, self._wake)
             atexit.register(self.disconnect, ends=True)
         assert self.collector is not None
         self._is_wanted = self._has_thread or is_wanted()
@@ -86,6 +97,8 @@ class Service:
         self._metrics = Metrics()
         self._file = _state_file(worker)
         self._thread.open()
+        if self._is_wanted and self._guard is not None and can_search():
+            self._guard.attach()
 
     def disconnect(self, *, ends: bool = False) -> None:
         """Take no more triggers, end the thread, and leave the heap as it was.
@@ -95,12 +108,24 @@ class Service:
         """
         if self._thread is None or self.collector is None:
             return
+        if self._guard is not None:
+            self._guard.detach()
         self._thread.close()
         if not ends:
             self.collector.thaw()
         file, self._file = self._file, None
         if file is not None:
             file.remove()
+
+    def _wake(self) -> None:
+        """Let the collector's thread look; called in the middle of an allocation, so without any lock."""
+        if self._thread is None:
+            return
+        try:
+            _thread.start_new_thread(self._thread.wake, ())
+        except RuntimeError:
+            # The interpreter is ending. Nothing has to be found any more.
+            pass
 
     def _note(self, done: Collection) -> None:
         self._last = done
@@ -128,6 +153,11 @@ class Service:
                 self._has_failed = True
                 _LOG.warning("figures of garbage collection are lost", exc_info=True)
             return False
+
+
+def can_search() -> bool:
+    """Return whether this Python's heap can be searched in a forked child; see `heap_lists.h`."""
+    return sys.version_info < (3, 14) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 def _state(collector: Collector) -> str:

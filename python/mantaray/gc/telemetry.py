@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mantaray.gc.collector import Collection, Counts
+from mantaray.gc.model import Collection, Counts
 
 _LOG = logging.getLogger(__name__)
 DIRECTORY = "mantaray-gc"
@@ -104,9 +104,9 @@ class Metrics:
                 made["objects"].inc(done.objects, tags=tags)
         new = counts.as_dict()
         old = self._told.as_dict()
-        for name, reason in (("skipped_nothing_held", "nothing held"), ("skipped_disabled", "off")):
+        for name in ("automatic_freezes", "failed_searches"):
             if new[name] > old[name]:
-                made["skipped"].inc(new[name] - old[name], tags={"why": reason})
+                made[name].inc(new[name] - old[name])
         if new["coalesced"] > old["coalesced"]:
             made["coalesced"].inc(new["coalesced"] - old["coalesced"])
         self._told = Counts(**new)  # type: ignore[arg-type]
@@ -136,9 +136,12 @@ def _make() -> dict[str, Any]:
             "mantaray_gc_triggers_coalesced",
             description="Triggers that were answered together with an earlier one.",
         ),
-        "skipped": Counter(
-            "mantaray_gc_triggers_skipped",
-            description="Triggers for which nothing was collected.",
-            tag_keys=("why",),
+        "automatic_freezes": Counter(
+            "mantaray_gc_automatic_freezes",
+            description="Automatic collections of a large heap that were made short by freezing it.",
+        ),
+        "failed_searches": Counter(
+            "mantaray_gc_failed_searches",
+            description="Searches for garbage that did not come to an end.",
         ),
     }

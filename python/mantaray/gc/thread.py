@@ -59,10 +59,19 @@ class CollectorThread:
             if not self._open:
                 return
             self._collector.trigger()
-            self._wake.set()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
-                self._thread.start()
+            self._run_now()
+
+    def wake(self) -> None:
+        """Take the collector's next step now. From any thread."""
+        with self._lock:
+            if self._open:
+                self._run_now()
+
+    def _run_now(self) -> None:
+        self._wake.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
         """Take no more triggers, let a collection that runs come to its end, join the thread."""

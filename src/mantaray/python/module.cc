@@ -2,6 +2,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "mantaray/python/gc_bindings.h"
 #include "mantaray/python/interpose_bindings.h"
 #include "mantaray/python/refcount_bindings.h"
 #include "mantaray/python/sim_bindings.h"
@@ -9,6 +10,7 @@
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "Mantaray's native parts. Use the Python packages (mantaray.spill, ...), not this module.";
+  mantaray::python::BindGc(module);
   mantaray::python::BindInterpose(module);
   mantaray::python::BindRefcount(module);
   mantaray::python::BindSim(module);

@@ -81,6 +81,14 @@ def fill_before_a_large_heap(kind):
     return {**counts(), "before": before, "all_released": released, "live": len(live)}
 
 
+@ray.remote(num_cpus=0, resources={"pinger": 1})
+class Pinger:
+    """There can be one at a time."""
+
+    def ping(self):
+        return 1
+
+
 class Base:
     def __init__(self, live=0):
         self.live = heap(live)
@@ -108,6 +116,20 @@ class Base:
             wait_until(lambda before=before: counts()["young"] > before)
         hidden.clear()
         return self.counts()
+
+    def keep_actors_in_cycles(self, times):
+        """Leave handles of actors in old cycles; return how many actors came to life, one by one."""
+        seen = 0
+        for _ in range(times):
+            handle = Pinger.remote()
+            ray.get(handle.ping.remote(), timeout=PATIENCE_S)
+            cycle = knot(handle)
+            del handle
+            for _ in range(3):
+                gc.collect()
+            del cycle
+            seen += 1
+        return {**counts(), "held": held(), "actors": seen}
 
     def counts(self):
         return {**counts(), "held": held(), "freezes": SERVICE.collector.freezes}

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from mantaray.gc.collector import Collection, Collector, Kind, Policy
+from mantaray.gc.collector import Collector
+from mantaray.gc.heap import PythonHeap
+from mantaray.gc.model import Collection, Kind, Policy
 
 _PAUSE_PER_OBJECT_S = 100e-9
 _BLOCKS_PER_OBJECT = 3
@@ -42,7 +44,13 @@ class ModelHeap:
         self.referred = 0
         self.idle = False
         self.rss = 100_000_000
-        self.full_pauses: list[tuple[float, float]] = []
+        self.search_is_possible: bool | None = True
+        self.search_refused = False
+        self.search_fails = False
+        self.fork_s = 0.01
+        self.search_s = 2.0
+        self.searching_until = 0.0
+        self.snapshot = 0
 
     # --- what the program does
 
@@ -103,6 +111,45 @@ class ModelHeap:
     def get_stats(self) -> list[dict[str, int]]:
         return [{"collections": count} for count in self.counts]
 
+    def count_oldest(self, limit: int) -> int:
+        return min(limit, self.live[2] + self.garbage[2])
+
+    # --- Search: the child sees what was garbage when it was forked.
+
+    @property
+    def is_possible(self) -> bool | None:
+        return self.search_is_possible
+
+    def prepare(self) -> None:
+        if self.search_is_possible is None:
+            self.search_is_possible = True
+
+    def start(self) -> bool:
+        if self.search_refused:
+            return False
+        self.now += self.fork_s
+        self.searching_until = self.now + self.search_s
+        self.snapshot = self.frozen_garbage
+        return True
+
+    def poll(self) -> bool | None:
+        if self.now < self.searching_until:
+            return None
+        return not self.search_fails
+
+    def bring(self, limit: int) -> int:
+        moved = min(limit, self.snapshot, self.frozen_garbage)
+        self.snapshot -= moved
+        self.frozen_garbage -= moved
+        self.garbage[0] += moved
+        return moved
+
+    def left(self) -> int:
+        return min(self.snapshot, self.frozen_garbage)
+
+    def stop(self) -> None:
+        self.snapshot = 0
+
     # --- World
 
     def held(self) -> int:
@@ -122,7 +169,9 @@ class ModelHeap:
 class Setup:
     """A collector on a model, and what it has run."""
 
-    def __init__(self, policy: Policy | None = None, **options: Any) -> None:
+    def __init__(
+        self, policy: Policy | None = None, *, searches: bool = False, **options: Any
+    ) -> None:
         self.heap = ModelHeap()
         self.done: list[tuple[float, Collection]] = []
         self.collector = Collector(
@@ -131,6 +180,7 @@ class Setup:
             policy or Policy(),
             lambda: self.heap.now,
             on_collection=lambda done: self.done.append((self.heap.now, done)),
+            search=self.heap if searches else None,
             **options,
         )
 
@@ -174,14 +224,11 @@ def kinds(done: list[Collection]) -> list[tuple[Kind, str]]:
     return [(each.kind, each.why) for each in done]
 
 
-def test_process_that_holds_nothing_of_the_store_is_left_alone() -> None:
+def test_actor_handle_in_a_cycle_of_a_process_that_holds_no_object_is_released() -> None:
     setup = Setup()
-    setup.heap.grow_old(live=3_000_000)
-    for _ in range(5):
-        assert setup.ask() == []
-    assert setup.heap.frozen_live == 0
-    assert setup.collector.counts.skipped_nothing_held == 5
-    assert setup.collector.step() is None
+    setup.heap.grow_old(live=50_000, garbage=1)
+    assert kinds(setup.ask()) == [(Kind.FULL, "short")]
+    assert setup.collector.counts.released == 1
 
 
 def test_heap_built_before_the_first_trigger_costs_no_long_pause(large: Setup) -> None:
@@ -315,12 +362,13 @@ def test_limit_of_memory_brings_full_collections_within_their_share() -> None:
     assert 2 <= setup.collector.counts.full <= 8
 
 
-def test_disabled_collector_is_left_alone(large: Setup) -> None:
+def test_disabled_collector_answers_after_a_second_as_on_stock(large: Setup) -> None:
+    large.heap.grow(garbage=4)
     large.heap.enabled = False
     large.collector.trigger()
-    assert large.pass_time(3) == []
-    assert large.collector.counts.skipped_disabled == 1
-    assert large.heap.frozen_live == 0
+    assert large.pass_time(0.9) == []
+    (done,) = large.pass_time(0.3)
+    assert done.released == 4
 
 
 def test_collector_disabled_for_a_moment_only_delays_the_answer(large: Setup) -> None:
@@ -374,6 +422,135 @@ def test_freezing_goes_on_once_the_user_has_unfrozen_everything() -> None:
     setup.pass_time(10)
     assert setup.collector.freezes
     assert setup.heap.frozen_live > 0
+
+
+@pytest.fixture
+def searched() -> Setup:
+    """The same large process, whose heap can be searched."""
+    setup = Setup(searches=True)
+    setup.heap.grow_old(live=3_000_000)
+    setup.heap.referred = 1_000
+    return setup
+
+
+def test_old_garbage_of_a_busy_process_is_found_without_a_full_collection(searched: Setup) -> None:
+    searched.heap.grow_old(garbage=30_000)
+    assert kinds(searched.ask()) == [(Kind.YOUNG, "trigger")]
+    (done,) = searched.pass_time(5)
+    assert (done.kind, done.why, done.released) == (Kind.SEARCH, "trigger", 30_000)
+    assert done.pause_s <= searched.heap.fork_s + 1e-6
+    assert searched.heap.frozen_garbage == 0
+
+
+def test_triggers_that_free_nothing_bring_no_long_pause(searched: Setup) -> None:
+    for _ in range(600):
+        searched.ask()
+        searched.pass_time(1)
+    assert searched.collector.counts.full == 0
+    assert max(done.pause_s for _, done in searched.done) <= searched.heap.fork_s + 1e-6
+
+
+def test_searches_keep_to_their_share_of_time(searched: Setup) -> None:
+    for _ in range(600):
+        searched.ask()
+        searched.pass_time(1)
+    assert 10 <= searched.collector.counts.searches <= 600 * 0.1 / searched.heap.search_s + 1
+
+
+def test_garbage_that_comes_up_during_a_search_is_found_by_the_next(searched: Setup) -> None:
+    searched.ask()
+    searched.pass_time(0.5)
+    searched.heap.frozen_garbage += 7
+    searched.ask()
+    searched.pass_time(60)
+    assert searched.collector.counts.released == 7
+    assert searched.collector.counts.searches == 2
+
+
+def test_failed_search_leaves_the_work_to_full_collections(searched: Setup) -> None:
+    searched.heap.search_fails = True
+    searched.heap.grow_old(garbage=100)
+    searched.ask()
+    searched.heap.idle = True
+    searched.pass_time(10)
+    assert searched.collector.counts.failed_searches == 1
+    assert searched.collector.counts.released == 100
+    searched.heap.search_fails = False
+    searched.heap.now += 600
+    searched.ask()
+    searched.pass_time(10)
+    assert searched.collector.counts.searches == 1
+
+
+def test_search_refused_for_want_of_memory_leaves_the_work_to_full_collections(
+    searched: Setup,
+) -> None:
+    searched.heap.search_refused = True
+    searched.heap.grow_old(garbage=100)
+    searched.heap.idle = True
+    searched.ask()
+    searched.pass_time(10)
+    assert searched.collector.counts.released == 100
+
+
+def test_automatic_collection_of_a_large_heap_finds_it_frozen(searched: Setup) -> None:
+    assert searched.collector.automatic_starts(is_explicit=False)
+    assert searched.heap.frozen_live == 3_000_000
+    # A few new objects are left to Python, whose collection of them is short.
+    searched.heap.grow_old(live=1_000)
+    assert not searched.collector.automatic_starts(is_explicit=False)
+    assert searched.heap.live[2] == 1_000
+    searched.heap.grow_old(live=100_000)
+    searched.collector.automatic_starts(is_explicit=False)
+    assert searched.heap.live[2] == 0
+
+
+def test_heap_that_cannot_be_searched_is_left_to_python(searched: Setup) -> None:
+    searched.heap.search_is_possible = False
+    assert not searched.collector.automatic_starts(is_explicit=False)
+    assert searched.heap.frozen_live == 0
+
+
+def test_nothing_is_loaded_in_the_middle_of_an_allocation(searched: Setup) -> None:
+    searched.heap.search_is_possible = None
+    assert searched.collector.automatic_starts(is_explicit=False)
+    assert searched.heap.search_is_possible is None
+    searched.collector.step()
+    assert searched.heap.search_is_possible is True
+
+
+def test_automatic_collection_of_a_small_heap_is_left_to_python() -> None:
+    setup = Setup(searches=True)
+    setup.heap.grow_old(live=50_000)
+    assert not setup.collector.automatic_starts(is_explicit=False)
+    assert setup.heap.frozen_live == 0
+
+
+def test_garbage_in_a_heap_frozen_without_a_trigger_is_found_within_minutes(
+    searched: Setup,
+) -> None:
+    searched.collector.automatic_starts(is_explicit=False)
+    searched.heap.frozen_garbage += 9
+    searched.pass_time(70)
+    assert searched.collector.counts.released == 9
+    assert searched.collector.step() is None
+
+
+def test_collection_by_the_program_sees_what_is_frozen(searched: Setup) -> None:
+    searched.ask()
+    searched.pass_time(10)
+    searched.collector.automatic_starts(is_explicit=True)
+    assert searched.heap.frozen_live == 0
+    searched.collector.automatic_ends()
+    assert searched.heap.frozen_live == 3_000_000
+
+
+def test_program_that_freezes_is_given_way_to(searched: Setup) -> None:
+    searched.ask()
+    searched.collector.give_way_to_user()
+    assert searched.heap.frozen_live == 0
+    assert not searched.collector.freezes
+    assert not searched.collector.automatic_starts(is_explicit=False)
 
 
 def test_python_without_generations_freezes_nothing() -> None:
@@ -467,7 +644,7 @@ def test_real_heap_is_handled_as_the_model_says() -> None:
     world = World()
     gc.unfreeze()
     clock = iter(range(10_000))
-    collector = Collector(gc, world, Policy(short_pause_s=0), lambda: float(next(clock)))
+    collector = Collector(PythonHeap(), world, Policy(short_pause_s=0), lambda: float(next(clock)))
     waste(5)
     collector.trigger()
     collector.step()

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from mantaray.cli.main import main
 from mantaray.errors import StartError
-from mantaray.gc.collector import Collection, Counts, Kind
+from mantaray.gc.model import Collection, Counts, Kind
 from mantaray.gc.policy import check_for_start, handing_on, is_wanted, read_policy
 from mantaray.gc.process import Activity, Buffers, runs_task_in_a_thread
 from mantaray.gc.stat import running_sessions
@@ -218,13 +218,14 @@ def test_state_of_a_process_is_shown_until_it_ends(tmp_path: Path) -> None:
     shown = CliRunner().invoke(main, arguments)
     assert shown.exit_code == 0
     row = shown.output.splitlines()[1]
-    assert row.split()[:10] == [
+    assert row.split()[:11] == [
         str(os.getpid()),
         "3",
         "1",
         "0",
         "0",
         "1",
+        "0.0",
         "0.0",
         "350.0",
         "1,200",

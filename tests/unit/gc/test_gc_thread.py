@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from mantaray.gc.collector import Counts
+from mantaray.gc.model import Counts
 from mantaray.gc.thread import CollectorThread
 
 

@@ -1,0 +1,31 @@
+"""Python's own garbage collector as a `Heap`: the functions of `gc` as they were before any stand-in."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+_OLDEST = 2
+
+
+class PythonHeap:
+    """The functions of `gc`, kept, because stand-ins for the program's calls may be put in their places."""
+
+    def __init__(self) -> None:
+        self.collect = gc.collect
+        self.freeze = gc.freeze
+        self.unfreeze = gc.unfreeze
+        self.isenabled = gc.isenabled
+        self.get_freeze_count = gc.get_freeze_count
+        self.get_stats = gc.get_stats
+        self._get_objects = gc.get_objects
+
+    def get_objects(self, generation: int | None = None) -> list[Any]:
+        """Return the objects in sight, of one generation or all."""
+        return self._get_objects(generation)
+
+    def count_oldest(self, limit: int) -> int:
+        """Return how many objects the oldest generation has in sight, counting up to `limit`."""
+        from mantaray._native import gc as native
+
+        return native.count_objects(_OLDEST, _OLDEST, limit)
