@@ -93,7 +93,10 @@ def record_path(node_directory: str) -> str:
 
 
 def write_record(node_directory: str, raylet_pid: int) -> None:
-    """Write the owner's record into a node's directory, once.
+    """Write the record of a node's directory, once.
+
+    Nothing is written if the directory is not there: its disk may have vanished, and what is written then
+    lands on the disk behind the mount point.
 
     Args:
         node_directory: the node's own spill directory.
@@ -103,7 +106,7 @@ def write_record(node_directory: str, raylet_pid: int) -> None:
 
     record = record_of(raylet_pid)
     path = Path(record_path(node_directory))
-    if record is None or path.exists():
+    if record is None or path.exists() or not os.path.isdir(node_directory):
         return
     # Several IO workers may start at once; they write the same record, and rename is atomic.
     temporary = path.with_name(f"{spill.TEMPORARY_PREFIX}{path.name}-{os.getpid()}")

@@ -91,6 +91,11 @@ def test_a_directory_of_a_running_raylet_stays(tmp_path: Path) -> None:
     assert leftovers.judge(str(node)) == (False, f"raylet {os.getpid()} is running")
 
 
+def test_no_record_is_written_behind_a_disk_that_has_vanished(tmp_path: Path) -> None:
+    owner.write_record(str(tmp_path / NODE), os.getpid())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_directory_of_a_dead_raylet_is_left_over(tmp_path: Path) -> None:
     node, record = make_node(tmp_path), dead_process()
     put_record(node, record)
