@@ -112,9 +112,9 @@ class Accounts:
                     future.set_result(None)
         return True
 
-    def unanswered(self, replica_id: Any) -> int:
-        """Return how many requests a replica has neither accepted nor rejected."""
-        return self._unanswered[replica_id]
+    def under_way(self, replica_id: Any) -> int:
+        """Return how many slots are given away to requests that a replica has not counted yet."""
+        return self._unhanded[replica_id] + self._unanswered[replica_id]
 
     def last(self, task: Task | None) -> Any:
         """Return the replica to which a task has sent a request last; None if there is none."""

@@ -194,7 +194,7 @@ class Routing:
         replica = self.router._replicas.get(replica_id)
         if replica is None:
             return
-        length = ongoing + self.accounts.unanswered(replica_id)
+        length = ongoing + self.accounts.under_way(replica_id)
         self.accounts.set_cache(replica_id, length)
         if length < replica.max_ongoing_requests:
             self.waiters.wake(replica_id)
@@ -223,8 +223,8 @@ class Routing:
             return
         if ongoing == 0:
             accounts.idle(replica_id)
-        # What was sent since and is not answered is not in that number.
-        on_the_way = accounts.unanswered(replica_id)
+        # What was given away since and is not answered is not in that number.
+        on_the_way = accounts.under_way(replica_id)
         if on_the_way:
             accounts.set_cache(replica_id, ongoing + on_the_way)
         self.waiters.wake(replica_id, replica.max_ongoing_requests - ongoing - on_the_way)

@@ -72,6 +72,19 @@ def test_late_word_of_an_earlier_request_does_not_free_the_slot_of_one_that_was_
     asyncio.run(scenario())
 
 
+def test_word_of_a_free_slot_does_not_free_one_that_was_just_given_away() -> None:
+    async def scenario() -> None:
+        routing = routing_to(REPLICA)
+        # A routing task has decided; the task of the request has not run yet.
+        routing.accounts.choose("one")
+        routing._heard("one", 0)
+        assert routing.accounts.cached("one") == 1
+        routing.answer(None, "one", 0, None)
+        assert routing.accounts.cached("one") == 1
+
+    asyncio.run(scenario())
+
+
 def test_slot_is_not_lost_when_a_request_ends_without_an_answer() -> None:
     async def scenario() -> None:
         routing = routing_to(REPLICA)
