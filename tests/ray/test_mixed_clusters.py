@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster import Cluster, free_ports
+from tests.support.cluster import Cluster
 from tests.support.profiled import Answer, Worker, get, start_workers
 from tests.support.rays import RayEnv, find_ray, find_stock_ray, short_directory
-from tests.support.relays import RelayAdmin, RelayProcess, wait_until
+from tests.support.relays import RelayAdmin, RelayProcess, heads_relay, wait_until
 
 PROGRAMS = Path(__file__).with_name("programs")
 STORE_BYTES = 80_000_000
@@ -57,9 +57,8 @@ def mixed_cluster(
     ours: RayEnv, stock: RayEnv, patched: str
 ) -> Iterator[tuple[Cluster, RelayAdmin]]:
     """Start a head and, behind a relay, a worker node; one of them has Mantaray."""
-    port, admin_port = free_ports(2)
     # Only a patched head starts a relay of its own.
-    relay = {"MANTARAY_RELAY_PORT": str(port), "MANTARAY_RELAY_ADMIN_PORT": str(admin_port)}
+    relay, admin, through = heads_relay()
     head, worker = (ours, stock) if patched == "head" else (stock, ours)
     with contextlib.ExitStack() as stack:
         cluster = Cluster(
@@ -70,7 +69,6 @@ def mixed_cluster(
             variables=VARIABLES | relay,
         )
         stack.enter_context(cluster)
-        admin, through = RelayAdmin(admin_port), f"127.0.0.9:{port}"
         if patched == "worker":
             root = stack.enter_context(short_directory())
             process = stack.enter_context(RelayProcess(ours, cluster.address, root))

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.cluster import Cluster, Node, free_ports
+from tests.support.cluster import Cluster, Node
 from tests.support.rays import RayEnv, short_directory
 from tests.support.relays import (
     RelayAdmin,
@@ -29,6 +29,7 @@ from tests.support.relays import (
     add_nodes,
     dialect_of,
     gcs_store,
+    heads_relay,
     restart_gcs,
     wait_until,
 )
@@ -118,11 +119,9 @@ class Tree:
 @pytest.fixture(scope="module")
 def tree(ray_env: RayEnv) -> Iterator[Tree]:
     """The cluster of this file."""
-    port, admin_port = free_ports(2)
+    relay, admin, through = heads_relay()
     own = {
-        **{"MANTARAY_RELAY_PORT": str(port), "MANTARAY_RELAY_ADMIN_PORT": str(admin_port)},
-        # Ray rewrites 127.0.0.1 in `--address`, so the tests have another one of loopback.
-        "MANTARAY_RELAY_HOST": "0.0.0.0",
+        **relay,
         # Here an outage is bridged; test_relay_fence_live.py is about those that are not.
         "MANTARAY_RELAY_UPSTREAM_TIMEOUT_MS": "600000",
     }
@@ -134,7 +133,7 @@ def tree(ray_env: RayEnv) -> Iterator[Tree]:
         wire = Wire(cluster.address)
         lower = stack.enter_context(RelayProcess(ray_env, wire.address, root, OPTIONS))
         nodes = add_nodes(cluster, lower, NODES)
-        yield Tree(cluster, wire, lower, RelayAdmin(admin_port), f"127.0.0.9:{port}", nodes)
+        yield Tree(cluster, wire, lower, admin, through, nodes)
 
 
 def tree_as_told(tree: Tree, admin: str) -> str:

@@ -32,7 +32,24 @@ _START_TIMEOUT_S = 60.0
 _JOIN_TIMEOUT_S = 180.0
 # A generous one: what is waited for comes at once, or, on a machine with much else to do, late.
 WAIT_TIMEOUT_S = 120.0
+# Ray replaces 127.0.0.1 in `--address`. It leaves another address of the loopback as it is.
+_LOOPBACK = "127.0.0.9"
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def heads_relay() -> tuple[dict[str, str], RelayAdmin, str]:
+    """Choose ports for a relay of the head's own.
+
+    Returns:
+        The variables with which the head starts it, its admin port, and the address at which nodes join.
+    """
+    port, admin_port = free_ports(2)
+    variables = {
+        "MANTARAY_RELAY_PORT": str(port),
+        "MANTARAY_RELAY_ADMIN_PORT": str(admin_port),
+        "MANTARAY_RELAY_HOST": _LOOPBACK,
+    }
+    return variables, RelayAdmin(admin_port), f"{_LOOPBACK}:{port}"
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = WAIT_TIMEOUT_S) -> bool:
@@ -132,8 +149,8 @@ class RelayProcess(RelayAdmin):
 
     @property
     def address(self) -> str:
-        """Where nodes join; Ray leaves this loopback address as it is."""
-        return f"127.0.0.9:{self.port}"
+        """Where nodes join."""
+        return f"{_LOOPBACK}:{self.port}"
 
     @property
     def pid(self) -> int:

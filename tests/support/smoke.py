@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .cluster import Cluster, free_ports
+from .cluster import Cluster
 from .job_logs import memory_mb, run_job, watch_memory
 from .profiled import Profiled, start_workers
 from .rays import RayEnv
-from .relays import RelayAdmin, wait_until
+from .relays import RelayAdmin, heads_relay, wait_until
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "ray" / "programs"
 BEHIND_RELAY = ("n0", "n1")
@@ -135,11 +135,8 @@ def _started(env: RayEnv, has_relay: bool) -> Iterator[tuple[Cluster, RelayAdmin
     """Start the cluster of one arm."""
     variables, admin, through = dict(VARIABLES), None, None
     if has_relay:
-        port, admin_port = free_ports(2)
-        variables["MANTARAY_RELAY_PORT"] = str(port)
-        variables["MANTARAY_RELAY_ADMIN_PORT"] = str(admin_port)
-        # Ray leaves this loopback address as it is.
-        admin, through = RelayAdmin(admin_port), f"127.0.0.9:{port}"
+        relay, admin, through = heads_relay()
+        variables.update(relay)
     cluster = Cluster(
         env,
         dashboard=True,
