@@ -19,7 +19,7 @@ RAYS :=
 BENCH_IN_RAY := $(addprefix bench-,overlay_startup spill_engine spill_cluster serve_router gc_pause spill_cache log_tail refs_finalize)
 BENCH_BESIDE_RAY := $(addprefix bench-,whole_log profiling_links refcount_race sync_storm sync_groups sync_noise relay_latency)
 
-.PHONY: help check-rays demo knowledge test test-slow test-rays test-native test-knowledge fuzz lint bench bench-knowledge dist test-dist wheel build clean distclean
+.PHONY: help check-rays demo docs knowledge test test-slow test-rays test-native test-knowledge fuzz lint bench bench-knowledge dist test-dist wheel build clean distclean
 .PHONY: $(BENCH_IN_RAY) $(BENCH_BESIDE_RAY) bench-reference_counter
 .PHONY: setup-build setup-dist setup-demo setup-knowledge setup-knowledge-dev setup-lint setup-test setup-test-slow
 
@@ -76,7 +76,10 @@ fuzz: setup-lint ## fuzz the parsers of spill files and of resource-view sync fo
 test-knowledge: setup-knowledge-dev ## the tests of the knowledge service
 	$(KNOWLEDGE) -m pytest examples/knowledge/tests -m "not slow" --durations=5
 
-test: setup-test test-native lint test-knowledge ## everything that CI runs
+docs: setup-build ## the documentation's site, into build/site
+	@PYTHONPATH=. .venv/bin/python -m tools.docs
+
+test: setup-test test-native lint docs test-knowledge ## everything that CI runs
 	$(PYTEST) -m "not slow" --durations=15
 
 test-slow: setup-test-slow ## the long tests

@@ -1,0 +1,50 @@
+"""The documentation's site: what its builder refuses, and that the generated pages are up to date."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from tools import reference
+from tools.docs import loaded_from_elsewhere
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<script src="https://unpkg.com/mermaid"></script>',
+        '<link rel="stylesheet" href="//fonts.example/a.css">',
+        '<img src="http://badges.example/b.svg">',
+    ],
+)
+def test_a_page_that_loads_from_another_server_is_found(html: str) -> None:
+    assert len(loaded_from_elsewhere(html)) == 1
+
+
+def test_links_that_a_reader_may_follow_are_allowed() -> None:
+    html = '<a href="https://www.ray.io">Ray</a><script src="assets/a.js"></script>'
+    assert loaded_from_elsewhere(html) == []
+
+
+def test_the_reference_is_what_its_generator_makes() -> None:
+    for name, text in reference.pages().items():
+        assert (reference.PAGES / name).read_text() == text, f"{name}: run {reference.REMAKE}"
+
+
+def test_every_command_and_option_is_in_the_reference() -> None:
+    @click.group()
+    def top() -> None:
+        """All."""
+
+    @top.command()
+    @click.option("--size", metavar="BYTES", help="How large | small.")
+    def inner(size: str) -> None:
+        """Do it.
+
+        And this.
+        """
+
+    page = reference.commands_page(top)
+    assert "## mantaray inner" in page
+    assert "Do it.\n\nAnd this." in page
+    assert "| `--size BYTES` | How large \\| small. |" in page

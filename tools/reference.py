@@ -1,0 +1,137 @@
+"""Makes the pages of docs/reference from the installed Mantaray, so that they cannot disagree with it.
+
+python -m tools.reference            writes the pages
+python -m tools.reference --check    names the pages that differ, and fails if there are any
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import click
+from mantaray.cli.main import main as mantaray_command
+from mantaray.settings import SETTINGS, Setting
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = REPOSITORY / "docs" / "reference"
+REMAKE = "`.venv/bin/python -m tools.reference`"
+# The first group that matches a setting's name is where it is shown.
+GROUPS: Mapping[str, str] = {
+    "Spilling": r"SPILL|spilling",
+    "Serve": r"SERVE",
+    "Garbage collection": r"_GC_|gc_manager",
+    "Logs": r"LOG_",
+    "Object references": r"REFS",
+    "Relay": r"RELAY",
+    "All of Mantaray": r".",
+}
+_SETTINGS_OPENING = f"""\
+# Settings
+
+This page lists every setting of Mantaray. A setting is an environment variable of the process that reads
+it. An empty variable counts as unset. `mantaray settings` prints the same list, with the values in force.
+
+Set a variable where you run `ray start`, so that all processes of the node inherit it. If you set a value
+that is not allowed, `ray start` ends and prints one sentence with the variable, the value and the allowed
+values.
+
+This page is made by {REMAKE}. Do not edit it.
+"""
+_COMMANDS_OPENING = f"""\
+# Commands
+
+This page lists every command of the `mantaray` program with its options.
+
+This page is made by {REMAKE}. Do not edit it.
+"""
+
+
+def pages() -> dict[str, str]:
+    """Return every generated page by its file name."""
+    return {"settings.md": settings_page(SETTINGS), "commands.md": commands_page(mantaray_command)}
+
+
+def settings_page(settings: Iterable[Setting[object]]) -> str:
+    """Return the page of settings, one table a group."""
+    rows: dict[str, list[tuple[str, ...]]] = {title: [] for title in GROUPS}
+    for setting in settings:
+        title = next(title for title, name in GROUPS.items() if re.search(name, setting.name))
+        own = f"`{setting.name}`" + (" (Ray's own)" if setting.upstream else "")
+        rows[title].append((own, setting.describe_default(), setting.allowed, setting.doc))
+    head = ("setting", "default", "allowed", "what it does")
+    # What concerns everything comes first.
+    shown = sorted(rows, key=lambda title: title != "All of Mantaray")
+    tables = [f"\n## {title}\n\n{_table(head, rows[title])}" for title in shown if rows[title]]
+    return _SETTINGS_OPENING + "".join(tables)
+
+
+def commands_page(command: click.Command) -> str:
+    """Return the page of commands: each command of the tree with its usage, help and options."""
+    context = click.Context(command, info_name="mantaray")
+    return _COMMANDS_OPENING + "".join(_command(command, context))
+
+
+def _command(command: click.Command, context: click.Context) -> Iterator[str]:
+    usage = " ".join(command.collect_usage_pieces(context))
+    depth = "#" * min(1 + context.command_path.count(" "), 4)
+    if context.parent is not None:
+        yield f"\n{depth} {context.command_path}\n\n"
+        yield f"```\n{context.command_path} {usage}\n```\n"
+        yield f"\n{_paragraphs(command.help or '')}\n"
+        rows = [
+            record
+            for parameter in command.get_params(context)
+            if (record := parameter.get_help_record(context)) and "--help" not in record[0]
+        ]
+        if rows:
+            yield "\n" + _table(("option", "meaning"), [(f"`{name}`", doc) for name, doc in rows])
+    if not isinstance(command, click.Group):
+        return
+    for name in command.list_commands(context):
+        below = command.get_command(context, name)
+        assert below is not None, f"{context.command_path} lists {name} and has it not"
+        yield from _command(below, click.Context(below, info_name=name, parent=context))
+
+
+def _paragraphs(text: str) -> str:
+    """Return help text without click's marks and without its line breaks."""
+    blocks = [block for block in text.replace("\b\n", "").split("\n\n") if block.strip()]
+    return "\n\n".join(" ".join(block.split()) for block in blocks)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages or check them; return the exit status."""
+    if list(arguments) not in ([], ["--check"]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    differing = [name for name, text in pages().items() if _written(name) != text]
+    if arguments:
+        for name in differing:
+            print(f"docs/reference/{name} is out of date; run {REMAKE}", file=sys.stderr)
+        return 1 if differing else 0
+    PAGES.mkdir(exist_ok=True)
+    for name in differing:
+        (PAGES / name).write_text(pages()[name])
+        print(f"docs/reference/{name} is made", file=sys.stderr)
+    return 0
+
+
+def _written(name: str) -> str | None:
+    path = PAGES / name
+    return path.read_text() if path.exists() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
