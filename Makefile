@@ -45,10 +45,10 @@ setup-lint:
 	@tools/setup packages lint-packages dev wheel knowledge-dev
 
 setup-test:
-	@tools/setup packages lint-packages test-packages dev wheel ray-2.48.0 ray-2.60.0 knowledge-dev
+	@tools/setup packages lint-packages test-packages dev wheel ray-2.48.0 ray-2.60.0 stock-2.52.1 stock-2.55.1 knowledge-dev
 
 setup-test-slow: setup-test
-	@tools/setup stock-2.48.0 stock-2.60.0 stock-2.52.1 stock-2.55.1
+	@tools/setup stock-2.48.0 stock-2.60.0
 
 build: setup-demo ## build Mantaray and install it beside Ray 2.60.0
 

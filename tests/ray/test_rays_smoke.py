@@ -29,7 +29,6 @@ RESULTS = os.environ.get("MANTARAY_TEST_RESULTS")
 
 # Two clusters with a dashboard each, and all of the work: a machine that does much else takes long.
 @pytest.mark.timeout(3_600)
-@pytest.mark.slow
 @pytest.mark.needs_root
 @pytest.mark.parametrize("version", RAYS, ids=[f"ray-{version}" for version in RAYS])
 def test_every_patch_does_its_work_and_none_is_refused(version: str) -> None:

@@ -19,13 +19,13 @@ url, raylet, root, megabytes = (
     sys.argv[4],
 )
 client = JobSubmissionClient(url)
-# Newer Rays write the command into the log at about the time at which the job begins, and not always first.
+# From 2.52 on, Ray writes the command into the log at about the time at which the job begins.
 WAIT = """
 if TELLS:
     while b"Running entrypoint" not in open("/proc/self/fd/1", "rb").read():
         time.sleep(0.05)
 """
-TELLS = tuple(map(int, ray.__version__.split(".")[:2])) > (2, 48)
+TELLS = tuple(map(int, ray.__version__.split(".")[:2])) >= (2, 52)
 JOBS = {
     "endless": "w = sys.stdout.write\nfor _ in range(MB): w('x' * 999_999 + 'y')",
     "bars": WAIT
