@@ -15,6 +15,8 @@ import click
 from mantaray.cli.main import main as mantaray_command
 from mantaray.settings import SETTINGS, Setting
 
+from tools.messages import by_component, native_messages, python_messages
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = REPOSITORY / "docs" / "reference"
 REMAKE = "`.venv/bin/python -m tools.reference`"
@@ -40,6 +42,18 @@ values.
 
 This page is made by {REMAKE}. Do not edit it.
 """
+_MESSAGES_OPENING = f"""\
+# Messages
+
+This page lists every error and every warning of Mantaray, so that you can search for the words that you
+saw. An ellipsis stands for what is filled in. Most messages say themselves what to do.
+[Troubleshooting](../troubleshooting.md) starts from what you see in a cluster.
+
+The errors of the native code (the last tables) reach you inside a message of the Python code, in the log of
+an IO worker, or in the log of the relay.
+
+This page is made by {REMAKE}. Do not edit it.
+"""
 _COMMANDS_OPENING = f"""\
 # Commands
 
@@ -51,7 +65,11 @@ This page is made by {REMAKE}. Do not edit it.
 
 def pages() -> dict[str, str]:
     """Return every generated page by its file name."""
-    return {"settings.md": settings_page(SETTINGS), "commands.md": commands_page(mantaray_command)}
+    return {
+        "settings.md": settings_page(SETTINGS),
+        "commands.md": commands_page(mantaray_command),
+        "messages.md": messages_page(),
+    }
 
 
 def settings_page(settings: Iterable[Setting[object]]) -> str:
@@ -94,6 +112,20 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
         below = command.get_command(context, name)
         assert below is not None, f"{context.command_path} lists {name} and has it not"
         yield from _command(below, click.Context(below, info_name=name, parent=context))
+
+
+def messages_page() -> str:
+    """Return the page of messages: a table a component, Python's before those of the native code."""
+    tables = []
+    for language, messages in (
+        ("", python_messages(REPOSITORY / "python" / "mantaray")),
+        ("Native code: ", native_messages(REPOSITORY / "src" / "mantaray")),
+    ):
+        for component, found in by_component(list(messages)).items():
+            rows = [(each.text, each.remedy, f"`{each.kind}`") for each in found]
+            tables.append(f"\n## {language}{component}\n\n")
+            tables.append(_table(("message", "what to do", "kind"), rows))
+    return _MESSAGES_OPENING + "".join(tables)
 
 
 def _paragraphs(text: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 
 from tools import reference
 from tools.docs import loaded_from_elsewhere
+from tools.messages import Message, native_messages, python_messages
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,26 @@ def test_every_command_and_option_is_in_the_reference() -> None:
     assert "## mantaray inner" in page
     assert "Do it.\n\nAnd this." in page
     assert "| `--size BYTES` | How large \\| small. |" in page
+
+
+def test_messages_are_found_with_what_is_filled_in(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "a.py").write_text(
+        "raise CliError(f'{path} is no log' + end, 'name a log file')\n"
+        "logger.warning('Directory %s is full.', path)\n"
+        "raise AssertionError('only for us, never seen')\n"
+    )
+    assert list(python_messages(tmp_path)) == [
+        Message("part", "… is no log…", "name a log file", "CliError"),
+        Message("part", "Directory … is full.", "", "warning in a log"),
+    ]
+
+
+def test_messages_of_native_code_are_found_across_lines(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    call = 'return absl::NotFoundError(absl::StrCat(path, " lies (far) "\n "away, ", Name(x)));'
+    (tmp_path / "part" / "a.cc").write_text(call)
+    (tmp_path / "part" / "a_test.cc").write_text(call)
+    assert list(native_messages(tmp_path)) == [
+        Message("part", "… lies (far) away, …", "", "NotFoundError")
+    ]
