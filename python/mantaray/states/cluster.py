@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 from mantaray.states import look
 
 ANSWER_TIMEOUT_S = 60.0
+_CONNECT_TIMEOUT_S = 10.0
 
 
 class ClusterError(RuntimeError):
@@ -73,6 +75,7 @@ def survey(address: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> l
 
     target = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
+        _check_that_it_listens(target)
         ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         raise ClusterError(f"no cluster at {target}: {error}") from error
@@ -80,6 +83,26 @@ def survey(address: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> l
         return _ask(timeout_s)
     finally:
         ray.shutdown()
+
+
+def _check_that_it_listens(target: str) -> None:
+    """Connect to a GCS once, because `ray.init` of Ray 2.48 keeps trying for more than ten minutes.
+
+    Raises:
+        OSError: nothing listens there.
+        ValueError: the address is not HOST:PORT.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if "://" in target:
+        # Ray Client has a time limit of its own.
+        return
+    address = canonicalize_bootstrap_address(target)
+    if address is not None:
+        host, _, port = address.rpartition(":")
+        if not port.isdigit():
+            raise ValueError("an address is HOST:PORT")
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
 
 
 def _ask(timeout_s: float) -> list[NodeReport]:
