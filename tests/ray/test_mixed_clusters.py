@@ -7,6 +7,7 @@ environments do the work. docs/mixed-clusters.md says what is expected, and foll
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import planted
 from tests.support.cluster import Cluster
 from tests.support.profiled import Answer, Worker, get, start_workers
 from tests.support.rays import RayEnv, find_ray, find_stock_ray, short_directory
@@ -25,7 +27,8 @@ STORE_BYTES = 80_000_000
 SYSTEM_CONFIG = {"local_gc_min_interval_s": 0, "global_gc_min_interval_s": 0}
 # One cluster does all of the work; see the smoke.
 pytestmark = pytest.mark.timeout(3_600)
-VARIABLES = {"RAY_DASHBOARD_ENABLE_PROFILING": "1"}
+# The age lets a patched head start its helper for old logs; nothing gets that old.
+VARIABLES = {"RAY_DASHBOARD_ENABLE_PROFILING": "1", "MANTARAY_LOG_RETENTION_AGE_S": "86400"}
 ARRANGEMENTS = [
     pytest.param((version, patched), id=f"ray-{version}-patched-{patched}", marks=pytest.mark.slow)
     for version in ("2.48.0", "2.60.0")
@@ -43,6 +46,7 @@ class Mixed:
         drivers: what programs/mixed.py saw, with a patched driver and with a stock one.
         jobs: what programs/mixed_jobs.py saw, by node.
         tracebacks: of a worker on each node, by its address: what came, and the worker.
+        took: the processes that took modules from the directory in which the nodes were started.
     """
 
     patched: str
@@ -50,6 +54,7 @@ class Mixed:
     drivers: dict[str, Any]
     jobs: dict[str, Any]
     tracebacks: dict[str, tuple[Answer, Worker]]
+    took: list[str]
 
 
 @contextlib.contextmanager
@@ -68,6 +73,7 @@ def mixed_cluster(
             system_config=SYSTEM_CONFIG,
             variables=VARIABLES | relay,
         )
+        planted.plant(cluster.root)
         stack.enter_context(cluster)
         if patched == "worker":
             root = stack.enter_context(short_directory())
@@ -98,12 +104,16 @@ def mixed(request: pytest.FixtureRequest) -> Mixed:
         for (name, ip), worker in zip(addresses.items(), workers, strict=True):
             url = f"{cluster.dashboard_url}/worker/traceback?pid={worker.pid}&ip={ip}"
             tracebacks[name] = (get(url), worker)
+        # Shows that the trap works.
+        command = [ours.python, "-m", "mantaray.spill.clean_main"]
+        subprocess.run(command, cwd=cluster.root, env=ours.environment(), check=True)
         return Mixed(
             patched,
             admin.carried(),
             drivers,
             {name: jobs[ip] for name, ip in addresses.items()},
             tracebacks,
+            planted.takers(cluster.root),
         )
 
 
@@ -154,3 +164,10 @@ def test_profiling_link_by_address_reaches_workers_of_both_nodes(mixed: Mixed) -
 
 def test_node_joins_through_a_relay(mixed: Mixed) -> None:
     assert mixed.carried == 1
+
+
+def test_no_helper_takes_modules_from_where_the_node_was_started(mixed: Mixed) -> None:
+    """The head's helpers look for left-over spill files, keep the relay running, and remove old logs."""
+    ours = [command for command in mixed.took if " mantaray." in command]
+    assert ours, "the trap works"
+    assert all(" -m mantaray.spill.clean_main" in command for command in ours), ours

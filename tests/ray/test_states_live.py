@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 ASK = """
 import json, os, subprocess, sys
-command = [sys.prefix + "/bin/mantaray", "doctor", "--cluster", *sys.argv[1:]]
+command = [sys.prefix + "/bin/mantaray", "doctor", "--cluster", "--timeout=240", *sys.argv[1:]]
 done = subprocess.run(command, capture_output=True, text=True)
 print(json.dumps([done.returncode, done.stdout, done.stderr]))
 """
@@ -66,28 +66,18 @@ def wait_for_series(exporter: list[Any]) -> dict[str, float]:
     raise AssertionError(f"{exporter} exports no ray_mantaray_patches")
 
 
-def add_node(cluster: Cluster, **variables: str) -> str:
-    """Add a node whose processes have further variables; return its address."""
-    before = dict(cluster.variables)
-    cluster.variables.update(variables)
-    try:
-        return cluster.add_node(num_cpus=1).address
-    finally:
-        cluster.variables.clear()
-        cluster.variables.update(before)
-
-
 def test_nodes_that_lost_patches_are_marked_and_have_another_metric(ray_env: RayEnv) -> None:
     with short_directory() as root, Cluster(ray_env, num_cpus=1) as cluster:
         alike = ask(cluster)
         assert alike[0] == 0, alike
         assert "DIFFERS" not in alike[1]
 
-        off = add_node(cluster, MANTARAY_PATCHES="-gc")
+        off = cluster.add_node(num_cpus=1, variables={"MANTARAY_PATCHES": "-gc"}).address
         blocker = Path(root, "blocker", "mantaray")
         blocker.mkdir(parents=True)
         (blocker / "__init__.py").write_text(LACKING)
-        lacking = add_node(cluster, PYTHONPATH=str(blocker.parent))
+        without = {"PYTHONPATH": str(blocker.parent)}
+        lacking = cluster.add_node(num_cpus=1, variables=without).address
 
         status, text, errors = ask(cluster)
         assert status == 1, text + errors

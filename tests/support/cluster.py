@@ -165,6 +165,7 @@ class Cluster:
         on_heads_address: bool = False,
         through: str | None = None,
         env: RayEnv | None = None,
+        variables: Mapping[str, str] | None = None,
         wait: bool = True,
     ) -> Node:
         """Start another raylet on this machine and wait until it is part of the cluster.
@@ -177,6 +178,7 @@ class Cluster:
             on_heads_address: it has the head's address; all nodes have with `one_address`.
             through: HOST:PORT where it joins, the head itself if not given.
             env: another environment with the same Ray, the cluster's own if not given.
+            variables: environment of this node's processes, on top of the cluster's.
             wait: for it to be there; else `wait_for_nodes` does, so that several start together.
         """
         arguments = [f"--address={through or self.address}"]
@@ -189,6 +191,7 @@ class Cluster:
             _OWN_PIDS if own_pids else (),
             address=self.nodes[0].address if on_heads_address else None,
             env=env,
+            variables=variables,
             wait=wait,
         )
 
@@ -290,9 +293,11 @@ class Cluster:
         prefix: Sequence[str] = (),
         address: str | None = None,
         env: RayEnv | None = None,
+        variables: Mapping[str, str] | None = None,
         wait: bool = True,
     ) -> Node:
         env = env or self.env
+        of_node = {processes.TAG_VARIABLE: self._tag} | self.variables | dict(variables or {})
         own_address = "127.0.0.2" if self._one_address else f"127.0.0.{len(self.nodes) + 2}"
         address = address or own_address
         command = [
@@ -313,7 +318,7 @@ class Cluster:
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 command,
-                env=env.environment(**{processes.TAG_VARIABLE: self._tag}, **self.variables),
+                env=env.environment(**of_node),
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

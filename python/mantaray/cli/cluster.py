@@ -7,23 +7,33 @@ import json
 from collections import Counter
 
 from mantaray.cli.output import CliError, table
-from mantaray.states.cluster import ClusterError, NodeReport, differences, healthy, survey
+from mantaray.states.cluster import (
+    ANSWER_TIMEOUT_S,
+    ClusterError,
+    NodeReport,
+    differences,
+    healthy,
+    survey,
+)
 
 _ID_CHARS = 8
 
 
-def show_cluster(address: str | None, as_json: bool) -> tuple[str, bool]:
+def show_cluster(
+    address: str | None, as_json: bool, timeout_s: float | None = None
+) -> tuple[str, bool]:
     """Ask all nodes; return what to print, and whether all is well.
 
     Args:
         address: of the cluster; None for the one of RAY_ADDRESS or of this machine.
         as_json: whether to print JSON.
+        timeout_s: how long to wait for the answers, in seconds; None for the usual time.
 
     Raises:
         CliError: there is no cluster to ask.
     """
     try:
-        reports = survey(address)
+        reports = survey(address, timeout_s or ANSWER_TIMEOUT_S)
     except ClusterError as error:
         raise CliError(
             str(error), "run this on a node of a running cluster, or give --address HOST:PORT"

@@ -37,9 +37,21 @@ from mantaray.overlay.owners import ownership_problem
     metavar="HOST:PORT",
     help="The cluster for --cluster; by default that of RAY_ADDRESS or of this machine.",
 )
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long --cluster waits for the nodes to answer; 60 by default.",
+)
 @click.pass_context
 def doctor(
-    ctx: click.Context, as_json: bool, against: Path | None, cluster: bool, address: str | None
+    ctx: click.Context,
+    as_json: bool,
+    against: Path | None,
+    cluster: bool,
+    address: str | None,
+    timeout_s: float | None,
 ) -> None:
     """Show what is attached to the installed Ray, and why or why not.
 
@@ -52,11 +64,11 @@ def doctor(
         # What it needs is imported only here.
         from mantaray.cli.cluster import show_cluster
 
-        text, is_healthy = show_cluster(address, as_json)
+        text, is_healthy = show_cluster(address, as_json, timeout_s)
         click.echo(text)
         ctx.exit(0 if is_healthy else 1)
-    if address is not None:
-        raise click.UsageError("--address goes with --cluster")
+    if address is not None or timeout_s is not None:
+        raise click.UsageError("--address and --timeout go with --cluster")
     try:
         diagnosis = diagnose() if against is None else diagnose_wheel(against)
     except UnreadableWheelError as error:
