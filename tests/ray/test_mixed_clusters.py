@@ -105,7 +105,7 @@ def mixed(request: pytest.FixtureRequest) -> Mixed:
             url = f"{cluster.dashboard_url}/worker/traceback?pid={worker.pid}&ip={ip}"
             tracebacks[name] = (get(url), worker)
         # Shows that the trap works.
-        command = [ours.python, "-m", "mantaray.spill.clean_main"]
+        command = [str(ours.python), "-m", "mantaray.spill.clean_main"]
         subprocess.run(command, cwd=cluster.root, env=ours.environment(), check=True)
         return Mixed(
             patched,

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mantaray.overlay import native_module
+
 if TYPE_CHECKING:
     from mantaray._native import gc as native_gc
 
@@ -47,11 +49,13 @@ class ForkSearch:
         if self._is_possible is not None:
             return
         try:
+            # A damaged file would end this process, so a child process tries it first.
+            native_module.load()
             from mantaray._native import gc as native
 
             native.count_objects(0, 0, 1)
             self._is_possible = True
-        except (ImportError, NotImplementedError) as error:
+        except (native_module.NativeError, ImportError, NotImplementedError) as error:
             _LOG.warning("garbage of this process is found by full collections only: %s", error)
             self._is_possible = False
 

@@ -6,6 +6,7 @@ Each test runs a program, because what it does to the garbage collector must not
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 
 import pytest
 from mantaray.gc.search import available_bytes
+
+import mantaray
+from tests.support.damaged_native import DAMAGES, copy_mantaray, damage
 
 _PRELUDE = """
 import gc, json, os, signal, sys, threading, time, weakref
@@ -361,3 +365,31 @@ def test_limit_of_a_control_group_bounds_what_a_search_may_use(tmp_path: Path) -
 def test_control_group_without_a_limit_leaves_the_machines_memory(tmp_path: Path) -> None:
     files = {"memory_max": "max\n", "memory_current": "400000", "memory_stat": ""}
     assert available_bytes(**_machine(tmp_path, "pod", **files)) == 10_000_000 * 1024
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_unusable_native_module_leaves_full_collections_and_does_not_end_the_process(
+    tmp_path: Path, kind: str
+) -> None:
+    """Loading a damaged file ended the driver and the workers, of which each has this patch."""
+    words = damage(copy_mantaray(Path(mantaray.__file__).parent, tmp_path), kind)
+    program = """
+import json
+from mantaray.gc.search import ForkSearch
+search = ForkSearch(lambda: 0, lambda: 0)
+search.prepare()
+print(json.dumps([search.is_possible, search.start()]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [False, False]
+    (line,) = done.stderr.splitlines()
+    assert "garbage of this process is found by full collections only" in line
+    assert words in line
