@@ -39,7 +39,8 @@ class Mixed:
 
     Attributes:
         versions: of Mantaray, by the address of the node; None where there is none.
-        drivers: what a driver of each kind that deployed has seen, by its version of Mantaray.
+        drivers: what the driver that deployed has seen, on the side that has (the newer) Mantaray, and
+            then a driver of the other side, by their version of Mantaray.
         recovered: what was answered after Mantaray was uninstalled and the cluster was started again
             from the state that its GCS had kept; None if that was not tried.
     """
@@ -97,7 +98,7 @@ def with_version(env: RayEnv, root: Path) -> Path:
 
 @pytest.fixture(scope="module", params=ARRANGEMENTS)
 def mixed(request: pytest.FixtureRequest) -> Iterator[Mixed]:
-    """Deploy from either side on two nodes; where the head has Mantaray, go on without it after that."""
+    """Deploy with Mantaray on two nodes, call from the other side, and take Mantaray out of the head."""
     version, patched = request.param
     (port,) = free_ports(1)
     with (
@@ -108,11 +109,11 @@ def mixed(request: pytest.FixtureRequest) -> Iterator[Mixed]:
         variables = store | PATIENCE
         with Cluster(head.env, num_cpus=2, variables=variables) as cluster:
             cluster.add_node(env=worker.env, variables=worker.variables)
-            # What the patched driver deployed is kept, where Mantaray is to be uninstalled.
-            order = sorted((head, worker), key=lambda side: side.version or "")
+            # A patched driver deploys: through the controller of a stock head in one of the arrangements.
+            deployer, caller = (head, worker) if patched == "head" else (worker, head)
             drivers = {
-                side.version: run(side, cluster, "deploy", str(port), HEAD, WORKER)
-                for side in order
+                side.version: run(side, cluster, what, str(port), HEAD, WORKER)
+                for side, what in ((deployer, "deploy"), (caller, "call"))
             }
         recovered = None
         if patched == "head":

@@ -1,7 +1,9 @@
 """Serves from nodes of which some have Mantaray; prints what was answered, as one line of JSON.
 
-Arguments: what to do ("deploy" or "ask"), the port of the HTTP proxies, and the addresses of the nodes. One
-deployment has a replica on each node, and on each node an application with a router of its own calls it.
+Arguments: what to do, the port of the HTTP proxies, and the addresses of the nodes. One deployment has a
+replica on each node, and on each node an application with a router of its own calls it. "deploy" deploys
+them, calls with a handle of the driver, and asks every proxy. "call" does not deploy. "ask" only asks the
+proxies.
 """
 
 from __future__ import annotations
@@ -86,9 +88,10 @@ def ask(address: str, name: str) -> Any:
 
 def main() -> None:
     told: dict[str, Any] = {"driver": version()}
-    if WHAT == "deploy":
+    if WHAT != "ask":
         ray.init(log_to_driver=False)
-        deploy()
+        if WHAT == "deploy":
+            deploy()
         handle = serve.get_app_handle("shared")
         asked = [handle.remote(number) for number in range(COUNT)]
         told["of driver"] = [each.result(timeout_s=LONGEST_S) for each in asked]
