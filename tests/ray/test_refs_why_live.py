@@ -1,4 +1,4 @@
-"""`mantaray refs why` and `refs top` on a cluster that was not started for them."""
+"""`mantaray refs why`, `refs top` and `refs leaks` on a cluster that was not started for them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def test_holders_of_an_object_are_told_with_their_reasons(ray_env: RayEnv) -> No
 
     assert told["top"][0]["object_id"] == told["id"]
     assert len(told["top"][0]["holders"]) == 2
+
+    # The three of `leak` and the object of `wrap`. The driver uses the large one as well.
+    (leak,) = [leak for leak in told["leaks"] if leak["pid"] == told["cache"]]
+    assert (leak["objects"], leak["grown"], leak["actor"]) == (4, 0, "Cache")
+    assert 600_000 <= leak["size_bytes"] < 1_000_000
 
     status, found, stderr = told["unknown"]
     assert (status, found["holders"]) == (1, [])

@@ -12,6 +12,7 @@ import click
 
 from mantaray._native import sim
 from mantaray.cli.output import CliError, table
+from mantaray.refs import leaks as leaked
 from mantaray.refs import why as holders
 from mantaray.refs.cluster import ClusterError, Process, ask
 
@@ -95,6 +96,68 @@ def top(*, address: str | None, timeout_s: float, limit: int, as_json: bool) -> 
     else:
         header = ("object", "bytes", "holders", "owner or first holder", "made at")
         click.echo(table(header, [_large_row(each) for each in found]))
+    _name_silent(processes)
+
+
+def seconds(ctx: click.Context | None, param: click.Parameter | None, text: str) -> float:
+    """Read a time such as 90s, 10m or 2h.
+
+    Raises:
+        click.BadParameter: the text is no such time.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a time such as 90s, 10m or 2h", ctx, param)
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3_600}[match[2]]
+
+
+@refs_group.command("leaks")
+@click.option(
+    "--older-than",
+    "age_s",
+    callback=seconds,
+    default="10m",
+    show_default=True,
+    metavar="TIME",
+    help="How old an object is at least, as 90s, 10m or 2h. The command takes this long.",
+)
+@_ADDRESS
+@_TIMEOUT
+@click.option("-n", "limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def leaks(
+    *, age_s: float, address: str | None, timeout_s: float, limit: int, as_json: bool
+) -> None:
+    """Show objects that a single process has kept for long, by process and by the line that made them.
+
+    Ray does not know how old an object is. So this asks the cluster, waits, asks again, and shows what both
+    answers name. Cluster processes that did not answer are named.
+    """
+    before = _ask(address, None, timeout_s)
+    click.echo(f"asked once; asking again after {age_s:g} s", err=True)
+    time.sleep(age_s)
+    after = _ask(address, None, timeout_s)
+    found = leaked.find(before, after)[:limit]
+    if as_json:
+        click.echo(json.dumps([leak.to_json() for leak in found]))
+    else:
+        header = ("objects", "grown by", "bytes", "kept by", "made at", "one of them")
+        click.echo(table(header, [_leak_row(leak) for leak in found]))
+    _name_silent(after)
+
+
+def _leak_row(leak: leaked.Leak) -> tuple[str, ...]:
+    return (
+        f"{leak.objects:,}",
+        f"{leak.grown:+,}",
+        f"{leak.size_bytes:,}",
+        str(leak.holder),
+        leak.call_site or "(not recorded)",
+        leak.example,
+    )
+
+
+def _name_silent(processes: list[Process]) -> None:
     for process in processes:
         if process.problem is not None:
             click.echo(f"not asked: {process}: {process.problem}", err=True)

@@ -94,7 +94,7 @@ def reasons(held: Held) -> list[str]:
     found += [f"a reference to it is inside its object {outer}" for outer in held.contained_in]
     if held.pinned:
         found.append("it uses the value in the object store")
-    if held.owned and held.task_status not in ("FINISHED", "FAILED"):
+    if not is_ready(held):
         found.append(f"the task that makes it is {held.task_status}")
     return found
 
@@ -131,10 +131,15 @@ def largest(processes: Iterable[Process], limit: int) -> list[Large]:
     for object_id, holders in by_object.items():
         holders.sort(key=lambda holder: not holder[1].owned)
         size = max(held.size_bytes or 0 for _, held in holders)
-        site = next((s for _, held in holders if (s := _site(held))), "")
+        site = next((s for _, held in holders if (s := call_site(held))), "")
         found.append(Large(object_id, size, tuple(process for process, _ in holders), site))
     found.sort(key=lambda each: (-each.size_bytes, each.object_id))
     return found[:limit]
+
+
+def is_ready(held: Held) -> bool:
+    """Whether the object exists, as far as this process knows."""
+    return not held.owned or held.task_status in ("FINISHED", "FAILED")
 
 
 def _about(process: Process) -> dict[str, Any]:
@@ -152,10 +157,11 @@ def _count(number: int, noun: str) -> str:
 
 
 def _made_at(held: Held) -> str:
-    site = _site(held)
+    site = call_site(held)
     return f", made at {site}" if site else ""
 
 
-def _site(held: Held) -> str:
-    """Return where a reference was made; Ray writes "disabled" when it does not record that."""
+def call_site(held: Held) -> str:
+    """Return where a reference was made; empty when Ray does not record that."""
+    # Ray writes "disabled" then.
     return "" if "disabled" in held.call_site else " ".join(held.call_site.split())

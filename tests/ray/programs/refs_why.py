@@ -28,6 +28,10 @@ class Cache:
         outer: str = self.kept[1].hex()
         return outer
 
+    def leak(self) -> int:
+        self.kept += [ray.put(bytes(200_000)) for _ in range(3)]
+        return len(self.kept)
+
 
 def command(*arguments: str) -> tuple[int, Any, str]:
     """Run `mantaray refs ... --json`; return its status, its JSON and what it wrote to stderr."""
@@ -56,6 +60,8 @@ def main() -> None:
     told["outer"] = ray.get(cache.wrap.remote())
     told["why"] = command("why", ref.hex(), "--timeout-s", "60")[1]
     told["top"] = command("top", "--timeout-s", "60")[1]
+    ray.get(cache.leak.remote())
+    told["leaks"] = command("leaks", "--older-than", "1s", "--timeout-s", "60")[1]
     told["id"] = ref.hex()
     told["unknown"] = command("why", "ab" * 28, "--timeout-s", "60")
     told["no id"] = command("why", "xyz")
