@@ -3,7 +3,16 @@
 # Only headers are needed of them, which do not differ between x86-64 and aarch64 in anything that the module uses.
 WHEEL_PYTHONS = ["310", "311", "312", "313", "314"]
 
-_ASK = "import sysconfig; print(sysconfig.get_path('include'))"
+_ASK = "import sys, sysconfig; print(sysconfig.get_path('include'), sys.version_info >= (3, 12))"
+
+# The distribution's pybind11 may be older than Python 3.12.
+_PYBIND11 = """
+alias(
+    name = "pybind11",
+    actual = "%s",
+    visibility = ["//visibility:public"],
+)
+"""
 
 _BUILD = """
 cc_library(
@@ -19,11 +28,12 @@ def _python_headers_impl(repository_ctx):
     if not python:
         fail("No python3 found: install python3 and python3-dev, or set PYTHON_BIN_PATH.")
     result = repository_ctx.execute([str(python), "-c", _ASK])
-    include = result.stdout.strip()
+    include, _, recent = result.stdout.strip().rpartition(" ")
     if result.return_code != 0 or not repository_ctx.path(include + "/Python.h").exists:
         fail("%s has no headers (looked for Python.h in '%s'): install python3-dev." % (python, include))
     repository_ctx.symlink(include, "include")
-    repository_ctx.file("BUILD.bazel", _BUILD)
+    pybind11 = "@pybind11//:headers" if recent == "True" else "@system//:pybind11"
+    repository_ctx.file("BUILD.bazel", _BUILD + _PYBIND11 % pybind11)
 
 python_headers = repository_rule(
     implementation = _python_headers_impl,

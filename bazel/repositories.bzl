@@ -8,6 +8,7 @@ that hand on the native rules.
 load("//bazel:abseil.bzl", "abseil")
 load("//bazel:pybind11.bzl", "pybind11")
 load("//bazel:python.bzl", "WHEEL_PYTHONS", "python_headers", "wheel_python")
+load("//bazel:sysroot.bzl", "sysroot_toolchain")
 load("//bazel:system.bzl", "system_libraries")
 load("//bazel:zig.bzl", "zig_toolchain")
 
@@ -69,5 +70,6 @@ def mantaray_repositories():
     system_libraries(name = "system")
     pybind11(name = "pybind11")
     zig_toolchain(name = "zig")
+    sysroot_toolchain(name = "sysroot")
     for version in WHEEL_PYTHONS:
         wheel_python(name = "python_" + version, version = version)

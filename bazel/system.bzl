@@ -4,6 +4,7 @@ Headers lie in the compiler's own search path; only the linking has to be said. 
 travel in a wheel: the list of its libraries is pkg-config's, each replaced by its archive where there is one. They are
 compiled for executables (PIE), not for extension modules. The gRPC of the distribution is built upon the distribution's Abseil,
 whose headers its own headers include: what includes gRPC must not see another Abseil (see abseil.bzl), and links this one.
+The published relay is linked with a current gRPC instead (see sysroot.bzl).
 """
 
 # Of the C library and the compiler; these stay as they are.
@@ -47,7 +48,16 @@ cc_library(name = "pybind11")
 # For tests: protobuf's own parser as the judge of ours.
 cc_library(name = "protobuf", linkopts = ["-l:libprotobuf.a", "-lpthread"])
 config_setting(name = "shared_grpc", define_values = {"mantaray_shared_grpc": "1"})
-cc_library(name = "grpc", linkopts = select({":shared_grpc": %s, "//conditions:default": %s}))
+[config_setting(name = "relay_" + machine, values = {"cpu": "relay-" + machine}) for machine in ["x86_64", "aarch64"]]
+cc_library(
+    name = "grpc",
+    linkopts = select({":shared_grpc": %s, ":relay_x86_64": [], ":relay_aarch64": [], "//conditions:default": %s}),
+    deps = select({
+        ":relay_x86_64": ["@sysroot//:grpc-x86_64"],
+        ":relay_aarch64": ["@sysroot//:grpc-aarch64"],
+        "//conditions:default": [],
+    }),
+)
 """ % (repr(shared), repr(grpc)))
 
 system_libraries = repository_rule(

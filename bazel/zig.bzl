@@ -32,15 +32,15 @@ def _flags(name, actions, flags, **more):
 def _zig_toolchain_config_impl(ctx):
     return cc_common.create_cc_toolchain_config_info(
         ctx = ctx,
-        toolchain_identifier = "zig-" + ctx.attr.machine,
+        toolchain_identifier = ctx.attr.cpu,
         host_system_name = "local",
         target_system_name = ctx.attr.machine + "-linux-gnu",
-        target_cpu = "wheel-" + ctx.attr.machine,
-        target_libc = "glibc-" + _GLIBC,
+        target_cpu = ctx.attr.cpu,
+        target_libc = ctx.attr.libc,
         compiler = "clang",
         abi_version = "local",
         abi_libc_version = "local",
-        cxx_builtin_include_directories = [ctx.attr.library],
+        cxx_builtin_include_directories = ctx.attr.libraries,
         tool_paths = [
             tool_path(name = tool, path = path)
             for tool, path in {
@@ -61,13 +61,21 @@ def _zig_toolchain_config_impl(ctx):
             # Sanitizing is clang's default under this driver; it would need a runtime in Ray's processes.
             _flags("defaults", _COMPILE_ACTIONS, ["-fno-sanitize=all", "-fstack-protector-strong", "-ffunction-sections", "-fdata-sections", "-g0"]),
             _flags("optimized", _COMPILE_ACTIONS, ["-O2", "-DNDEBUG"], with_features = [with_feature_set(features = ["opt"])]),
-            _flags("linked", _LINK_ACTIONS, ["-Wl,--gc-sections", "-Wl,-z,relro,-z,now", "-s"]),
+            _flags("linked", _LINK_ACTIONS, ["-Wl,--gc-sections", "-Wl,-z,relro,-z,now", "-s"] + ctx.attr.link_flags),
         ],
     )
 
 zig_toolchain_config = rule(
     implementation = _zig_toolchain_config_impl,
-    attrs = {"machine": attr.string(mandatory = True), "library": attr.string(mandatory = True)},
+    attrs = {
+        "machine": attr.string(mandatory = True),
+        # What --cpu chooses it with.
+        "cpu": attr.string(mandatory = True),
+        "libc": attr.string(mandatory = True),
+        # Directories that the compiler finds headers in by itself.
+        "libraries": attr.string_list(mandatory = True),
+        "link_flags": attr.string_list(),
+    },
     provides = [CcToolchainConfigInfo],
 )
 
@@ -77,20 +85,29 @@ export ZIG_GLOBAL_CACHE_DIR='%s' ZIG_LOCAL_CACHE_DIR='%s'
 exec '%s' %s "$@"
 """
 
-_BUILD = """
+# Of a file that sets KIND ("wheel": what the names of its processors begin with), LIBC, LINK_FLAGS, and MACHINES: by machine, where its
+# compiler finds headers by itself.
+TOOLCHAINS = """
 load("@mantaray//bazel:zig.bzl", "zig_toolchain_config")
 
 package(default_visibility = ["//visibility:public"])
 
-filegroup(name = "files", srcs = glob(["*"]))
+filegroup(name = "files", srcs = glob(["*"], exclude_directories = 1))
 
 cc_toolchain_suite(
     name = "suite",
-    toolchains = {"wheel-%s" % machine: ":%s" % machine for machine in MACHINES},
+    toolchains = {"%s-%s" % (KIND, machine): ":%s" % machine for machine in MACHINES},
 )
 
 [[
-    zig_toolchain_config(name = machine + "-config", machine = machine, library = LIBRARY),
+    zig_toolchain_config(
+        name = machine + "-config",
+        cpu = "%s-%s" % (KIND, machine),
+        libc = LIBC,
+        libraries = libraries,
+        link_flags = LINK_FLAGS,
+        machine = machine,
+    ),
     cc_toolchain(
         name = machine,
         all_files = ":files",
@@ -104,21 +121,38 @@ cc_toolchain_suite(
         supports_param_files = 1,
         toolchain_config = machine + "-config",
     ),
-] for machine in MACHINES]
+] for machine, libraries in MACHINES.items()]
 """
 
-def _zig_toolchain_impl(repository_ctx):
+def toolchains_file(settings):
+    """Returns the text of a build file with these settings and TOOLCHAINS."""
+
+    # A `load` has to come first.
+    first, rest = TOOLCHAINS.strip().split("\n", 1)
+    return "\n".join([first] + ["%s = %s" % (name, repr(value)) for name, value in settings.items()] + [rest])
+
+def ziglang_directory(repository_ctx):
+    """Returns the directory of the package `ziglang`."""
     python = repository_ctx.os.environ.get("PYTHON_BIN_PATH") or repository_ctx.which("python3")
     asked = repository_ctx.execute([str(python), "-c", "import os, ziglang; print(os.path.dirname(ziglang.__file__))"])
     if asked.return_code != 0:
         fail("%s has no ziglang, the compiler for wheels: run tools/setup dist." % python)
-    home = asked.stdout.strip()
+    return asked.stdout.strip()
+
+def _zig_toolchain_impl(repository_ctx):
+    home = ziglang_directory(repository_ctx)
     home_cache = (repository_ctx.os.environ.get("XDG_CACHE_HOME") or repository_ctx.os.environ.get("HOME", "/tmp") + "/.cache")
     cache = home_cache + "/mantaray-zig"
 
     for name, words in [("ar", "ar")] + [("cc-" + machine, "c++ -target " + target) for machine, target in _TARGETS.items()]:
         repository_ctx.file(name, _DRIVER % (cache, cache, home + "/zig", words))
-    repository_ctx.file("BUILD.bazel", "MACHINES = %s\nLIBRARY = %s\n" % (repr(_TARGETS.keys()), repr(home + "/lib")) + _BUILD)
+    settings = {
+        "KIND": "wheel",
+        "LIBC": "glibc-" + _GLIBC,
+        "LINK_FLAGS": [],
+        "MACHINES": {machine: [home + "/lib"] for machine in _TARGETS},
+    }
+    repository_ctx.file("BUILD.bazel", toolchains_file(settings))
 
 zig_toolchain = repository_rule(
     implementation = _zig_toolchain_impl,

@@ -1,4 +1,8 @@
-"""Command line: `python -m tools.distribution [relay] [-o DIR]`; run by `make dist` and tools/setup."""
+"""Command line: `python -m tools.distribution [all|relay|raise] [-o DIR]`; `make dist` runs it.
+
+`relay` makes only the relay's wheel for this machine, with the gRPC of its distribution; tools/setup
+runs that. `raise` pins the newest packages of Debian that the published relay can be linked with.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mantaray
-from tools.distribution import packing, sbom, targets
-from tools.distribution.auditing import audit
+from tools.distribution import debian, packing, sbom, sysroot, targets
+from tools.distribution.auditing import audit, needed_libraries
 
 ROOT = Path(__file__).resolve().parents[2]
 _MODULES = Path("src/mantaray/python")
 _RELAY = "//src/mantaray/relay:mantaray-relay"
 _BASE_LIMIT_BYTES = 4_000_000
+# Downloaded headers and libraries of other systems.
+_DOWNLOADS = ROOT / "build/headers"
 # The same sources make the same files.
 _EPOCH_S = "315532800"
 
@@ -97,7 +103,7 @@ def build_wheels(scratch: Path, wanted: Sequence[str], machines: Sequence[str]) 
     Raises:
         DistError: no Python has headers, a wheel is too large, or auditwheel contradicts its tag.
     """
-    found = {python: targets.headers(python, ROOT / "build/headers") for python in wanted}
+    found = {python: targets.headers(python, _DOWNLOADS) for python in wanted}
     for python in [python for python, include in found.items() if include is None]:
         say(f"no wheel for Python {python}: its headers cannot be had on this machine")
     pythons = {python: include for python, include in found.items() if include is not None}
@@ -135,9 +141,32 @@ def build_relay(out: Path) -> Path:
     say("compiling the relay")
     program = outputs([_RELAY], [], {}) / _RELAY.removeprefix("//").replace(":", "/")
     machine = os.uname().machine
+    return pack_relay(program, audit(program, machine), out)
+
+
+def build_static_relay(machine: str, out: Path) -> Path:
+    """Make the relay's wheel for a machine, linked statically with the pinned gRPC.
+
+    Raises:
+        DistError: the program asks for a library, so that its tag would not be true.
+        SysrootError: the pinned libraries cannot be had.
+    """
+    say(f"unpacking the relay's libraries for {machine}")
+    libraries = sysroot.unpack(machine, _DOWNLOADS)
+    say(f"compiling the relay for {machine}")
+    variables = {f"MANTARAY_RELAY_SYSROOT_{machine}": str(libraries)}
+    base = outputs([_RELAY], [f"--config=relay-{machine}"], variables)
+    program = base / _RELAY.removeprefix("//").replace(":", "/")
+    if needed := needed_libraries(program):
+        raise DistError(f"the relay for {machine} is not static: it needs {', '.join(needed)}")
+    return pack_relay(program, targets.PLATFORM.format(machine=machine), out)
+
+
+def pack_relay(program: Path, platform: str, out: Path) -> Path:
+    """Write the wheel of a relay's program."""
     papers = [ROOT / "LICENSE", Path(__file__).with_name("NOTICE")]
     out.mkdir(parents=True, exist_ok=True)
-    return packing.relay_wheel(program, mantaray.__version__, audit(program, machine), papers, out)
+    return packing.relay_wheel(program, mantaray.__version__, platform, papers, out)
 
 
 def build_source(out: Path) -> Path:
@@ -162,9 +191,12 @@ def build_all(out: Path, pythons: Sequence[str], machines: Sequence[str]) -> lis
     with tempfile.TemporaryDirectory(prefix="mantaray-dist-") as name:
         scratch = Path(name)
         wheels = build_wheels(scratch, pythons, machines)
-        made = [*wheels, build_relay(scratch / "relay"), build_source(scratch / "source")]
+        relays = [build_static_relay(machine, scratch / "relay") for machine in machines]
+        made = [*wheels, *relays, build_source(scratch / "source")]
         bill = scratch / f"ray_mantaray-{mantaray.__version__}.cdx.json"
-        text = json.dumps(sbom.bill_of_materials(ROOT, mantaray.__version__, relay=True), indent=2)
+        text = json.dumps(
+            sbom.bill_of_materials(ROOT, mantaray.__version__, sysroot.pins()), indent=2
+        )
         bill.write_text(text + "\n")
         made.append(bill)
         out.mkdir(parents=True, exist_ok=True)
@@ -179,7 +211,7 @@ def build_all(out: Path, pythons: Sequence[str], machines: Sequence[str]) -> lis
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="tools.distribution", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("all", "relay"), default="all")
+    parser.add_argument("what", nargs="?", choices=("all", "relay", "raise"), default="all")
     parser.add_argument("-o", "--out-dir", type=Path, default=ROOT / "dist")
     parser.add_argument("--python", action="append", choices=targets.PYTHONS, help="only this one")
     parser.add_argument("--machine", action="append", choices=targets.MACHINES)
@@ -190,12 +222,15 @@ def main() -> None:
             "dist: error: another Mantaray is imported; run it as PYTHONPATH=python python -m ..."
         )
     try:
+        if arguments.what == "raise":
+            sysroot.LOCK.write_text(sysroot.raised(sysroot.pins(), _DOWNLOADS))
+            return
         relay = arguments.what == "relay"
         pythons = arguments.python or targets.PYTHONS
         machines = arguments.machine or targets.MACHINES
         out = arguments.out_dir
         made = [build_relay(out)] if relay else build_all(out, pythons, machines)
-    except DistError as error:
+    except (DistError, debian.DebianError, sysroot.SysrootError) as error:
         sys.exit(f"dist: error: {error}")
     for path in made:
         print(path)

@@ -70,29 +70,72 @@ class Suite:
         Raises:
             DebianError: apt or dpkg failed.
         """
-        if not self._updated:
-            self._apt("update")
-            self._updated = True
+        self._update()
         if dependencies:
             self._apt("install", "--download-only", "--yes", *packages)
             archives = sorted((self._directory / "cache/archives").glob("*.deb"))
         else:
             self._apt("download", *packages)
             archives = sorted(self._directory.glob("*.deb"))
-        root.mkdir(parents=True, exist_ok=True)
         for archive in archives:
-            _run(["dpkg", "-x", str(archive), str(root)], root)
+            extract(archive, root)
+
+    def fetch(self, package: str, version: str) -> Path:
+        """Return the file of a package in exactly this version; downloaded if it is not there yet.
+
+        Raises:
+            DebianError: apt failed; the suite may have another version by now.
+        """
+        # apt writes the colon of an epoch like this.
+        pattern = f"{package}_{version.replace(':', '%3a')}_*.deb"
+        found = list(self._directory.glob(pattern))
+        if not found:
+            self._update()
+            self._apt("download", f"{package}={version}")
+            found = list(self._directory.glob(pattern))
+        if len(found) != 1:
+            raise DebianError(f"apt left {len(found)} files {pattern}")
+        return found[0]
+
+    def newest(self, package: str) -> tuple[str, str]:
+        """Return the version of a package and the SHA-256 of its file.
+
+        Raises:
+            DebianError: the suite has no such package.
+        """
+        self._update()
+        said = _run(
+            ["apt-cache", *self._options, "show", "--no-all-versions", package], self._directory
+        )
+        fields = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
+        return fields["Version"], fields["SHA256"]
+
+    def _update(self) -> None:
+        if not self._updated:
+            self._apt("update")
+            self._updated = True
 
     def _apt(self, *arguments: str) -> None:
         _run(["apt-get", "-qq", *self._options, *arguments], self._directory)
 
 
-def _run(command: list[str], directory: Path) -> None:
+def extract(archive: Path, root: Path) -> None:
+    """Unpack a package into a directory, which is made if missing.
+
+    Raises:
+        DebianError: dpkg failed.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    _run(["dpkg", "-x", str(archive), str(root)], root)
+
+
+def _run(command: list[str], directory: Path) -> str:
     done = subprocess.run(
         command, cwd=directory, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
     )
     if done.returncode != 0:
         raise DebianError(f"{command[0]}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
 
 
 def _mirror() -> str | None:

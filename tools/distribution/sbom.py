@@ -1,39 +1,47 @@
 """The list of what is linked into the wheels, as CycloneDX 1.5 (JSON).
 
 Versions are read where the build takes them from: the pins in bazel/, the compiler's package, and
-the distribution's packages of the relay's libraries.
+the pinned packages of the relay's libraries.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import re
-import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tools.distribution.sysroot import Pin
 
 # Debian's package of the static archive: name of the library, licence.
 _RELAY_LIBRARIES = {
     "libgrpc-dev": ("grpc", "Apache-2.0"),
-    "libprotobuf-dev": ("protobuf", "BSD-3-Clause"),
+    # gRPC's own copy of protobuf's small runtime; the C++ runtime is not linked.
+    "libupb-dev": ("protobuf-upb", "BSD-3-Clause"),
+    "libutf8-range-dev": ("protobuf-utf8-range", "MIT"),
     "libssl-dev": ("openssl", "Apache-2.0"),
     "libabsl-dev": ("abseil-cpp", "Apache-2.0"),
     "libc-ares-dev": ("c-ares", "MIT"),
     "libre2-dev": ("re2", "BSD-3-Clause"),
     "zlib1g-dev": ("zlib", "Zlib"),
+    "libzstd-dev": ("zstd", "BSD-3-Clause"),
+    "libc6-dev": ("glibc", "LGPL-2.1-or-later"),
+    "libstdc++-14-dev": ("libstdc++", "GPL-3.0-or-later WITH GCC-exception-3.1"),
+    "libgcc-14-dev": ("libgcc", "GPL-3.0-or-later WITH GCC-exception-3.1"),
 }
 
 
-def bill_of_materials(root: Path, version: str, relay: bool) -> dict[str, Any]:
+def bill_of_materials(root: Path, version: str, relay: Sequence[Pin]) -> dict[str, Any]:
     """Return the document.
 
     Args:
         root: the source tree.
         version: of Mantaray.
-        relay: whether the relay was built, from the distribution's libraries.
+        relay: the packages that the relay was linked with.
 
     Raises:
-        ValueError: a pin is not where it is expected.
+        ValueError: a pin is not where it is expected, or a library of the relay is not pinned.
     """
     grpcio = _pin(root / "bazel/abseil.bzl", "grpcio")
     base = [
@@ -42,12 +50,7 @@ def bill_of_materials(root: Path, version: str, relay: bool) -> dict[str, Any]:
         _library("llvm-libcxx", f"of ziglang {_ziglang()}", "Apache-2.0 WITH LLVM-exception"),
         _library("llvm-libunwind", f"of ziglang {_ziglang()}", "Apache-2.0 WITH LLVM-exception"),
     ]
-    products = {"ray-mantaray": base}
-    if relay:
-        products["ray-mantaray-relay"] = [
-            _library(name, _debian_version(package), licence, f"pkg:deb/debian/{package}")
-            for package, (name, licence) in _RELAY_LIBRARIES.items()
-        ]
+    products = {"ray-mantaray": base, "ray-mantaray-relay": _relay_libraries(relay)}
     for product, parts in products.items():
         for part in parts:
             part["bom-ref"] = f"{product}/{part['name']}"
@@ -104,10 +107,11 @@ def _ziglang() -> str:
     return importlib.metadata.version("ziglang")
 
 
-def _debian_version(package: str) -> str:
-    asked = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${Version}", package], capture_output=True, text=True
-    )
-    if asked.returncode != 0:
-        raise ValueError(f"dpkg knows no {package}, which the relay is linked with")
-    return asked.stdout
+def _relay_libraries(pins: Sequence[Pin]) -> list[dict[str, Any]]:
+    versions = {pin.package: pin.version for pin in pins}
+    if missing := _RELAY_LIBRARIES.keys() - versions.keys():
+        raise ValueError(f"the relay's libraries are pinned without {', '.join(sorted(missing))}")
+    return [
+        _library(name, versions[package], licence, f"pkg:deb/debian/{package}")
+        for package, (name, licence) in _RELAY_LIBRARIES.items()
+    ]
