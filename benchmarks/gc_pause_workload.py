@@ -1,80 +1,154 @@
-"""One arm of `gc_pause.py`: an actor with a large heap that is asked to collect every second.
+"""One scenario of `gc_pause.py` in one process and cluster of its own; prints what was seen as JSON.
 
-Prints one line of JSON: longest stalls in milliseconds, and what became of garbage hidden in the old heap.
+python benchmarks/gc_pause_workload.py SCENARIO SECONDS CONTAINERS
 
-python benchmarks/gc_pause_workload.py SECONDS
-
-Below 30 seconds the share of time that full collections take is not measured.
+The JSON holds every stall and every collection with its begin and end, in seconds of CLOCK_MONOTONIC, so
+that `gc_pause.py` can name the cause of each stall.
 """
 
+from __future__ import annotations
+
+import array
+import asyncio
 import gc
 import json
-import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import ray
 from ray._private.internal_api import global_gc
 
-LIVE_CONTAINERS = 3_000_000
 HELD_REFS = 1_000
 FRESH_CYCLES = 50
-# What each call in (i) leaves behind, so that Python collects by itself, too.
+# What each call leaves behind in (a), (e) and (f), so that Python collects by itself, too.
 LITTER = 2_000
+# In (d), a second.
+GROWTH = 1_000_000 / 60
+CALL_PAUSE_S = 0.01
 STORE_BYTES = 200_000_000
 HIDDEN = 20
 HIDDEN_BYTES = 5_000_000
 PRESSURE_TIMEOUT_S = 45
+# A tick that is later than this is a stall.
+STALL_S = 0.005
+COLLECTION_S = 0.001
+# Ticks in a process of its own that does nothing else: what stalls it is the machine.
+WITNESS = f"""
+import json, select, sys, time
+gaps, last = [], time.perf_counter()
+while not select.select([sys.stdin], [], [], 0.001)[0]:
+    now = time.perf_counter()
+    if now - last > {STALL_S / 2}:
+        gaps.append((last, now))
+    last = now
+print(json.dumps(gaps))
+"""
+# The steps of Mantaray's collector that can take time.
+STEPS = {
+    "_young": "Mantaray, young",
+    "_full": "Mantaray, full",
+    "_start_search": "Mantaray, fork of a search",
+    "_follow_search": "Mantaray, freeing what a search found",
+}
 
 
-class Actor:
-    """Ticks in a thread, has a large heap and serves calls."""
+class Recorder:
+    """Ticks every millisecond in a thread; notes late ticks, and all collections of the process."""
 
     def __init__(self) -> None:
-        # Dictionaries and lists in turn, as a program's data would be.
-        self.live = [{"a": i} if i % 2 else [i, "a"] for i in range(LIVE_CONTAINERS)]
-        self.kept: list[object] = []
-        # The longest stall of each second.
-        self.stalls_s: dict[int, float] = {}
-        # The longest collection of each generation, whoever started it.
-        self.collections_s = [0.0, 0.0, 0.0]
-        self.collection_began_s = 0.0
-        gc.callbacks.append(self.note_collection)
-        threading.Thread(target=self.tick, daemon=True).start()
+        self.gaps_s = array.array("d")
+        self.stalls: list[tuple[float, float]] = []
+        self.collections: list[tuple[float, float, str]] = []
+        self.began: dict[int, float] = {}
+        # First, so that what other callbacks do counts as a part of the collection.
+        gc.callbacks.insert(0, self.note_collection)
+        self.watch_mantaray()
+        threading.Thread(target=self.tick, name="ticker", daemon=True).start()
 
     def tick(self) -> None:
         last = time.perf_counter()
         while True:
             time.sleep(0.001)
             now = time.perf_counter()
-            second = int(now)
-            self.stalls_s[second] = max(self.stalls_s.get(second, 0.0), now - last)
+            self.gaps_s.append(now - last)
+            if now - last > STALL_S:
+                self.stalls.append((last, now))
             last = now
 
-    def note_collection(self, phase: str, info: dict[str, int]) -> None:
+    def note(self, began: float, label: str) -> None:
         now = time.perf_counter()
-        if phase == "start":
-            self.collection_began_s = now
-        else:
-            generation = info["generation"]
-            took_s = now - self.collection_began_s
-            self.collections_s[generation] = max(self.collections_s[generation], took_s)
+        if now - began > COLLECTION_S:
+            self.collections.append((began, now, label))
 
-    def call(self, litter: int = 0) -> int:
+    def note_collection(self, phase: str, info: dict[str, int]) -> None:
+        ident = threading.get_ident()
+        if phase == "start":
+            self.began[ident] = time.perf_counter()
+        elif ident in self.began:
+            thread = threading.current_thread()
+            asks = thread.__class__.__name__ in ("PythonGCThread", "_DummyThread")
+            who = "Ray asked" if asks else "Python"
+            if thread.name != "mantaray-gc":
+                self.note(self.began.pop(ident), f"{who}, generation {info['generation']}")
+
+    def watch_mantaray(self) -> None:
+        module = sys.modules.get("mantaray.gc.collector")
+        if module is None:
+            return
+        for name, label in STEPS.items():
+            self.watch(module.Collector, name, label)
+
+    def watch(self, owner: Any, name: str, label: str) -> None:
+        step: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*args: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return step(*args)
+            finally:
+                self.note(began, label)
+
+        setattr(owner, name, timed)
+
+    def take(self) -> dict[str, Any]:
+        """Return what was seen since the last call."""
+        gaps_s, self.gaps_s = self.gaps_s, array.array("d")
+        stalls, self.stalls = self.stalls, []
+        collections, self.collections = self.collections, []
+        told: dict[str, Any] = {"ticks": len(gaps_s), "stalls": stalls, "collections": collections}
+        if len(gaps_s):
+            told["p999_ms"] = float(np.quantile(np.frombuffer(gaps_s), 0.999)) * 1_000
+            told["longest_ms"] = max(gaps_s) * 1_000
+        return told
+
+
+class Actor:
+    """Has a large heap and serves calls."""
+
+    def __init__(self, containers: int) -> None:
+        self.recorder = Recorder()
+        began = time.perf_counter()
+        # Dictionaries and lists in turn, as a program's data would be.
+        self.live = [{"a": i} if i % 2 else [i, "a"] for i in range(containers)]
+        self.building = {"seconds": time.perf_counter() - began, **self.recorder.take()}
+        self.kept: list[object] = []
+        self.hidden: list[object] = []
+
+    def call(self, litter: int = 0, growth: int = 0) -> int:
         for _ in range(litter):
             cycle: list[object] = []
             cycle.append(cycle)
+        self.live.extend([{"a": i} if i % 2 else [i, "a"] for i in range(growth)])
         return 1
 
-    def stalls_ms(self) -> tuple[list[float], float]:
-        """Return the longest stall of each second since the last call, and the longest collection."""
-        stalls_s, self.stalls_s = self.stalls_s, {}
-        longest_s, self.collections_s = max(self.collections_s), [0.0, 0.0, 0.0]
-        return [stall_s * 1_000 for stall_s in stalls_s.values()], longest_s * 1_000
+    def take(self) -> dict[str, Any]:
+        return {"building_s": self.building["seconds"], **self.recorder.take()}
 
     def hold(self, count: int) -> None:
         self.kept = [ray.put(number) for number in range(count)]
@@ -86,7 +160,6 @@ class Actor:
 
     def hide(self, count: int) -> None:
         """Keep objects in cycles, in the oldest generation."""
-        self.hidden = []
         for _ in range(count):
             cycle: list[object] = [ray.put(np.zeros(HIDDEN_BYTES, dtype=np.uint8))]
             cycle.append(cycle)
@@ -100,83 +173,109 @@ class Actor:
         size: int = ray._private.worker.global_worker.core_worker.get_memory_store_size()
         return size
 
-    def young_ms(self) -> float:
-        """Return the longest pause of a young collection of Mantaray in this actor."""
-        from mantaray.gc.service import SERVICE
-
-        return SERVICE.collector.counts.longest_young_s * 1_000 if SERVICE.collector else 0.0
-
-    def full(self) -> float:
-        """Return how long full collections of Mantaray have stopped this actor so far, in seconds."""
-        from mantaray.gc.service import SERVICE
-
-        return SERVICE.collector.counts.total_full_s if SERVICE.collector else 0.0
+    def counts(self) -> dict[str, float]:
+        """Return what Mantaray's collector has counted in this process; nothing on stock."""
+        service = sys.modules.get("mantaray.gc.service")
+        collector = service.SERVICE.collector if service is not None else None
+        counts: dict[str, float] = collector.counts.as_dict() if collector is not None else {}
+        return counts
 
 
-def serve(
-    actor: Any, seconds: float, ask: bool, waste: int = 0, litter: int = 0
-) -> dict[str, float]:
-    """Call the actor all the time, ask for a collection every second; return its stalls in ms.
+class AsyncActor(Actor):
+    """The same on an event loop."""
 
-    A machine that has something else to do stalls the ticker now and then, too: that shows in the
-    longest of all, not in the median of the seconds' longest.
-    """
-    ray.get(actor.stalls_ms.remote())
+    async def acall(self, litter: int = 0) -> int:
+        await asyncio.sleep(0)
+        return self.call(litter)
+
+
+def serve(call: Callable[[], Any], seconds: float, each_second: Callable[[], Any]) -> None:
+    """Call all the time; do something each second."""
     end = time.monotonic() + seconds
     next_s = time.monotonic()
     while (now := time.monotonic()) < end:
-        if ask and now >= next_s:
+        if now >= next_s:
             next_s = now + 1
-            if waste:
-                ray.get(actor.waste.remote(waste))
-            global_gc()
-        ray.get(actor.call.remote(litter))
-        time.sleep(0.01)
-    stalls_ms, collection_ms = ray.get(actor.stalls_ms.remote())
-    return {
-        "longest_ms": max(stalls_ms),
-        "typical_ms": statistics.median(stalls_ms),
-        "collection_ms": collection_ms,
+            each_second()
+        call()
+        time.sleep(CALL_PAUSE_S)
+
+
+def nothing() -> None:
+    """Ask for nothing."""
+
+
+def in_actor(scenario: str, seconds: float, containers: int) -> dict[str, Any]:
+    """Run one of the scenarios (a) to (e)."""
+    kind: Any = AsyncActor if scenario == "e" else Actor
+    actor = ray.remote(kind).remote(containers)
+    ray.get(actor.call.remote())
+    if scenario in "bc":
+        ray.get(actor.hold.remote(HELD_REFS if scenario == "c" else 1))
+
+    def each_second() -> None:
+        if scenario == "c":
+            ray.get(actor.waste.remote(FRESH_CYCLES))
+        global_gc()
+
+    calls: dict[str, Callable[[], Any]] = {
+        "a": lambda: ray.get(actor.call.remote(LITTER)),
+        "d": lambda: ray.get(actor.call.remote(0, int(GROWTH * CALL_PAUSE_S * 1.3))),
+        "e": lambda: ray.get(actor.acall.remote(LITTER)),
     }
+    call = calls.get(scenario, lambda: ray.get(actor.call.remote()))
+    serve(call, 2, nothing)
+    ray.get(actor.take.remote())
+    serve(call, seconds, each_second)
+    told: dict[str, Any] = ray.get(actor.take.remote())
+    left = ray.get(actor.held.remote())
+    return {**told, "held": left, "counts": ray.get(actor.counts.remote())}
 
 
-def hidden_under_pressure(actor: Any, watch_share: bool) -> dict[str, float]:
+def in_driver(seconds: float, containers: int) -> dict[str, Any]:
+    """Run the scenario (f)."""
+    heap = Actor(containers)
+
+    def call() -> None:
+        heap.call(LITTER)
+
+    serve(call, 2, nothing)
+    heap.take()
+    serve(call, seconds, global_gc)
+    return {**heap.take(), "held": heap.held(), "counts": heap.counts()}
+
+
+def hidden_under_pressure(seconds: float, containers: int) -> dict[str, Any]:
     """Fill the store while the actor serves calls and its old garbage waits to be found."""
+    actor = ray.remote(Actor).remote(containers)
+    ray.get(actor.call.remote())
     ray.get(actor.hide.remote(HIDDEN))
+
+    def call() -> None:
+        ray.get(actor.call.remote())
+
     # The first trigger puts it out of Mantaray's sight, alive.
     global_gc()
-    serve(actor, 2, ask=False)
-    ray.get(actor.drop.remote())
-    before_full_s, start = ray.get(actor.full.remote()), time.monotonic()
+    serve(call, 2, nothing)
+    ray.get([actor.drop.remote(), actor.take.remote()])
+    start = time.monotonic()
     kept: list[object] = []
-    put_longest_s = 0.0
-    left = HIDDEN
+    put_longest_s, left = 0.0, HIDDEN
     while left and time.monotonic() < start + PRESSURE_TIMEOUT_S:
         put_at = time.monotonic()
         kept = [*kept[-30:], ray.put(np.zeros(HIDDEN_BYTES, dtype=np.uint8))]
         put_longest_s = max(put_longest_s, time.monotonic() - put_at)
-        serve(actor, 0.1, ask=False)
+        serve(call, 0.1, nothing)
         left = ray.get(actor.held.remote())
     released_s = time.monotonic() - start
-    # The share is one of a longer time; in a short run it is not told.
-    watch_share = watch_share and ray.get(actor.full.remote()) > before_full_s
-    while watch_share and time.monotonic() < start + PRESSURE_TIMEOUT_S:
-        kept = [*kept[-30:], ray.put(np.zeros(HIDDEN_BYTES, dtype=np.uint8))]
-        serve(actor, 0.2, ask=False)
-    full_s = ray.get(actor.full.remote()) - before_full_s
-    share = full_s / (time.monotonic() - start) if watch_share else 0.0
-    return {
-        "released_s": released_s,
-        "left": left,
-        "full_s": full_s,
-        "full_share": share,
-        "put_longest_s": put_longest_s,
-    }
+    told: dict[str, Any] = ray.get(actor.take.remote())
+    pressure = {"released_s": released_s, "left": left, "put_longest_s": put_longest_s}
+    return {**told, **pressure, "counts": ray.get(actor.counts.remote())}
 
 
 def main() -> None:
-    """Run the scenarios and print what was seen."""
-    seconds = float(sys.argv[1])
+    """Run the scenario and print what was seen."""
+    scenario, seconds, containers = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     with tempfile.TemporaryDirectory(prefix="mgc-", dir="/tmp") as root:
         ray.init(
             address="local",
@@ -187,23 +286,16 @@ def main() -> None:
             _temp_dir=root,
             _system_config={"global_gc_min_interval_s": 0, "local_gc_min_interval_s": 0},
         )
-        actor = ray.remote(Actor).remote()
-        ray.get(actor.call.remote())
-        time.sleep(1)
-        told: dict[str, object] = {"quiet": serve(actor, min(seconds / 2, 10), ask=False)}
-        told["i"] = serve(actor, seconds, ask=True, litter=LITTER)
-        ray.get(actor.hold.remote(HELD_REFS))
-        stalls = serve(actor, seconds, ask=True, waste=FRESH_CYCLES)
-        rounds = int(seconds)
-        left = ray.get(actor.held.remote()) - HELD_REFS
-        released = FRESH_CYCLES * rounds - left
-        young_ms = ray.get(actor.young_ms.remote())
-        told["ii"] = {**stalls, "released": released, "young_ms": young_ms}
-        # Without a past: no full collection has used up its share.
-        ray.kill(actor)
-        actor = ray.remote(Actor).remote()
-        ray.get(actor.call.remote())
-        told["iii"] = hidden_under_pressure(actor, seconds >= 30)
+        # Without `site`, so that neither Ray nor Mantaray is in it.
+        command = [sys.executable, "-I", "-S", "-c", WITNESS]
+        witness = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if scenario == "f":
+            told = in_driver(seconds, containers)
+        elif scenario == "hidden":
+            told = hidden_under_pressure(seconds, containers)
+        else:
+            told = in_actor(scenario, seconds, containers)
+        told["machine"] = json.loads(witness.communicate()[0])
         ray.shutdown()
         print(json.dumps(told))
 

@@ -24,13 +24,19 @@ def ray_environment(ray: str, **extra: str) -> dict[str, str]:
     return kept | quiet | {"PATH": path} | extra
 
 
-def figures_of(ray: str, command: Sequence[str | Path], variables: Mapping[str, str]) -> Any:
+def figures_of(
+    ray: str,
+    command: Sequence[str | Path],
+    variables: Mapping[str, str],
+    timeout_s: float = _TIMEOUT_S,
+) -> Any:
     """Run a program in a process of its own; return the JSON of its last line.
 
     Args:
         ray: the release with which it runs.
         command: the program and its arguments.
         variables: on top of `ray_environment`; they say which arm it is.
+        timeout_s: how long it may take, in seconds.
 
     Raises:
         SystemExit: it failed; with what it wrote to stderr.
@@ -40,7 +46,7 @@ def figures_of(ray: str, command: Sequence[str | Path], variables: Mapping[str, 
         env=ray_environment(ray, **variables),
         capture_output=True,
         text=True,
-        timeout=_TIMEOUT_S,
+        timeout=timeout_s,
         check=False,
     )
     if done.returncode != 0:

@@ -18,7 +18,7 @@ from mantaray.gc.model import Collection
 from mantaray.gc.policy import is_wanted, read_policy
 from mantaray.gc.process import Activity, Buffers, RayProcess
 from mantaray.gc.search import ForkSearch
-from mantaray.gc.telemetry import WRITE_PERIOD_S, Metrics, StateFile
+from mantaray.gc.telemetry import WRITE_PERIOD_S, StateFile
 from mantaray.gc.thread import CollectorThread
 from mantaray.settings import read_or_default
 
@@ -34,9 +34,7 @@ class Service:
         self.collector: Collector | None = None
         self._thread: CollectorThread | None = None
         self._guard: HeapGuard | None = None
-        self._metrics = Metrics()
         self._file: StateFile | None = None
-        self._new: list[Collection] = []
         self._last: Collection | None = None
         self._has_failed = False
         self._is_attached = False
@@ -94,7 +92,6 @@ class Service:
         assert self.collector is not None
         self._is_wanted = self._has_thread or is_wanted()
         self.collector.policy = read_or_default(read_policy, _LOG)
-        self._metrics = Metrics()
         self._file = _state_file(worker)
         self._thread.open()
         if self._is_wanted and self._guard is not None and can_search():
@@ -129,7 +126,6 @@ class Service:
 
     def _note(self, done: Collection) -> None:
         self._last = done
-        self._new.append(done)
         _LOG.debug(
             "%s collection (%s): %.1f ms, %d objects, %d of the store",
             done.kind.value,
@@ -144,9 +140,7 @@ class Service:
         collector, file = self.collector, self._file
         if collector is None or file is None:
             return False
-        new, self._new = self._new, []
         try:
-            self._metrics.tell(new, collector.counts)
             return file.update(collector.counts, _state(collector), self._last)
         except Exception:
             if not self._has_failed:
@@ -171,7 +165,8 @@ def _state_file(worker: Any) -> StateFile | None:
 
     try:
         session_dir = worker.node.get_session_dir_path()
-        return StateFile(session_dir, worker.mode == SCRIPT_MODE)
+        node_id = worker.current_node_id.hex()
+        return StateFile(session_dir, worker.mode == SCRIPT_MODE, node_id)
     except Exception:
         _LOG.debug("no directory for the state of garbage collection", exc_info=True)
         return None

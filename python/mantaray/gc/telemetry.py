@@ -1,13 +1,12 @@
-"""What a collector tells: Ray's metrics, and a small file in the session's directory.
+"""What a collector tells: a small file in the session's directory.
 
-The file is what `mantaray gc stat` reads. Nobody has to be asked for it, so looking disturbs no process:
-it is there when one of them hangs, too.
+`mantaray gc stat` reads the files, and so does the agent of the node for its metrics (see `node`). Looking
+disturbs no process, and works when one hangs.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from pathlib import Path
@@ -15,10 +14,8 @@ from typing import Any
 
 from mantaray.gc.model import Collection, Counts
 
-_LOG = logging.getLogger(__name__)
 DIRECTORY = "mantaray-gc"
 WRITE_PERIOD_S = 0.5
-_BOUNDARIES_MS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000]
 
 
 class StateFile:
@@ -27,14 +24,16 @@ class StateFile:
     Args:
         session_dir: Ray's directory of the session.
         is_driver: whether this process is a driver.
+        node_id: the node of this process, in hex.
     """
 
-    def __init__(self, session_dir: str, is_driver: bool) -> None:
+    def __init__(self, session_dir: str, is_driver: bool, node_id: str) -> None:
         self.path = Path(session_dir, DIRECTORY, f"{os.getpid()}.json")
         self._about = {
             "pid": os.getpid(),
             "start_ticks": start_ticks(os.getpid()),
             "driver": is_driver,
+            "node_id": node_id,
         }
         self._written: tuple[dict[str, float], str] | None = None
         self._written_at = -WRITE_PERIOD_S
@@ -79,69 +78,3 @@ def start_ticks(pid: int, proc: str = "/proc") -> int:
     stat = Path(proc, str(pid), "stat").read_text(errors="replace")
     # The name in brackets may hold anything.
     return int(stat.rpartition(")")[2].split()[19])
-
-
-class Metrics:
-    """The collector's figures as metrics of Ray, made at first use."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, Any] | None = None
-        self._told = Counts()
-
-    def tell(self, collections: list[Collection], counts: Counts) -> None:
-        """Record what has happened since the last call.
-
-        Args:
-            collections: those that have run since.
-            counts: all so far.
-        """
-        made = self._made = self._made or _make()
-        for done in collections:
-            tags = {"kind": done.kind.value}
-            made["pauses"].observe(done.pause_s * 1_000, tags=tags)
-            made["collections"].inc(1, tags={**tags, "why": done.why})
-            if done.objects:
-                made["objects"].inc(done.objects, tags=tags)
-        new = counts.as_dict()
-        old = self._told.as_dict()
-        for name in ("automatic_freezes", "failed_searches"):
-            if new[name] > old[name]:
-                made[name].inc(new[name] - old[name])
-        if new["coalesced"] > old["coalesced"]:
-            made["coalesced"].inc(new["coalesced"] - old["coalesced"])
-        self._told = Counts(**new)  # type: ignore[arg-type]
-
-
-def _make() -> dict[str, Any]:
-    from ray.util.metrics import Counter, Histogram
-
-    return {
-        "pauses": Histogram(
-            "mantaray_gc_pause_ms",
-            description="How long a garbage collection stopped the process, in milliseconds.",
-            boundaries=_BOUNDARIES_MS,
-            tag_keys=("kind",),
-        ),
-        "collections": Counter(
-            "mantaray_gc_collections",
-            description="Garbage collections that Ray asked for, by kind and cause.",
-            tag_keys=("kind", "why"),
-        ),
-        "objects": Counter(
-            "mantaray_gc_objects_freed",
-            description="Unreachable objects that these collections found.",
-            tag_keys=("kind",),
-        ),
-        "coalesced": Counter(
-            "mantaray_gc_triggers_coalesced",
-            description="Triggers that were answered together with an earlier one.",
-        ),
-        "automatic_freezes": Counter(
-            "mantaray_gc_automatic_freezes",
-            description="Automatic collections of a large heap that were made short by freezing it.",
-        ),
-        "failed_searches": Counter(
-            "mantaray_gc_failed_searches",
-            description="Searches for garbage that did not come to an end.",
-        ),
-    }

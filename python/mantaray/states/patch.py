@@ -1,7 +1,7 @@
 """The patch `states`: each node reports how many patches are attached to its processes, as a metric.
 
 The agent of every node already sends the node's own figures to Prometheus. Four more series go with them:
-`ray_mantaray_patches`, one for each value of the tag `State`.
+`ray_mantaray_patches`, one for each value of the tag `State`. So do the figures of `mantaray.node_figures`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mantaray.overlay import Installation, Patch, register, status, targets_in
 from mantaray.overlay.patch import State
+
+if TYPE_CHECKING:
+    from mantaray.node_figures import Figure
 
 _AGENT = "ray.dashboard.modules.reporter.reporter_agent"
 _METRICS = "ray._private.metrics_agent"
@@ -35,15 +38,25 @@ def count_states() -> dict[str, int]:
 
 
 def _install(module: ModuleType, installation: Installation) -> None:
+    from mantaray import node_figures
+
     gauge = module.Gauge(
         METRIC,
         "Patches of Mantaray on this node, by state: attached, native, off or refused.",
         "patches",
         ["ip", "State"],
     )
+    gauges: dict[str, Any] = {}
     complained = False
 
-    def to_records(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+    def record(figure: Figure, ip: str) -> Any:
+        if figure.name not in gauges:
+            keys = ["ip", *figure.tags]
+            gauges[figure.name] = module.Gauge(figure.name, figure.description, figure.unit, keys)
+        tags = {"ip": ip, **figure.tags}
+        return module.Record(gauge=gauges[figure.name], value=figure.value, tags=tags)
+
+    def to_records(wrapped: Any, reporter: Any, args: Any, kwargs: Any) -> Any:
         nonlocal complained
         records = wrapped(*args, **kwargs)
         try:
@@ -51,11 +64,14 @@ def _install(module: ModuleType, installation: Installation) -> None:
             for name, count in count_states().items():
                 tags = {"ip": stats["ip"], "State": name}
                 records.append(module.Record(gauge=gauge, value=count, tags=tags))
+            agent = reporter._dashboard_agent
+            figures = node_figures.figures(agent.session_dir, agent.node_id)
+            records += [record(figure, stats["ip"]) for figure in figures]
         except Exception:
             # The node's other figures must not get lost for ours.
             if not complained:
                 complained = True
-                _LOGGER.exception(f"The metric {METRIC} cannot be recorded")
+                _LOGGER.exception("Mantaray's metrics of this node cannot be recorded")
         return records
 
     installation.wrap(module.ReporterAgent, "_to_records", to_records)

@@ -206,7 +206,7 @@ def test_knob_in_the_system_config_reaches_the_node_and_not_its_gcs(
 
 
 def test_state_of_a_process_is_shown_until_it_ends(tmp_path: Path) -> None:
-    file = StateFile(str(tmp_path), is_driver=True)
+    file = StateFile(str(tmp_path), is_driver=True, node_id="a1")
     counts = Counts(triggers=3, coalesced=1)
     counts.add(Collection(Kind.FULL, "idle", 0.35, 1_200, 40))
     assert file.update(counts, "up to date", None) is False
