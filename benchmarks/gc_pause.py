@@ -11,8 +11,9 @@ to collect garbage every second. The process has three million live containers (
   (f)  like (a), the driver
   hidden  references in the old heap become garbage while the object store is full
 
-The cause of a stall is the collection that overlaps it most. Stalls of a process that does nothing but
-tick are called "machine".
+The cause of a stall is the collection that overlaps it most, if it has used processor time: a short
+collection may overlap a long stall because the machine does something else. Stalls of a process that does
+nothing but tick are called "machine".
 
 python benchmarks/gc_pause.py [--quick] [--rounds N] [--rays 2.60.0] [--scenarios a,b] [--json]
 """
@@ -24,7 +25,7 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,11 @@ TARGET_P999_MS = 5.0
 TARGET_LONGEST_MS = 40.0
 FULL_S = 60
 QUICK_S = 15
-# A stall has a cause if that covers this share of it.
+# A stall has a cause if that covers this share of it, and was at work for this share or so long.
 _OVERLAP = 0.3
-MACHINE, OTHER = "machine", "no collection"
-# Begin and end in seconds, and a label for some.
+_WORK_S = 0.02
+MACHINE, OTHER, BESIDE = "machine", "no collection", "no collection, beside a search"
+# Begin and end in seconds. Of a collection also its processor time in seconds, and what it was.
 Interval = Sequence[Any]
 
 
@@ -50,32 +52,32 @@ def _overlap_s(one: Interval, other: Interval) -> float:
     return max(0.0, float(min(one[1], other[1])) - float(max(one[0], other[0])))
 
 
-def cause_of(stall: Interval, collections: Iterable[Interval], machine: Iterable[Interval]) -> str:
-    """Return the label of the collection that overlaps a stall most.
+def cause_of(stall: Interval, run: dict[str, list[Interval]]) -> str:
+    """Return what caused a stall.
 
     Args:
         stall: its begin and end, in seconds.
-        collections: begin, end and label of each.
-        machine: begins and ends of the stalls of a process that only ticks.
+        run: "collections"; "machine", the stalls of a process that only ticks; "searches".
     """
     least_s = _OVERLAP * (stall[1] - stall[0])
-    # In one label's time another's may lie: the innermost is told, which is the shorter one.
     found = [
-        (-round(_overlap_s(stall, each), 4), each[1] - each[0], each[2]) for each in collections
+        # In one collection's time another may lie: the innermost is told, which is the shorter one.
+        (-round(_overlap_s(stall, each), 3), each[1] - each[0], each[3])
+        for each in run["collections"]
+        if _overlap_s(stall, each) >= least_s and each[2] >= min(least_s, _WORK_S)
     ]
-    found = [each for each in found if -each[0] >= least_s]
     if found:
         return str(min(found)[2])
-    if any(_overlap_s(stall, each) >= least_s for each in machine):
+    if any(_overlap_s(stall, each) >= least_s for each in run["machine"]):
         return MACHINE
-    return OTHER
+    return BESIDE if any(_overlap_s(stall, each) > 0 for each in run["searches"]) else OTHER
 
 
 def summary(run: dict[str, Any]) -> dict[str, Any]:
     """Return one run's figures; its stalls by cause: count, median and longest in ms."""
     causes: dict[str, list[float]] = defaultdict(list)
     for stall in run["stalls"]:
-        cause = cause_of(stall, run["collections"], run["machine"])
+        cause = cause_of(stall, run)
         causes[cause].append((stall[1] - stall[0]) * 1_000)
     # A stall of the machine is not Python's; the target leaves it out, the table shows it.
     counted = [ms for cause, each in causes.items() if cause != MACHINE for ms in each]
@@ -173,9 +175,10 @@ def main() -> int:
             met &= is_met(arms["stock"], arms["mantaray"])
             if not options.json:
                 print_scenario(ray, scenario, arms)
+            # Whoever ends the program early keeps what there is.
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps({**told, "runs": raw}))
     told["met"] = met
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({**told, "runs": raw}))
     print(json.dumps(told) if options.json else f"\nall stalls: {options.output}")
     return 0 if met else 1
 

@@ -64,8 +64,10 @@ class Recorder:
     def __init__(self) -> None:
         self.gaps_s = array.array("d")
         self.stalls: list[tuple[float, float]] = []
-        self.collections: list[tuple[float, float, str]] = []
-        self.began: dict[int, float] = {}
+        # Begin, end, processor time in seconds, and what it was.
+        self.collections: list[tuple[float, float, float, str]] = []
+        self.searches: list[tuple[float, float]] = []
+        self.began: dict[int, tuple[float, float]] = {}
         # First, so that what other callbacks do counts as a part of the collection.
         gc.callbacks.insert(0, self.note_collection)
         self.watch_mantaray()
@@ -81,15 +83,18 @@ class Recorder:
                 self.stalls.append((last, now))
             last = now
 
-    def note(self, began: float, label: str) -> None:
-        now = time.perf_counter()
-        if now - began > COLLECTION_S:
-            self.collections.append((began, now, label))
+    def now(self) -> tuple[float, float]:
+        return time.perf_counter(), time.thread_time()
+
+    def note(self, began: tuple[float, float], label: str) -> None:
+        now_s, cpu_s = self.now()
+        if now_s - began[0] > COLLECTION_S:
+            self.collections.append((began[0], now_s, cpu_s - began[1], label))
 
     def note_collection(self, phase: str, info: dict[str, int]) -> None:
         ident = threading.get_ident()
         if phase == "start":
-            self.began[ident] = time.perf_counter()
+            self.began[ident] = self.now()
         elif ident in self.began:
             thread = threading.current_thread()
             asks = thread.__class__.__name__ in ("PythonGCThread", "_DummyThread")
@@ -103,12 +108,20 @@ class Recorder:
             return
         for name, label in STEPS.items():
             self.watch(module.Collector, name, label)
+        end = module.Collector._end_search
+
+        def end_search(collector: Any, running: Any) -> None:
+            # Both clocks are the monotonic one.
+            self.searches.append((running.started_s, running.ended_s))
+            end(collector, running)
+
+        module.Collector._end_search = end_search
 
     def watch(self, owner: Any, name: str, label: str) -> None:
         step: Callable[..., Any] = getattr(owner, name)
 
         def timed(*args: Any) -> Any:
-            began = time.perf_counter()
+            began = self.now()
             try:
                 return step(*args)
             finally:
@@ -121,7 +134,9 @@ class Recorder:
         gaps_s, self.gaps_s = self.gaps_s, array.array("d")
         stalls, self.stalls = self.stalls, []
         collections, self.collections = self.collections, []
-        told: dict[str, Any] = {"ticks": len(gaps_s), "stalls": stalls, "collections": collections}
+        searches, self.searches = self.searches, []
+        told: dict[str, Any] = {"ticks": len(gaps_s), "stalls": stalls}
+        told |= {"collections": collections, "searches": searches}
         if len(gaps_s):
             told["p999_ms"] = float(np.quantile(np.frombuffer(gaps_s), 0.999)) * 1_000
             told["longest_ms"] = max(gaps_s) * 1_000

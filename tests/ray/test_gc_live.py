@@ -22,6 +22,13 @@ def seen(ray_env: RayEnv) -> Any:
         return ray_env.run_program(PROGRAMS / "gc_live.py", [root], variables, timeout_s=600)
 
 
+def test_process_that_nobody_has_asked_has_no_thread_for_it(seen: Any) -> None:
+    for process in ("a worker", "the driver"):
+        names = seen[f"threads of {process}"]
+        assert "MainThread" in names
+        assert [name for name in names if "mantaray" in name] == []
+
+
 def test_driver_releases_references_and_arrays_in_cycles(seen: Any) -> None:
     for kind in ("ref", "array"):
         assert seen[f"driver {kind}"] == {"released": True, "held": 0}

@@ -6,8 +6,14 @@
 The relay itself is a program, `mantaray relay`; docs/relay.md says when and how to use it.
 """
 
-from mantaray.syncer.relay import Relay, RelayError, relay_program
-from mantaray.syncer.status import RelayStatus, StreamStatus, fetch_metrics, fetch_status
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mantaray.syncer.relay import Relay, RelayError, relay_program
+    from mantaray.syncer.status import RelayStatus, StreamStatus, fetch_metrics, fetch_status
 
 __all__ = [
     "Relay",
@@ -18,3 +24,12 @@ __all__ = [
     "fetch_status",
     "relay_program",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for. Every process of Ray imports this package, and few have a relay."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    of_relay = name in ("Relay", "RelayError", "relay_program")
+    module = importlib.import_module("mantaray.syncer." + ("relay" if of_relay else "status"))
+    return getattr(module, name)

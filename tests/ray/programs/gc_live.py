@@ -47,6 +47,10 @@ ray.init(
 told = {}
 
 
+# Before Ray has asked anybody.
+name_threads = ray.remote(lambda: [thread.name for thread in threading.enumerate()])
+told["threads of a worker"] = ray.get(name_threads.remote())
+told["threads of the driver"] = [thread.name for thread in threading.enumerate()]
 told["buffers"] = count_buffers()
 
 # --- the driver

@@ -15,7 +15,7 @@ from mantaray.cli.main import main
 from mantaray.errors import StartError
 from mantaray.gc.model import Collection, Counts, Kind
 from mantaray.gc.policy import check_for_start, handing_on, is_wanted, read_policy
-from mantaray.gc.process import Activity, Buffers, runs_task_in_a_thread
+from mantaray.gc.process import Activity, Blocks, Buffers, runs_task_in_a_thread
 from mantaray.gc.stat import running_sessions
 from mantaray.gc.telemetry import StateFile
 from mantaray.settings import SettingError
@@ -80,6 +80,62 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
     clocks = Clocks()
     monkeypatch.setattr("mantaray.gc.process.time", clocks)
     return clocks
+
+
+@dataclass
+class Heap:
+    """A heap whose blocks take a while to count.
+
+    Attributes:
+        now: of the clock, in seconds.
+        blocks, rss_bytes: what there is.
+        takes_s: how long counting takes, in seconds.
+        counted: how often the blocks were counted.
+    """
+
+    now: float = 0.0
+    blocks: int = 30_000_000
+    rss_bytes: int = 5_000_000_000
+    takes_s: float = 0.015
+    counted: int = 0
+
+    def count(self) -> int:
+        self.now += self.takes_s
+        self.counted += 1
+        return self.blocks
+
+    def blocks_of(self) -> Blocks:
+        return Blocks(lambda: self.rss_bytes, lambda: self.now, self.count)
+
+
+def test_blocks_of_a_large_heap_are_not_counted_at_every_look() -> None:
+    heap = Heap()
+    blocks = heap.blocks_of()
+    for _ in range(500):
+        assert blocks() == 30_000_000
+        heap.now += 0.02
+    assert heap.counted == 1
+    heap.now += 30
+    heap.blocks = 31_000_000
+    assert blocks() == 31_000_000
+
+
+def test_heap_that_grows_or_shrinks_is_counted_at_once() -> None:
+    heap = Heap()
+    blocks = heap.blocks_of()
+    blocks()
+    for factor in (2, 0.4):
+        heap.rss_bytes, heap.blocks = int(heap.rss_bytes * factor), int(heap.blocks * factor)
+        assert blocks() == heap.blocks
+
+
+def test_blocks_of_a_small_heap_are_counted_as_good_as_always() -> None:
+    heap = Heap(blocks=100_000, rss_bytes=50_000_000, takes_s=5e-6)
+    blocks = heap.blocks_of()
+    blocks()
+    heap.now += 0.02
+    heap.blocks = 200_000
+    assert blocks() == 200_000
 
 
 def test_process_is_not_idle_before_it_was_watched_for_long_enough(clocks: Clocks) -> None:

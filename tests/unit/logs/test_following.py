@@ -300,6 +300,46 @@ def test_cancelled_tail_leaves_no_descriptor(log: Path, client: Client) -> None:
     assert open_files(log) == 0
 
 
+def test_slow_readers_hold_nobody_up_and_a_truncation_costs_nobody_a_line(
+    log: Path, client: Client
+) -> None:
+    """Twenty readers follow one log, five of whom take their time over each piece."""
+    readers, slow, lines = 20, 5, 5_000
+    text = "".join(f"{number:08d} {'x' * 50}\n" for number in range(lines))
+    log.write_text(text[: len(text) // 2])
+    are_through = asyncio.Event()
+
+    async def read(number: int, found: list[str]) -> None:
+        async for pieces in client.tail_logs("job"):
+            found.extend(pieces or ())
+            if number < slow and not are_through.is_set():
+                # So slow that it would be the last by far; it reads on when the others are through.
+                await are_through.wait()
+            if pieces is None:
+                if found[-1].endswith("end\n"):
+                    return
+                await asyncio.sleep(0.01)
+
+    async def read_all_at_once() -> list[list[str]]:
+        found: list[list[str]] = [[] for _ in range(readers)]
+        tasks = [asyncio.ensure_future(read(number, found[number])) for number in range(readers)]
+        while any(not each for each in found):
+            await asyncio.sleep(0.01)
+        with log.open("a") as file:
+            file.write(text[len(text) // 2 :])
+            file.flush()
+            copy_and_truncate(log)
+            file.write("end\n")
+        await asyncio.wait_for(asyncio.gather(*tasks[slow:]), 120)
+        assert not any(task.done() for task in tasks[:slow])
+        are_through.set()
+        await asyncio.wait_for(asyncio.gather(*tasks[:slow]), 120)
+        return found
+
+    for each in asyncio.run(read_all_at_once()):
+        assert "".join(each) == f"{text}end\n"
+
+
 def test_readers_go_on_while_the_threads_of_the_event_loop_are_taken(
     log: Path, client: Client
 ) -> None:

@@ -1,0 +1,75 @@
+"""What a collector is handed, as interfaces for the type checker. No process imports this module."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Heap(Protocol):
+    """What is used of the module `gc`; sizes of generations come from `get_objects`."""
+
+    def collect(self, generation: int = 2) -> int:
+        """Collect up to a generation; return the number of unreachable objects."""
+
+    def freeze(self) -> None:
+        """Move everything out of sight."""
+
+    def unfreeze(self) -> None:
+        """Move everything back into the oldest generation."""
+
+    def isenabled(self) -> bool:
+        """Return whether automatic collection is on."""
+
+    def get_freeze_count(self) -> int:
+        """Return how many objects are out of sight; takes time in proportion."""
+
+    def get_objects(self, generation: int | None = None) -> list[Any]:
+        """Return the objects in sight, of one generation or all."""
+
+    def get_stats(self) -> list[dict[str, int]]:
+        """Return what each generation has seen."""
+
+    def count_oldest(self, limit: int) -> int:
+        """Return how many objects the oldest generation has in sight, counting up to `limit`."""
+
+
+class Search(Protocol):
+    """A search for garbage that does not stop this process; see `mantaray.gc.search`."""
+
+    @property
+    def is_possible(self) -> bool | None:
+        """Whether this Python's heap can be searched; None before `prepare`."""
+
+    def prepare(self) -> None:
+        """Find out whether this Python's heap can be searched. This may import modules."""
+
+    def start(self) -> bool:
+        """Start a search; return False if none is possible now."""
+
+    def poll(self) -> bool | None:
+        """Return whether the search succeeded; None while it runs."""
+
+    def bring(self, limit: int) -> int:
+        """Move found garbage to the youngest generation, about so many objects; return how many."""
+
+    def left(self) -> int:
+        """Return how many found objects have not been brought."""
+
+    def stop(self) -> None:
+        """End a search that runs, or forget one that is done."""
+
+
+class World(Protocol):
+    """What the collector asks about its process."""
+
+    def held(self) -> int:
+        """Return how much of the object store this process may hold: references and buffers."""
+
+    def is_idle(self, for_s: float) -> bool:
+        """Return whether no task has run for so many seconds."""
+
+    def blocks(self) -> int:
+        """Return how many blocks of memory Python has given out."""
+
+    def rss_bytes(self) -> int:
+        """Return the resident memory of the process."""
