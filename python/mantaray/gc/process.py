@@ -178,7 +178,11 @@ class Blocks:
 
     def __call__(self) -> int:
         """Return how many blocks there are, or were a while ago, if memory has not changed much since."""
-        rss_bytes = self._rss_bytes()
+        try:
+            rss_bytes = self._rss_bytes()
+        except OSError:
+            # No descriptor is left. It is asked in the middle of an allocation, where nothing may fail.
+            return self._count()
         changed = abs(rss_bytes - self._known_rss_bytes)
         much = self._known_rss_bytes * _RECOUNT_CHANGE + _RECOUNT_BYTES
         before_s = self._clock()

@@ -129,6 +129,13 @@ def test_heap_that_grows_or_shrinks_is_counted_at_once() -> None:
         assert blocks() == heap.blocks
 
 
+def test_blocks_are_counted_where_no_descriptor_is_left() -> None:
+    def fail() -> int:
+        raise OSError("Too many open files")
+
+    assert Blocks(fail, count=lambda: 7)() == 7
+
+
 def test_blocks_of_a_small_heap_are_counted_as_good_as_always() -> None:
     heap = Heap(blocks=100_000, rss_bytes=50_000_000, takes_s=5e-6)
     blocks = heap.blocks_of()
