@@ -6,6 +6,7 @@ A module of its own: what stands in a program itself travels to workers by value
 import asyncio
 import gc
 import os
+import threading
 import time
 
 import numpy as np
@@ -27,6 +28,10 @@ def counts():
 def held():
     worker = ray._private.worker.global_worker
     return worker.core_worker.get_memory_store_size() + len(SERVICE.buffers)
+
+
+def threads_and_triggers():
+    return [thread.name for thread in threading.enumerate()], counts()["triggers"]
 
 
 def wait_until(condition, timeout_s=PATIENCE_S):

@@ -24,6 +24,7 @@ from gc_common import (
     global_gc,
     held,
     left_alone,
+    threads_and_triggers,
     wait_until,
 )
 
@@ -47,10 +48,10 @@ ray.init(
 told = {}
 
 
-# Before Ray has asked anybody.
-name_threads = ray.remote(lambda: [thread.name for thread in threading.enumerate()])
-told["threads of a worker"] = ray.get(name_threads.remote())
-told["threads of the driver"] = [thread.name for thread in threading.enumerate()]
+# Before anything is asked for.
+
+told["threads of a worker"] = ray.get(ray.remote(threads_and_triggers).remote())
+told["threads of the driver"] = threads_and_triggers()
 told["buffers"] = count_buffers()
 
 # --- the driver
