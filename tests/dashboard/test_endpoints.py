@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import urllib.parse
+from dataclasses import dataclass
 
 import pytest
 
-from tests.support.profiled import Profiled, Worker, get, two_nodes_on_one_address
+from tests.support.profiled import Answer, Profiled, Worker, get, two_nodes_on_one_address
 from tests.support.rays import RayEnv
 
 pytestmark = pytest.mark.needs_root
@@ -143,21 +144,113 @@ print(json.dumps([sorted(both), second, third]))
 """
 
 
-def test_process_id_on_two_nodes_of_the_address_is_never_guessed(profiled: Profiled) -> None:
+@dataclass(frozen=True)
+class SamePid:
+    """A process id that two nodes of one address had, until one of the nodes ended.
+
+    Attributes:
+        pid: the process id.
+        stays, ended: ids of the two nodes.
+        by_ip: what the link by address answered while both lived.
+        by_node_id: what the links by node id answered then, in the order of the nodes.
+    """
+
+    pid: int
+    stays: str
+    ended: str
+    by_ip: Answer
+    by_node_id: list[Answer]
+
+
+@pytest.fixture(scope="module")
+def same_pid(profiled: Profiled) -> SamePid:
+    """A third node, whose links were asked for and which has ended since."""
     node = profiled.cluster.add_node(own_pids=True)
     try:
-        (pid, *_), second, third = profiled.cluster.run_program(_SAME_PID)
-        answer = profiled.get(STACK, {"pid": pid, "ip": profiled.ip})
-        assert answer.status == 409, answer.text
-        for node_id in (second, third):
-            assert f"traceback?pid={pid}&node_id={node_id}" in answer.text
-            chosen = profiled.get(STACK, {"pid": pid, "node_id": node_id})
-            assert (chosen.status, f"Process {pid}" in chosen.text) == (200, True), chosen.text
-        assert profiled.first.node_id not in answer.text
+        (pid, *_), *both = profiled.cluster.run_program(_SAME_PID)
+        stays = profiled.second.node_id
+        (ended,) = set(both) - {stays}
+        return SamePid(
+            pid,
+            stays,
+            ended,
+            profiled.get(STACK, {"pid": pid, "ip": profiled.ip}),
+            [profiled.get(STACK, {"pid": pid, "node_id": each}) for each in (stays, ended)],
+        )
     finally:
         node.process.kill()
         # A driver takes any raylet of its address that the cluster believes to be alive.
         profiled.cluster.wait_for_nodes(2)
+
+
+def test_process_id_on_two_nodes_of_the_address_is_never_guessed(
+    profiled: Profiled, same_pid: SamePid
+) -> None:
+    answer, pid = same_pid.by_ip, same_pid.pid
+    assert answer.status == 409, answer.text
+    for node_id in (same_pid.stays, same_pid.ended):
+        assert f"traceback?pid={pid}&node_id={node_id}" in answer.text
+    for chosen in same_pid.by_node_id:
+        assert (chosen.status, f"Process {pid}" in chosen.text) == (200, True), chosen.text
+    assert profiled.first.node_id not in answer.text
+
+
+def test_link_kept_from_before_a_node_was_restarted_shows_no_other_process(
+    profiled: Profiled, same_pid: SamePid
+) -> None:
+    pid = same_pid.pid
+    kept = profiled.get(STACK, {"pid": pid, "node_id": same_pid.ended})
+    assert (kept.status, "unknown or dead" in kept.text) == (404, True), kept.text
+    # By address there is one process with that id now.
+    by_ip = profiled.get(STACK, {"pid": pid, "ip": profiled.ip})
+    assert (by_ip.status, same_pid.stays in by_ip.url) == (200, True), by_ip.text
+
+
+_WORK_OF_DRIVER = """
+import time, ray
+
+def work_of_driver():
+    while True:
+        time.sleep(0.01)
+
+ray.init()
+work_of_driver()
+"""
+# Submits the above so that it runs on the second node; prints what Ray says of the driver.
+_SUBMIT = """
+import json, sys, time
+from ray.job_submission import JobSubmissionClient
+
+client = JobSubmissionClient(sys.argv[1])
+where = {"second": 0.1}
+job = client.submit_job(entrypoint=f"python {sys.argv[2]}", entrypoint_resources=where)
+deadline = time.monotonic() + 120
+while time.monotonic() < deadline:
+    info = client.get_job_info(job)
+    if info.driver_info is not None or str(info.status) in ("FAILED", "STOPPED"):
+        break
+    time.sleep(0.5)
+driver = info.driver_info
+told = driver and [int(driver.pid), driver.node_ip_address, info.driver_node_id]
+print(json.dumps([job, str(info.status), told]))
+"""
+
+
+def test_link_to_a_driver_on_a_worker_node_shows_the_driver(profiled: Profiled) -> None:
+    url = profiled.cluster.dashboard_url
+    program = profiled.cluster.root / "driver.py"
+    program.write_text(_WORK_OF_DRIVER)
+    job, status, driver = profiled.cluster.run_program(_SUBMIT, [url, program])
+    assert driver is not None, (job, status)
+    pid, ip, node_id = driver
+    links = [{"pid": pid, "ip": ip}, {"pid": pid, "node_id": node_id}]
+    for link in links:
+        answer = profiled.get(STACK, link)
+        assert (answer.status, "work_of_driver" in answer.text) == (200, True), answer.text
+        assert profiled.second.node_id in answer.url
+    stop = "import sys; from ray.job_submission import JobSubmissionClient as Client; "
+    stop += "print(int(Client(sys.argv[1]).stop_job(sys.argv[2])))"
+    assert profiled.cluster.run_program(stop, [url, job]) == 1
 
 
 def test_task_endpoints_answer_as_stock(profiled: Profiled) -> None:

@@ -181,7 +181,7 @@ def two_nodes_on_one_address(env: RayEnv, **variables: str) -> Iterator[Profiled
     _choose_lldb(env, tools)
     cluster.variables["PATH"] = f"{tools}:{env.environment()['PATH']}"
     with cluster:
-        cluster.add_node(own_pids=True)
+        cluster.add_node(own_pids=True, resources={"second": 1})
         yield Profiled(cluster, *start_workers(cluster, "first", "second"))
 
 
