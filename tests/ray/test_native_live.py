@@ -6,6 +6,7 @@ Every cluster runs a copy of the installed Mantaray, first on PYTHONPATH, in whi
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,14 @@ from tests.support.cluster import Cluster
 from tests.support.damaged_native import DAMAGES, copy_mantaray, damage, native_file
 from tests.support.rays import RayEnv, short_directory
 
-pytestmark = pytest.mark.slow
-
 # What a normal run does. It tries the other kinds without Ray, in tests/unit/overlay.
 _USUAL = ("zeroed_in_the_middle",)
 
 SPILL = '''
-"""A driver that makes its node spill and restore; prints whether all was intact, and where it lies."""
+"""A driver that makes its node spill and restore; prints whether all was intact, and what lies in the
+directories that are its arguments."""
 
-import json, sys
+import glob, json, os, sys
 import numpy, ray
 
 ray.init(log_to_driver=False)
@@ -36,7 +36,10 @@ def square(number):
     return number * number
 
 
-print(json.dumps({"intact": intact, "squares": ray.get([square.remote(i) for i in range(4)])}))
+squares = ray.get([square.remote(i) for i in range(4)])
+paths = [path for place in sys.argv[1:] for path in glob.glob(place + "/ray_spilled_objects*/*")]
+files = [os.path.basename(path) for path in paths]
+print(json.dumps({"intact": intact, "squares": squares, "files": files}))
 '''
 
 LOCAL = '''
@@ -73,6 +76,7 @@ def spill_reports(root: Path) -> list[dict[str, Any]]:
     return [{"argv": " ".join(r["argv"]), **r["patches"]["spill"]} for r in reports]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", kinds())
 def test_node_runs_as_it_came(ray_env: RayEnv, kind: str) -> None:
     with short_directory() as root:
@@ -82,7 +86,7 @@ def test_node_runs_as_it_came(ray_env: RayEnv, kind: str) -> None:
             told = cluster.run_program(SPILL)
             said = [line for line in cluster.logs().splitlines() if "mantaray: spill " in line]
             reports = spill_reports(root)
-    assert told == {"intact": True, "squares": [0, 1, 4, 9]}
+    assert told == {"intact": True, "squares": [0, 1, 4, 9], "files": []}
     (line,) = said
     assert line.startswith("mantaray: spill is not attached: ")
     assert words in line
@@ -94,6 +98,7 @@ def test_node_runs_as_it_came(ray_env: RayEnv, kind: str) -> None:
         assert all(words in report["why"] for report in found), found
 
 
+@pytest.mark.slow
 def test_driver_that_starts_its_own_cluster_runs_as_it_came(ray_env: RayEnv) -> None:
     with short_directory() as root:
         copy, variables = copy_into(ray_env, root)
@@ -104,6 +109,7 @@ def test_driver_that_starts_its_own_cluster_runs_as_it_came(ray_env: RayEnv) -> 
     assert words in line
 
 
+@pytest.mark.slow
 def test_module_damaged_while_the_node_runs_leaves_rays_own_storage(ray_env: RayEnv) -> None:
     """The node has prepared its IO workers for Mantaray's storage, with several directories."""
     with short_directory() as root:
@@ -111,11 +117,11 @@ def test_module_damaged_while_the_node_runs_leaves_rays_own_storage(ray_env: Ray
         directories = [root / "one", root / "two"]
         with Cluster(ray_env, variables=variables, spill_directories=directories) as cluster:
             words = damage(copy, "zeroed_in_the_middle")
-            told = cluster.run_program(SPILL)
+            told = cluster.run_program(SPILL, directories)
             reports = spill_reports(root)
-        written = [path for one in directories for path in one.rglob("*")]
     assert told["intact"]
-    assert not written, "Ray's own storage removes its directories when the node ends"
+    assert told["files"]
+    assert all(re.fullmatch(r"[0-9a-f]{32}-multi-\d+", name) for name in told["files"]), told
     workers = [r for r in reports if "_WORKER" in r["argv"] and "--worker-type" in r["argv"]]
     assert workers
     for report in workers:
@@ -123,6 +129,7 @@ def test_module_damaged_while_the_node_runs_leaves_rays_own_storage(ray_env: Ray
         assert words in report["why"]
 
 
+@pytest.mark.slow
 def test_doctor_refuses_the_patch_and_names_the_cause(ray_env: RayEnv) -> None:
     with short_directory() as root:
         copy, variables = copy_into(ray_env, root)
