@@ -220,10 +220,10 @@ REPORT_DIR: Setting[str | None] = Setting(
 SPILL_CACHE: Setting[str] = Setting(
     name="MANTARAY_SPILL_CACHE",
     type="choice",
-    default="direct",
-    allowed="keep, drop or direct",
+    default="auto",
+    allowed="auto, keep, drop or direct",
     doc="What becomes of the page cache behind spilled data.",
-    parse=_choice("keep", "drop", "direct"),
+    parse=_choice("auto", "keep", "drop", "direct"),
 )
 SPILL_RESERVE_BYTES: Setting[int | None] = Setting(
     name="MANTARAY_SPILL_RESERVE_BYTES",

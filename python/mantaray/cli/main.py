@@ -6,6 +6,7 @@ what one of them lacks does not break the others.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 import click
@@ -98,10 +99,40 @@ def main() -> None:
 
 
 @main.command("settings")
-def show_settings() -> None:
-    """List every setting: an environment variable, its default and what it may be."""
+@click.option(
+    "--store-bytes",
+    type=click.IntRange(min=1),
+    help="Size of an object store to choose values for; by default 30 % of this machine's memory.",
+)
+def show_settings(store_bytes: int | None) -> None:
+    """List every setting, and the values of Ray's spilling knobs.
+
+    Values from the system configuration of a cluster are not shown; they override all others.
+    """
     rows = [
         (setting.name, setting.type, setting.describe_default(), setting.allowed, setting.doc)
         for setting in SETTINGS
     ]
     click.echo(table(("variable", "type", "default", "allowed", "meaning"), rows))
+    click.echo()
+    click.echo(_knobs_table(store_bytes or _usual_store_bytes()))
+
+
+def _usual_store_bytes() -> int:
+    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 0.3)
+
+
+def _knobs_table(store_bytes: int) -> str:
+    from mantaray import knobs
+
+    environ = knobs.as_set_by_users(os.environ)
+    chosen = knobs.choose(knobs.this_machine(store_bytes), {}, environ, has_cap=True)
+    nodes = knobs.running_nodes()
+    rows = []
+    for knob in knobs.KNOBS:
+        running = [node.get(knob.variable, "-") for node in nodes.values()]
+        users = environ.get(knob.variable, "-")
+        ours = str(chosen.get(knob.name, "-"))
+        rows.append((knob.variable, str(knob.rays_default), ours, users, *running, knob.doc))
+    columns = [f"raylet {pid}" for pid in nodes]
+    return table(("ray's knob", "ray's default", "mantaray's", "yours", *columns, "meaning"), rows)

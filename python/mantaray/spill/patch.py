@@ -1,10 +1,15 @@
-"""The patch `spill`: Ray's `filesystem` external storage becomes Mantaray's.
+"""The patches `spill` and `knobs`.
+
+`spill`: Ray's `filesystem` external storage becomes Mantaray's.
 
 Four places are changed: where Ray sets its external storage up; where a node reads its spilling
 configuration, which is prepared for the way to the IO workers (see `mantaray.spill.handover`); where a
 node starts its raylet: its spilling configuration is checked then, which Ray does on the head only, and
 left-over directories of dead raylets are removed; and where an IO worker tells the drivers of an error
 (see `mantaray.spill.no_room`).
+
+`knobs`: a node that starts its raylet gives it values for Ray's spilling knobs that suit the machine (see
+`mantaray.knobs`).
 """
 
 from __future__ import annotations
@@ -89,6 +94,38 @@ def _install_utils(module: ModuleType, installation: Installation) -> None:
     installation.wrap(module, "push_error_to_driver", push_error_to_driver)
 
 
+def _install_knobs(module: ModuleType, installation: Installation) -> None:
+    def start_raylet(wrapped: Any, node: Any, args: Any, kwargs: Any) -> Any:
+        from mantaray import knobs
+
+        if not _spills_to_files(node):
+            return wrapped(*args, **kwargs)
+        store_bytes = signature.bind(node, *args, **kwargs).arguments["object_store_memory"]
+        chosen = knobs.choose(
+            knobs.this_machine(store_bytes),
+            node._config,
+            knobs.as_set_by_users(os.environ),
+            has_cap=has_cap,
+        )
+        with knobs.handing_on(chosen):
+            return wrapped(*args, **kwargs)
+
+    has_cap = Version(module.ray.__version__) >= Version(_KNOWS_CAP)
+    signature = inspect.signature(module.Node.start_raylet)
+    installation.wrap(module.Node, "start_raylet", start_raylet)
+
+
+def _spills_to_files(node: Any) -> bool:
+    from mantaray.spill.config import SpillConfigError
+    from mantaray.spill.handover import directories_of_node
+
+    try:
+        return bool(directories_of_node(node._object_spilling_config, node._config))
+    except SpillConfigError:
+        # The patch `spill` reports it, or Ray itself does.
+        return False
+
+
 def _spill_directories(node: Any) -> list[str]:
     """Return the directories that a starting node will spill to; one of them can be used at least.
 
@@ -135,4 +172,14 @@ SPILL_PATCH = Patch(
     needs_native=True,
 )
 
+KNOBS_PATCH = Patch(
+    name="knobs",
+    summary="Ray's spilling knobs get values that suit the machine where the user set none",
+    plain_since=None,
+    enough_since=None,
+    targets=(Target(_NODE, "Node.start_raylet"),),
+    installers={_NODE: _install_knobs},
+)
+
 register(SPILL_PATCH)
+register(KNOBS_PATCH)

@@ -24,6 +24,7 @@ from mantaray.spill.config import SpillConfig, make_usable, read_config
 from mantaray.spill.handover import CAP_KEY, directories_in, handed_on
 from mantaray.spill.patience import Patience
 from mantaray.spill.recovery import Recovery
+from mantaray.spill.spare_memory import has_spare_memory
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class SpillStorage:
         self._ticker: threading.Thread | None = None
         self._reported: dict[str, float] = {}
         self._io_deadline_s = 0.0
+        self._cache_follows_memory = False
         # When each object that cannot be read for I/O errors was first asked for.
         self._failing: dict[str, float] = {}
 
@@ -109,6 +111,8 @@ class SpillStorage:
                 raise ValueError(f"Object {ref.hex()} does not exist.")
             objects.append((ref.binary(), bytes(address), bytes(metadata or b""), payload))
         engine = self._started()
+        if self._cache_follows_memory:
+            engine.keep_in_cache(has_spare_memory())
         try:
             urls: list[bytes] = engine.spill(objects)
         except self._native.SpillNoSpaceError as error:
@@ -217,6 +221,7 @@ class SpillStorage:
             owner.write_record(directory, os.getppid())
         state_directory = _state_directory(self._node_id)
         self._io_deadline_s = config.io_deadline_ms / 1000
+        self._cache_follows_memory = config.cache_mode == "auto"
         engine = self._make_engine(config, state_directory)
         self._recovery = Recovery(
             engine,
@@ -266,7 +271,7 @@ class SpillStorage:
             max_segment_bytes=config.max_segment_bytes,
             max_fused_bytes=config.max_fused_bytes,
             reserve_bytes=config.reserve_bytes,
-            cache_mode=config.cache_mode,
+            cache_mode="direct" if self._cache_follows_memory else config.cache_mode,
             read_ahead_bytes=config.read_ahead_bytes,
             punch_delay_ms=config.punch_delay_ms,
         )

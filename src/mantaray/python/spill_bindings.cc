@@ -180,6 +180,11 @@ class PyEngine {
     return result;
   }
 
+  void KeepInCache(bool keep) {
+    py::gil_scoped_release unlocked;
+    engine_->KeepInCache(keep);
+  }
+
   PyReader Open(const std::string& url, const py::bytes& object_id) {
     const spill::ObjectId id = ObjectIdOf(object_id);
     absl::StatusOr<spill::ObjectReader> reader = absl::UnknownError("");
@@ -359,6 +364,8 @@ void BindSpill(py::module_& module) {
            py::arg("reserve_bytes"), py::arg("cache_mode"), py::arg("read_ahead_bytes"), py::arg("punch_delay_ms"))
       .def("spill", &PyEngine::Spill, py::arg("objects"),
            "Spills [(object_id, owner_address, metadata, payload or None), ...]; URLs of the prefix that found room.")
+      .def("keep_in_cache", &PyEngine::KeepInCache, py::arg("keep"),
+           "Whether segments written from now on stay in the page cache, whatever cache_mode says.")
       .def("open", &PyEngine::Open, py::arg("url"), py::arg("object_id"), py::keep_alive<0, 1>())
       .def("set_aside", &PyEngine::SetAside, py::arg("url"), py::arg("reader"),
            "Renames a damaged object's link. False: the object was deleted or put back while it was read.")

@@ -139,6 +139,11 @@ absl::StatusOr<ObjectReader> Engine::OpenReplaced(const ParsedUrl& url, const Ob
   return ObjectReader::Open(fs_, actual, std::move(source), object_id);
 }
 
+void Engine::KeepInCache(bool keep) {
+  MutexLock lock(&mutex_);
+  placer_.set_cache_mode(keep ? CacheMode::kKeep : options_.cache_mode);
+}
+
 ObjectSource Engine::SourceOf(const ParsedUrl& url, OwnedFile file, uint64_t inode) {
   ObjectSource source;
   source.inode = inode;

@@ -82,6 +82,10 @@ class Engine {
   // ResourceExhausted, naming directories, needed and free bytes, when not even the first did.
   absl::StatusOr<std::vector<std::string>> Spill(std::span<const ObjectToSpill> objects);
 
+  // Whether segments written from now on stay in the page cache, whatever the mode of the options. Reads follow the
+  // mode of the options: what the page cache holds is read from there in every mode.
+  void KeepInCache(bool keep);
+
   // Opens a spilled object for reading. DataLoss when it is damaged; it has then been set aside. NotFound when its file
   // is gone although its disk is there. Every other error may pass: call again.
   absl::StatusOr<ObjectReader> Open(const std::string& url, const ObjectId& object_id);

@@ -58,6 +58,25 @@ TEST_F(EngineTest, EveryCacheModeWritesTheSame) {
   }
 }
 
+TEST_F(EngineTest, SegmentsStayInThePageCacheAsLongAsTheCallerWantsIt) {
+  options_.cache_mode = CacheMode::kDirect;
+  const auto engine = MakeEngine();
+  for (bool keep : {false, true, false}) {
+    engine->KeepInCache(keep);
+    const std::vector<Sample> samples = MakeSamples(4, 500000);
+    const auto urls = engine->Spill(Views(samples));
+    ASSERT_TRUE(urls.ok()) << urls.status();
+    for (const std::string& url : *urls) {
+      const ParsedUrl parsed = *ParseUrl(url);
+      const absl::StatusOr<OwnedFile> file = fs_.Open(parsed.path, /*writable=*/true);
+      ASSERT_TRUE(file.ok());
+      if (!fs_.SetDirect(file->fd()).ok()) GTEST_SKIP() << "this file system has no direct I/O";
+      EXPECT_EQ(fs_.IsCached(file->fd(), parsed.offset + parsed.object_bytes / 2), keep);
+    }
+    ExpectAllReadBack(engine.get(), *urls, samples);
+  }
+}
+
 // What the raylet does by itself for a remote node: header and payload straight from the path in the URL.
 TEST_F(EngineTest, ObjectLiesInRaysOwnLayoutAtTheUrlsOffset) {
   const auto engine = MakeEngine();

@@ -56,6 +56,8 @@ class Placer {
   // Removes such a directory, and the worker's own if nothing else is in it.
   void RemoveFromWorkerDirectory(size_t directory, const std::string& path);
   std::string WorkerPath(size_t directory) const;
+  // What becomes of the page cache of segments that are written from now on.
+  void set_cache_mode(CacheMode mode) { options_.cache_mode = mode; }
 
  private:
   struct Batch;
@@ -74,7 +76,7 @@ class Placer {
   DirectorySet* const directories_;
   OwnerBook* const book_;
   Reclaimer* const reclaimer_;
-  const PlacerOptions options_;
+  PlacerOptions options_;
   uint64_t next_batch_ = 0;
 };
 

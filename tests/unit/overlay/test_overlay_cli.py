@@ -239,7 +239,7 @@ def test_version(world: World) -> None:
 def test_settings_are_listed_one_a_line(world: World) -> None:
     result = world.cli("settings")
     assert (result.returncode, result.stderr) == (0, "")
-    lines = result.stdout.splitlines()
+    lines = result.stdout.partition("\n\n")[0].splitlines()
     assert lines[0].split() == ["variable", "type", "default", "allowed", "meaning"]
     assert [line.split()[0] for line in lines[1:]] == [
         "MANTARAY_DISABLE",
@@ -269,6 +269,21 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "MANTARAY_RELAY_ADMIN_PORT",
         "MANTARAY_RELAY_HOST",
         "MANTARAY_RELAY_UPSTREAM_TIMEOUT_MS",
+    ]
+
+
+def test_settings_show_rays_knobs_beside_what_the_user_set(world: World) -> None:
+    result = world.cli("settings", "--store-bytes", "500000000", RAY_max_io_workers="7")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.partition("\n\n")[2].splitlines()
+    assert lines[0].startswith("ray's knob")
+    # A running node adds a column, so only the first four are compared.
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["RAY_object_store_full_delay_ms", "10", "1", "-"],
+        ["RAY_oom_grace_period_s", "2", "1", "-"],
+        ["RAY_min_spilling_size", "104857600", "7812500", "-"],
+        ["RAY_max_spilling_file_size_bytes", "-1", "31250000", "-"],
+        ["RAY_max_io_workers", "4", "-", "7"],
     ]
 
 

@@ -83,7 +83,7 @@ class World:
         source = REPOSITORY / "python" / "mantaray"
         self.mantaray = self.site / "mantaray"
         self.mantaray.mkdir()
-        for name in ("__init__.py", "settings.py", "helpers.py", "helper_main.py"):
+        for name in ("__init__.py", "settings.py", "knobs.py", "helpers.py", "helper_main.py"):
             shutil.copy(source / name, self.mantaray)
         for name in ("overlay", "cli"):
             shutil.copytree(

@@ -1,0 +1,141 @@
+"""A shuffle of more data than the object store holds, on stock Ray and with Mantaray, beside one in memory.
+
+The three arms take turns, so that what else the machine does falls on all of them. The table shows medians
+with the lowest and the highest run, and how many times the time in memory each arm took.
+
+    python benchmarks/shuffle.py [--rounds N] [--gigabytes N] [--store-gigabytes N] [--blocks N]
+                                 [--kind tasks|data] [--output FILE]
+
+`--kind data` shuffles with Ray Data, which needs pandas and pyarrow in this environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+WORKLOAD = Path(__file__).with_name("shuffle_workload.py")
+TIMEOUT_S = 600
+STOCK = {"MANTARAY_DISABLE": "1"}
+# The arm in memory runs stock Ray with a store for all the data, its copies and the shuffled result.
+IN_MEMORY_TIMES = 4
+ARMS = ("memory", "stock", "mantaray")
+TITLES = {
+    "memory": "stock, all in memory",
+    "stock": "stock, out of core",
+    "mantaray": "Mantaray, out of core",
+}
+
+
+def run_arm(arm: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run the workload once in a process, a cluster and a directory of its own."""
+    store = options.gigabytes * IN_MEMORY_TIMES if arm == "memory" else options.store_gigabytes
+    environment = {
+        **os.environ,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        **({} if arm == "mantaray" else STOCK),
+    }
+    with tempfile.TemporaryDirectory(prefix="mantaray-shuffle-") as directory:
+        command = [sys.executable, str(WORKLOAD), options.kind, str(options.gigabytes)]
+        command += [str(store), str(options.blocks), directory]
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise SystemExit(f"the {arm} arm failed with status {done.returncode}; its words are above")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if not result["verified"]:
+        raise SystemExit(f"the {arm} arm: data read back differs from what was written")
+    return result
+
+
+def run_rounds(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    for number in range(options.rounds):
+        for arm in ARMS if number % 2 == 0 else ARMS[::-1]:
+            runs[arm].append(run_arm(arm, options))
+            seconds = runs[arm][-1]["seconds"]
+            print(f"round {number + 1}, {arm}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    return runs
+
+
+def machine() -> str:
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return f"{os.cpu_count()} processors, {memory_bytes / 1e9:.0f} GB, {platform.platform()}"
+
+
+def report(runs: dict[str, list[dict[str, Any]]]) -> str:
+    def median(arm: str, figure: str) -> float:
+        return float(statistics.median(run[figure] for run in runs[arm]))
+
+    in_memory = median("memory", "seconds")
+    header = f"{'':<24}{'seconds':>9}{'lowest to highest':>20}{'times memory':>14}"
+    lines = [f"{header}{'peak disk':>12}{'left':>9}"]
+    for arm in ARMS:
+        seconds = [run["seconds"] for run in runs[arm]]
+        spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
+        lines.append(
+            f"{TITLES[arm]:<24}{statistics.median(seconds):>9.1f}{spread:>20}"
+            f"{median(arm, 'seconds') / in_memory:>14.2f}"
+            f"{median(arm, 'peak_disk_mb'):>9,.0f} MB{median(arm, 'after_disk_mb'):>6,.0f} MB"
+        )
+    times = median("stock", "seconds") / median("mantaray", "seconds")
+    lines.append(f"Out of core, Mantaray takes 1/{times:.2f} of stock Ray's time.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--store-gigabytes", type=float, default=0.5)
+    parser.add_argument("--blocks", type=int, default=80)
+    parser.add_argument("--kind", choices=("tasks", "data"), default="tasks")
+    parser.add_argument("--output", type=Path, help="a JSON file for every run")
+    options = parser.parse_args()
+    print(
+        f"shuffle of {options.gigabytes:g} GB in {options.blocks} blocks ({options.kind}), "
+        f"object store {options.store_gigabytes:g} GB; {machine()}",
+        file=sys.stderr,
+    )
+    runs = run_rounds(options)
+    if options.output:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=WORKLOAD.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.strip()
+        facts = {
+            "date": datetime.date.today().isoformat(),
+            "commit": commit,
+            "machine": machine(),
+            "kind": options.kind,
+            "gigabytes": options.gigabytes,
+            "store_gigabytes": options.store_gigabytes,
+            "blocks": options.blocks,
+        }
+        options.output.write_text(json.dumps({**facts, "runs": runs}, indent=1) + "\n")
+    print(report(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The values chosen for Ray's spilling knobs: never over a user's, never what a raylet refuses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from mantaray.knobs import Machine
+
+from mantaray import knobs
+
+SMALL = Machine(store_bytes=500_000_000, processors=2)
+LARGE = Machine(store_bytes=200 << 30, processors=64)
+TINY = Machine(store_bytes=80 << 20, processors=1)
+CAP = "max_spilling_file_size_bytes"
+MIN = "min_spilling_size"
+
+
+@pytest.mark.parametrize("machine", [SMALL, LARGE, TINY])
+def test_a_raylet_accepts_every_value_that_is_chosen(machine: Machine) -> None:
+    chosen = knobs.choose(machine, {}, {}, has_cap=True)
+    assert 0 < chosen[MIN] <= chosen[CAP]
+    assert set(chosen) == {knob.name for knob in knobs.KNOBS}
+
+
+def test_a_small_store_is_spilled_in_pieces() -> None:
+    chosen = knobs.choose(SMALL, {}, {}, has_cap=True)
+    assert chosen[CAP] * 16 <= SMALL.store_bytes
+
+
+def test_a_large_machine_keeps_rays_number_of_io_workers() -> None:
+    assert knobs.choose(LARGE, {}, {}, has_cap=True)["max_io_workers"] == 4
+
+
+@pytest.mark.parametrize("knob", knobs.KNOBS, ids=lambda knob: knob.name)
+def test_what_the_user_set_in_the_environment_stays(knob: knobs.Knob) -> None:
+    assert knob.name not in knobs.choose(SMALL, {}, {knob.variable: "77"}, has_cap=True)
+
+
+@pytest.mark.parametrize("knob", knobs.KNOBS, ids=lambda knob: knob.name)
+def test_what_the_user_set_in_the_system_configuration_stays(knob: knobs.Knob) -> None:
+    assert knob.name not in knobs.choose(SMALL, {knob.name: 77}, {}, has_cap=True)
+
+
+def test_a_raylet_that_does_not_know_the_cap_gets_none() -> None:
+    assert CAP not in knobs.choose(SMALL, {}, {}, has_cap=False)
+
+
+def test_a_users_smallest_batch_takes_the_cap_away_that_a_raylet_would_refuse_beside_it() -> None:
+    assert CAP not in knobs.choose(SMALL, {MIN: 100_000_000}, {}, has_cap=True)
+
+
+def test_the_smallest_batch_stays_below_a_users_cap() -> None:
+    assert knobs.choose(SMALL, {CAP: 1_000_000}, {}, has_cap=True)[MIN] == 1_000_000
+    assert knobs.choose(SMALL, {}, {"RAY_" + CAP: "-1"}, has_cap=True)[MIN] > 1_000_000
+
+
+def test_a_raylet_gets_the_values_and_the_starting_process_keeps_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variable = knobs.MAX_IO_WORKERS.variable
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delenv(knobs.CHOSEN_VARIABLE, raising=False)
+    before = dict(os.environ)
+    with knobs.handing_on({"max_io_workers": 2}):
+        assert os.environ[variable] == "2"
+        assert knobs.chosen_in(os.environ) == {"max_io_workers": 2}
+    assert dict(os.environ) == before
+
+
+def test_a_node_started_by_a_worker_does_not_take_the_outer_nodes_values_for_the_users() -> None:
+    with knobs.handing_on({"max_io_workers": 2, MIN: 5}):
+        inherited = dict(os.environ)
+    inherited["RAY_" + MIN] = "6"  # The worker's own code set this one.
+    kept = knobs.as_set_by_users(inherited)
+    assert "RAY_max_io_workers" not in kept
+    assert kept["RAY_" + MIN] == "6"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "b"}', '{"a": null}'])
+def test_a_damaged_list_of_values_counts_as_none(text: str) -> None:
+    assert knobs.chosen_in({knobs.CHOSEN_VARIABLE: text}) == {}
+
+
+def test_running_raylets_show_their_environment(tmp_path: Path) -> None:
+    for pid, name in (("12", "raylet"), ("13", "python"), ("14", "raylet")):
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "comm").write_text(name + "\n")
+    (tmp_path / "12" / "environ").write_bytes(b"RAY_max_io_workers=2\0EMPTY=\0broken\0")
+    # Process 14 has ended, or belongs to somebody else.
+    assert knobs.running_nodes(str(tmp_path)) == {12: {"RAY_max_io_workers": "2", "EMPTY": ""}}
