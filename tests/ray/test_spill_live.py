@@ -157,6 +157,48 @@ def test_flipped_bit_is_rebuilt_or_an_error_never_data(ray_env: RayEnv, root: Pa
         assert seen[size]["healthy"] == ["value", 9, 9, True]
 
 
+def test_a_node_chooses_the_spilling_knobs_that_the_user_did_not_set(
+    ray_env: RayEnv, root: Path
+) -> None:
+    seen = ray_env.run_program(
+        PROGRAMS / "spill_knobs.py",
+        [root, '{"oom_grace_period_s": 3}'],
+        {"RAY_max_io_workers": "3"},
+    )
+    assert seen["environ"]["max_io_workers"] == "3"
+    assert seen["environ"]["object_store_full_delay_ms"] == "1"
+    # The system configuration does not travel in the environment.
+    assert seen["environ"]["oom_grace_period_s"] is None
+    assert seen["chosen"]["min_spilling_size"] == 2_500_000
+    for line in seen["said"]:
+        assert "min_spilling_size_bytes=2500000" in line
+        assert "max_io_workers=3" in line
+    assert seen["kept_clean"]
+    assert seen["spilled_bytes"] > 200_000_000
+    assert seen["wrong"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+def test_a_shuffle_stays_right_while_a_worker_dies_an_object_rots_and_the_disk_is_full(
+    ray_env: RayEnv, root: Path
+) -> None:
+    with small_tmpfs(1_500_000_000) as directory:
+        seen = ray_env.run_program(
+            PROGRAMS / "spill_shuffle.py",
+            [root, directory],
+            {"MANTARAY_SPILL_RESERVE_BYTES": "200000000"},
+            timeout_s=800,
+        )
+    print(seen)
+    assert seen["right"]
+    assert seen["torn"] == []
+    assert seen["killed"] == 1
+    assert seen["damaged"] >= 1
+    assert seen["filled"] == 1
+    assert seen["emptied"], seen["left_bytes"]
+
+
 @pytest.mark.slow
 def test_lost_and_damaged_objects_cost_one_run_and_are_spilled_again(
     ray_env: RayEnv, root: Path
