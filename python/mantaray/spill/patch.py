@@ -98,11 +98,12 @@ def _install_knobs(module: ModuleType, installation: Installation) -> None:
     def start_raylet(wrapped: Any, node: Any, args: Any, kwargs: Any) -> Any:
         from mantaray import knobs
 
-        if not _spills_to_files(node):
+        directories = _known_directories(node)
+        if not directories:
             return wrapped(*args, **kwargs)
         store_bytes = signature.bind(node, *args, **kwargs).arguments["object_store_memory"]
         chosen = knobs.choose(
-            knobs.this_machine(store_bytes),
+            knobs.this_machine(store_bytes, directories),
             node._config,
             knobs.as_set_by_users(os.environ),
             has_cap=has_cap,
@@ -115,15 +116,16 @@ def _install_knobs(module: ModuleType, installation: Installation) -> None:
     installation.wrap(module.Node, "start_raylet", start_raylet)
 
 
-def _spills_to_files(node: Any) -> bool:
+def _known_directories(node: Any) -> list[str]:
+    """Return the directories that a node spills to; none if it spills elsewhere, or cannot work."""
     from mantaray.spill.config import SpillConfigError
     from mantaray.spill.handover import directories_of_node
 
     try:
-        return bool(directories_of_node(node._object_spilling_config, node._config))
+        return directories_of_node(node._object_spilling_config, node._config)
     except SpillConfigError:
         # The patch `spill` reports it, or Ray itself does.
-        return False
+        return []
 
 
 def _spill_directories(node: Any) -> list[str]:
