@@ -75,12 +75,8 @@ def _piece_bytes(machine: Machine) -> int:
     return max(_SMALLEST_PIECE_BYTES, min(piece_bytes, _LARGEST_PIECE_BYTES))
 
 
-FULL_DELAY_MS = Knob(
-    name="object_store_full_delay_ms",
-    rays_default=10,
-    choose=lambda machine: 1,
-    doc="How long a full object store waits before it tries again to create an object.",
-)
+# object_store_full_delay_ms stays Ray's. The grace period runs only while no spill is under way at a retry.
+# If retries come faster than a spill fails, a put on a full disk waits for ever instead of failing.
 MIN_SPILLING_SIZE = Knob(
     name=_MIN_SIZE,
     rays_default=100 * _MEBIBYTE,
@@ -107,7 +103,7 @@ GRACE_PERIOD_S = Knob(
     choose=lambda machine: 0 if machine.room_bytes >= _AMPLE_STORES * machine.store_bytes else 1,
     doc="How long a create waits in a full store with nothing to spill before it goes to a file.",
 )
-KNOBS = (FULL_DELAY_MS, GRACE_PERIOD_S, MIN_SPILLING_SIZE, MAX_SPILLING_FILE_SIZE, MAX_IO_WORKERS)
+KNOBS = (GRACE_PERIOD_S, MIN_SPILLING_SIZE, MAX_SPILLING_FILE_SIZE, MAX_IO_WORKERS)
 
 
 def choose(

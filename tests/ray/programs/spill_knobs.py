@@ -12,9 +12,10 @@ from spill_common import disk_bytes, is_intact, payload, report, start
 from mantaray import knobs
 
 root, system_config = sys.argv[1:]
-before = dict(os.environ)
 paths = start(root, store_mb=160, **json.loads(system_config))
-kept_clean = dict(os.environ) == before
+left_behind = [
+    name for name in (knobs.CHOSEN_VARIABLE, knobs.MIN_SPILLING_SIZE.variable) if name in os.environ
+]
 [raylet] = [p for p in psutil.Process().children(recursive=True) if p.name() == "raylet"]
 environ = knobs.running_nodes()[raylet.pid]
 refs = [ray.put(payload(number, 1_000_000)) for number in range(400)]
@@ -28,7 +29,7 @@ said = [
 report(
     environ={knob.name: environ.get(knob.variable) for knob in knobs.KNOBS},
     chosen=knobs.chosen_in(environ),
-    kept_clean=kept_clean,
+    left_behind=left_behind,
     said=said,
     spilled_bytes=spilled_bytes,
     wrong=[n for n, ref in enumerate(refs) if not is_intact(n, ray.get(ref), 1_000_000)],
