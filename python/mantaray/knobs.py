@@ -1,7 +1,7 @@
 """Values for Ray's own spilling knobs, chosen from the node's object store and processors.
 
-Ray's defaults suit a large store. In a small one they make jobs wait: docs/internals/out-of-core.md has
-the timeline behind each value. A value is chosen only for a knob that the user has not set, for a node
+A job that does not fit into the object store waits for Ray's own timers: docs/internals/out-of-core.md has
+the timeline. A value is chosen only for a knob that the user has not set, for a node
 whose storage is of type `filesystem`. It travels to the raylet in the environment, where a value of the
 cluster's system configuration overrides it.
 """
@@ -19,13 +19,6 @@ from pathlib import Path
 CHOSEN_VARIABLE = "_MANTARAY_KNOBS"
 PREFIX = "RAY_"
 
-_MIN_SIZE = "min_spilling_size"
-_CAP = "max_spilling_file_size_bytes"
-_MEBIBYTE = 1 << 20
-# The store is written to disk in about this many pieces, so that the first piece makes room early.
-_PIECES_OF_A_STORE = 16
-_SMALLEST_PIECE_BYTES = 4 * _MEBIBYTE
-_LARGEST_PIECE_BYTES = 128 * _MEBIBYTE
 # IO workers are Python processes. On few processors, starting them costs more than they bring.
 _FEW_PROCESSORS = 4
 # A disk with room for so many stores does not run full because objects go beside the store.
@@ -70,31 +63,10 @@ class Knob:
         return PREFIX + self.name
 
 
-def _piece_bytes(machine: Machine) -> int:
-    piece_bytes = machine.store_bytes // _PIECES_OF_A_STORE
-    return max(_SMALLEST_PIECE_BYTES, min(piece_bytes, _LARGEST_PIECE_BYTES))
-
-
-# object_store_full_delay_ms stays Ray's. The grace period runs only while no spill is under way at a retry.
-# If retries come faster than a spill fails, a put on a full disk waits for ever instead of failing.
-MIN_SPILLING_SIZE = Knob(
-    name=_MIN_SIZE,
-    rays_default=100 * _MEBIBYTE,
-    choose=lambda machine: min(100 * _MEBIBYTE, _piece_bytes(machine) // 4),
-    doc="A batch smaller than this waits while another is being spilled.",
-)
-MAX_SPILLING_FILE_SIZE = Knob(
-    name=_CAP,
-    rays_default=-1,
-    choose=_piece_bytes,
-    doc="The largest batch that is spilled at once, and the largest spill file.",
-)
-MAX_IO_WORKERS = Knob(
-    name="max_io_workers",
-    rays_default=4,
-    choose=lambda machine: 2 if machine.processors <= _FEW_PROCESSORS else 4,
-    doc="How many processes spill, and how many restore.",
-)
+# Ray's other knobs of spilling stay as they are. The grace period runs only while no spill is under way
+# when the store tries again. On a full disk every spill fails. If retries are frequent
+# (object_store_full_delay_ms), or batches so small that several follow one another (min_spilling_size,
+# max_spilling_file_size_bytes), one is always under way, and a put waits for ever instead of failing.
 GRACE_PERIOD_S = Knob(
     name="oom_grace_period_s",
     rays_default=2,
@@ -103,56 +75,30 @@ GRACE_PERIOD_S = Knob(
     choose=lambda machine: 0 if machine.room_bytes >= _AMPLE_STORES * machine.store_bytes else 1,
     doc="How long a create waits in a full store with nothing to spill before it goes to a file.",
 )
-KNOBS = (GRACE_PERIOD_S, MIN_SPILLING_SIZE, MAX_SPILLING_FILE_SIZE, MAX_IO_WORKERS)
+MAX_IO_WORKERS = Knob(
+    name="max_io_workers",
+    rays_default=4,
+    choose=lambda machine: 2 if machine.processors <= _FEW_PROCESSORS else 4,
+    doc="How many processes spill, and how many restore.",
+)
+KNOBS = (GRACE_PERIOD_S, MAX_IO_WORKERS)
 
 
 def choose(
-    machine: Machine,
-    system_config: Mapping[str, object],
-    environ: Mapping[str, str],
-    *,
-    has_cap: bool,
+    machine: Machine, system_config: Mapping[str, object], environ: Mapping[str, str]
 ) -> dict[str, int]:
     """Return the values for the knobs that the user has not set, by name.
 
     Args:
-        machine: the node's object store and processors.
+        machine: the node's object store, disk and processors.
         system_config: the cluster's system configuration.
         environ: the environment in which the node starts.
-        has_cap: whether this Ray's raylet knows `max_spilling_file_size_bytes`.
     """
-    users = {knob.name: _users_value(knob, system_config, environ) for knob in KNOBS}
-    chosen = {
+    return {
         knob.name: knob.choose(machine)
         for knob in KNOBS
-        if users[knob.name] is None and (knob.name != _CAP or has_cap)
+        if knob.name not in system_config and knob.variable not in environ
     }
-    return _consistent(chosen, users[_MIN_SIZE], users[_CAP])
-
-
-def _users_value(
-    knob: Knob, system_config: Mapping[str, object], environ: Mapping[str, str]
-) -> str | None:
-    value = system_config.get(knob.name, environ.get(knob.variable))
-    return None if value is None else str(value)
-
-
-def _consistent(
-    chosen: dict[str, int], users_min: str | None, users_cap: str | None
-) -> dict[str, int]:
-    """Keep the smallest batch below the cap, for a raylet ends at the start otherwise."""
-    if users_min is not None and _CAP in chosen:
-        # A user who wants batches of a size gets Ray's way of making them.
-        del chosen[_CAP]
-    if users_cap is not None and _MIN_SIZE in chosen:
-        try:
-            cap_bytes = int(users_cap)
-        except ValueError:
-            cap_bytes = 0
-        # With no cap at all, or one that Ray will complain of, the smallest batch may have any size.
-        if cap_bytes > 0:
-            chosen[_MIN_SIZE] = min(chosen[_MIN_SIZE], cap_bytes)
-    return chosen
 
 
 def this_machine(store_bytes: int, directories: Sequence[str]) -> Machine:

@@ -162,15 +162,13 @@ def test_a_node_chooses_the_spilling_knobs_that_the_user_did_not_set(
 ) -> None:
     seen = ray_env.run_program(
         PROGRAMS / "spill_knobs.py",
-        [root, '{"oom_grace_period_s": 3}'],
+        [root, "{}"],
         {"RAY_max_io_workers": "3"},
     )
     assert seen["environ"]["max_io_workers"] == "3"
-    # The system configuration does not travel in the environment.
-    assert seen["environ"]["oom_grace_period_s"] is None
-    assert seen["chosen"]["min_spilling_size"] == 2_500_000
+    assert seen["environ"]["oom_grace_period_s"] in ("0", "1")
+    assert set(seen["chosen"]) == {"oom_grace_period_s"}
     for line in seen["said"]:
-        assert "min_spilling_size_bytes=2500000" in line
         assert "max_io_workers=3" in line
     assert seen["left_behind"] == []
     assert seen["spilled_bytes"] > 200_000_000

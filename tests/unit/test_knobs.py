@@ -12,27 +12,13 @@ from mantaray import knobs
 
 SMALL = Machine(store_bytes=500_000_000, processors=2)
 LARGE = Machine(store_bytes=200 << 30, processors=64)
-TINY = Machine(store_bytes=80 << 20, processors=1)
-CAP = "max_spilling_file_size_bytes"
-MIN = "min_spilling_size"
-
-
-@pytest.mark.parametrize("machine", [SMALL, LARGE, TINY])
-def test_a_raylet_accepts_every_value_that_is_chosen(machine: Machine) -> None:
-    chosen = knobs.choose(machine, {}, {}, has_cap=True)
-    assert 0 < chosen[MIN] <= chosen[CAP]
-    assert set(chosen) == {knob.name for knob in knobs.KNOBS}
-
-
-def test_a_small_store_is_spilled_in_pieces() -> None:
-    chosen = knobs.choose(SMALL, {}, {}, has_cap=True)
-    assert chosen[CAP] * 16 <= SMALL.store_bytes
+MIN = "oom_grace_period_s"
 
 
 @pytest.mark.parametrize(("room_bytes", "grace_s"), [(10**12, 0), (0, 1), (600_000_000, 1)])
 def test_a_create_waits_for_space_only_where_disk_is_scarce(room_bytes: int, grace_s: int) -> None:
     machine = Machine(store_bytes=500_000_000, processors=2, room_bytes=room_bytes)
-    assert knobs.choose(machine, {}, {}, has_cap=True)["oom_grace_period_s"] == grace_s
+    assert knobs.choose(machine, {}, {})["oom_grace_period_s"] == grace_s
 
 
 def test_room_counts_only_where_a_node_has_one_directory(tmp_path: Path) -> None:
@@ -44,30 +30,17 @@ def test_room_counts_only_where_a_node_has_one_directory(tmp_path: Path) -> None
 
 
 def test_a_large_machine_keeps_rays_number_of_io_workers() -> None:
-    assert knobs.choose(LARGE, {}, {}, has_cap=True)["max_io_workers"] == 4
+    assert knobs.choose(LARGE, {}, {})["max_io_workers"] == 4
 
 
 @pytest.mark.parametrize("knob", knobs.KNOBS, ids=lambda knob: knob.name)
 def test_what_the_user_set_in_the_environment_stays(knob: knobs.Knob) -> None:
-    assert knob.name not in knobs.choose(SMALL, {}, {knob.variable: "77"}, has_cap=True)
+    assert knob.name not in knobs.choose(SMALL, {}, {knob.variable: "77"})
 
 
 @pytest.mark.parametrize("knob", knobs.KNOBS, ids=lambda knob: knob.name)
 def test_what_the_user_set_in_the_system_configuration_stays(knob: knobs.Knob) -> None:
-    assert knob.name not in knobs.choose(SMALL, {knob.name: 77}, {}, has_cap=True)
-
-
-def test_a_raylet_that_does_not_know_the_cap_gets_none() -> None:
-    assert CAP not in knobs.choose(SMALL, {}, {}, has_cap=False)
-
-
-def test_a_users_smallest_batch_takes_the_cap_away_that_a_raylet_would_refuse_beside_it() -> None:
-    assert CAP not in knobs.choose(SMALL, {MIN: 100_000_000}, {}, has_cap=True)
-
-
-def test_the_smallest_batch_stays_below_a_users_cap() -> None:
-    assert knobs.choose(SMALL, {CAP: 1_000_000}, {}, has_cap=True)[MIN] == 1_000_000
-    assert knobs.choose(SMALL, {}, {"RAY_" + CAP: "-1"}, has_cap=True)[MIN] > 1_000_000
+    assert knob.name not in knobs.choose(SMALL, {knob.name: 77}, {})
 
 
 def test_a_raylet_gets_the_values_and_the_starting_process_keeps_none(

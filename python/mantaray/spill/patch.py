@@ -106,12 +106,10 @@ def _install_knobs(module: ModuleType, installation: Installation) -> None:
             knobs.this_machine(store_bytes, directories),
             node._config,
             knobs.as_set_by_users(os.environ),
-            has_cap=has_cap,
         )
         with knobs.handing_on(chosen):
             return wrapped(*args, **kwargs)
 
-    has_cap = Version(module.ray.__version__) >= Version(_KNOWS_CAP)
     signature = inspect.signature(module.Node.start_raylet)
     installation.wrap(module.Node, "start_raylet", start_raylet)
 

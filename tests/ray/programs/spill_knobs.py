@@ -14,7 +14,7 @@ from mantaray import knobs
 root, system_config = sys.argv[1:]
 paths = start(root, store_mb=160, **json.loads(system_config))
 left_behind = [
-    name for name in (knobs.CHOSEN_VARIABLE, knobs.MIN_SPILLING_SIZE.variable) if name in os.environ
+    name for name in (knobs.CHOSEN_VARIABLE, knobs.GRACE_PERIOD_S.variable) if name in os.environ
 ]
 [raylet] = [p for p in psutil.Process().children(recursive=True) if p.name() == "raylet"]
 environ = knobs.running_nodes()[raylet.pid]
