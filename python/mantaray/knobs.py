@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,6 @@ PREFIX = "RAY_"
 
 # IO workers are Python processes. On few processors, starting them costs more than they bring.
 _FEW_PROCESSORS = 4
-# A disk with room for so many stores does not run full because objects go beside the store.
-_AMPLE_STORES = 4
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,10 @@ class Machine:
     Attributes:
         store_bytes: the size of the node's object store.
         processors: how many processors this process may use.
-        room_bytes: what is free where the raylet puts objects beside a full store; 0 if spilling uses more
-            directories than that one.
     """
 
     store_bytes: int
     processors: int
-    room_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,9 +65,7 @@ class Knob:
 GRACE_PERIOD_S = Knob(
     name="oom_grace_period_s",
     rays_default=2,
-    # The wait is for space in the store. Where disk is scarce, waiting may avoid an error. Where it is not,
-    # an object beside the store costs less than the wait, which holds up every request behind it.
-    choose=lambda machine: 0 if machine.room_bytes >= _AMPLE_STORES * machine.store_bytes else 1,
+    choose=lambda machine: 1,
     doc="How long a create waits in a full store with nothing to spill before it goes to a file.",
 )
 MAX_IO_WORKERS = Knob(
@@ -101,30 +94,13 @@ def choose(
     }
 
 
-def this_machine(store_bytes: int, directories: Sequence[str]) -> Machine:
+def this_machine(store_bytes: int) -> Machine:
     """Return the machine that this process runs on.
 
     Args:
         store_bytes: the size of the node's object store.
-        directories: where the node spills to.
     """
-    return Machine(
-        store_bytes=store_bytes,
-        processors=len(os.sched_getaffinity(0)),
-        room_bytes=_room_bytes(directories[0]) if len(directories) == 1 else 0,
-    )
-
-
-def _room_bytes(directory: str) -> int:
-    """Return the bytes free in a directory, or where it will be made; 0 if that cannot be found out."""
-    try:
-        info = os.statvfs(directory)
-        return info.f_bavail * info.f_frsize
-    except FileNotFoundError:
-        parent = os.path.dirname(os.path.abspath(directory))
-        return _room_bytes(parent) if parent != directory else 0
-    except OSError:
-        return 0
+    return Machine(store_bytes=store_bytes, processors=len(os.sched_getaffinity(0)))
 
 
 @contextmanager

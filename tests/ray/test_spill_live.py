@@ -157,6 +157,7 @@ def test_flipped_bit_is_rebuilt_or_an_error_never_data(ray_env: RayEnv, root: Pa
         assert seen[size]["healthy"] == ["value", 9, 9, True]
 
 
+@pytest.mark.slow
 def test_a_node_chooses_the_spilling_knobs_that_the_user_did_not_set(
     ray_env: RayEnv, root: Path
 ) -> None:

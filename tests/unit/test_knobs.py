@@ -15,20 +15,6 @@ LARGE = Machine(store_bytes=200 << 30, processors=64)
 MIN = "oom_grace_period_s"
 
 
-@pytest.mark.parametrize(("room_bytes", "grace_s"), [(10**12, 0), (0, 1), (600_000_000, 1)])
-def test_a_create_waits_for_space_only_where_disk_is_scarce(room_bytes: int, grace_s: int) -> None:
-    machine = Machine(store_bytes=500_000_000, processors=2, room_bytes=room_bytes)
-    assert knobs.choose(machine, {}, {})["oom_grace_period_s"] == grace_s
-
-
-def test_room_counts_only_where_a_node_has_one_directory(tmp_path: Path) -> None:
-    one = str(tmp_path / "not" / "yet")
-    assert knobs.this_machine(1, [one]).room_bytes > 0
-    assert knobs.this_machine(1, [one, str(tmp_path)]).room_bytes == 0
-    (tmp_path / "file").write_text("")
-    assert knobs.this_machine(1, [str(tmp_path / "file" / "below")]).room_bytes == 0
-
-
 def test_a_large_machine_keeps_rays_number_of_io_workers() -> None:
     assert knobs.choose(LARGE, {}, {})["max_io_workers"] == 4
 

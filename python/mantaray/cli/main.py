@@ -126,7 +126,7 @@ def _knobs_table(store_bytes: int) -> str:
     from mantaray import knobs
 
     environ = knobs.as_set_by_users(os.environ)
-    chosen = knobs.choose(knobs.this_machine(store_bytes, ["/tmp"]), {}, environ)
+    chosen = knobs.choose(knobs.this_machine(store_bytes), {}, environ)
     nodes = knobs.running_nodes()
     rows = []
     for knob in knobs.KNOBS:

@@ -98,12 +98,11 @@ def _install_knobs(module: ModuleType, installation: Installation) -> None:
     def start_raylet(wrapped: Any, node: Any, args: Any, kwargs: Any) -> Any:
         from mantaray import knobs
 
-        directories = _known_directories(node)
-        if not directories:
+        if not _known_directories(node):
             return wrapped(*args, **kwargs)
         store_bytes = signature.bind(node, *args, **kwargs).arguments["object_store_memory"]
         chosen = knobs.choose(
-            knobs.this_machine(store_bytes, directories),
+            knobs.this_machine(store_bytes),
             node._config,
             knobs.as_set_by_users(os.environ),
         )
