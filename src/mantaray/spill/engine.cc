@@ -39,9 +39,10 @@ Engine::Engine(FileSystem* fs, const Clock* clock, Host* host, Parallel* paralle
       windows_(fs, clock, parallel, &buffers_, options_.read_ahead_bytes),
       large_reads_(fs, clock, parallel, &buffers_),
       book_(fs, options_.state_directory, options_.self),
+      journal_(fs, options_.state_directory, options_.self),
       directories_(fs, options_.node_directories, options_.devices, options_.reserve_bytes),
-      placer_(fs, parallel, &buffers_, &directories_, &book_, &reclaimer_, PlacerOptionsOf(options_)),
-      sweeper_(fs, host, &reclaimer_, options_.node_directories, options_.self),
+      placer_(fs, parallel, &buffers_, &directories_, &book_, PlacerOptionsOf(options_)),
+      sweeper_(fs, clock, host, &reclaimer_, &journal_, &directories_, options_.self),
       read_ahead_(fs, options_.read_ahead_bytes) {}
 
 absl::StatusOr<std::vector<std::string>> Engine::Spill(std::span<const ObjectToSpill> objects) {
@@ -53,12 +54,17 @@ absl::StatusOr<std::vector<std::string>> Engine::Spill(std::span<const ObjectToS
   }
   std::deque<CachedRange> cached;
   absl::StatusOr<std::vector<std::string>> urls = std::vector<std::string>();
+  std::vector<std::string> unneeded;
+  std::vector<std::string> first_copies;
   {
     MutexLock lock(&mutex_);
     sweeper_.Sweep();
-    urls = placer_.Spill(objects, &cached);
-    if (urls.ok()) sweeper_.DropFirstCopies(objects.first(urls->size()));
+    urls = placer_.Spill(objects, &cached, &unneeded);
+    if (urls.ok()) sweeper_.Spilled(objects, *urls);
+    first_copies = sweeper_.TakeUnneeded();
   }
+  DropUnneeded(unneeded);
+  DropFirstCopies(first_copies);
   MutexLock lock(&small_mutex_);
   for (CachedRange& range : cached) {
     if (range.drop) still_cached_bytes_ += range.size_bytes;
@@ -105,7 +111,8 @@ absl::StatusOr<ObjectReader> Engine::Open(const std::string& url, const ObjectId
     reader = ObjectReader::Open(fs_, *parsed, SourceOf(*parsed, *std::move(file), inode), object_id);
   }
   if (absl::IsDataLoss(reader.status())) {
-    if (absl::StatusOr<ObjectReader> replaced = OpenReplaced(*parsed, object_id); replaced.ok()) {
+    absl::StatusOr<ObjectReader> replaced = OpenReplaced(*parsed, object_id);
+    if (replaced.ok() || absl::IsUnavailable(replaced.status())) {
       reader = std::move(replaced);
     } else if (!SetAside(url, inode)) {
       // Deleted, which the next attempt will find, or put back by another worker.
@@ -220,17 +227,17 @@ absl::Status Engine::Replace(const std::string& url, const ObjectToSpill& object
     if (!made.ok() && !absl::IsAlreadyExists(made)) return made;
     const std::string temporary = Join(scratch, absl::StrCat(next_repair_++));
     absl::StatusOr<OwnedFile> file = fs_->Create(temporary);
-    if (!file.ok()) return file.status();
+    absl::Status status = file.status();
     SegmentWriter writer(fs_, parallel_, &buffers_, &book_, options_.cache_mode);
-    absl::Status status = writer.WriteAt(file->fd(), object, parsed->offset);
+    if (status.ok()) status = writer.WriteAt(file->fd(), object, parsed->offset);
     if (status.ok()) status = MoveInto(temporary, parsed->path, *directory);
-    if (!status.ok()) fs_->Unlink(temporary).IgnoreError();
+    // With the temporary file, if it is still there.
     placer_.RemoveFromWorkerDirectory(*directory, scratch);
     if (!status.ok()) return status;
   }
   // What had been set aside is of no use any more.
-  const auto offset = parsed->offset;
-  reclaimer_.Delete({absl::StrCat(parsed->path, kDamagedSuffix), offset, parsed->object_bytes}).IgnoreError();
+  const std::string aside = FormatUrl(absl::StrCat(parsed->path, kDamagedSuffix), parsed->offset, parsed->object_bytes);
+  DropUnneeded({&aside, 1});
   MutexLock lock(&small_mutex_);
   ++stats_.repaired_objects;
   return absl::OkStatus();
@@ -259,6 +266,7 @@ absl::StatusOr<std::string> Engine::OwnerOf(const std::string& url) {
 absl::Status Engine::DeleteOne(const std::string& url) {
   const absl::StatusOr<ParsedUrl> parsed = ParseUrl(url);
   if (!parsed.ok()) return parsed.status();
+  journal_.Open();  // this worker has punches to do from now on
   const absl::Status status = reclaimer_.Delete(*parsed);
   if (!absl::IsNotFound(status)) return status;
   MutexLock lock(&mutex_);
@@ -266,54 +274,89 @@ absl::Status Engine::DeleteOne(const std::string& url) {
   return directory ? directories_.CheckPresent(*directory) : absl::OkStatus();
 }
 
+// Has a delete that failed for a passing reason done later. Returns false when too many wait, or when it would be
+// forgotten if this worker died.
+bool Engine::Defer(const std::string& url) {
+  {
+    MutexLock lock(&small_mutex_);
+    if (deferred_deletes_.size() >= kMaxDeferredDeletes) return false;
+    // Several workers take over what a dead one owed.
+    if (!deferred_deletes_.insert(url).second) return true;
+  }
+  return journal_.Add(url);
+}
+
+// Deletes what the sweeper has found.
+void Engine::DropFirstCopies(std::span<const std::string> urls) {
+  DropUnneeded(urls);
+  MutexLock lock(&mutex_);
+  sweeper_.TookOver();
+}
+
+// Deletes copies that Ray does not know.
+void Engine::DropUnneeded(std::span<const std::string> urls) {
+  for (const std::string& url : urls) {
+    if (!DeleteOne(url).ok()) Defer(url);
+  }
+}
+
 absl::Status Engine::Delete(std::span<const std::string> urls) {
   absl::Status first;
   for (const std::string& url : urls) {
     const absl::Status status = DeleteOne(url);
+    if (absl::IsUnavailable(status) && Defer(url)) continue;  // Ray does not ask again
+    first.Update(status);
     MutexLock lock(&small_mutex_);
-    if (status.ok()) {
-      ++stats_.deleted_objects;
-    } else if (absl::IsUnavailable(status) && deferred_deletes_.size() < kMaxDeferredDeletes) {
-      deferred_deletes_.push_back(url);  // Ray does not ask again
-    } else {
-      first.Update(status);
-    }
+    if (status.ok()) ++stats_.deleted_objects;
   }
   return first;
 }
 
-void Engine::RetryDeletes() {
-  std::deque<std::string> urls;
+void Engine::RetryDeletes(bool at_once) {
+  std::set<std::string> urls;
   {
     MutexLock lock(&small_mutex_);
-    if (deferred_deletes_.empty() || clock_->NowMs() < next_delete_ms_) return;
+    if (deferred_deletes_.empty() || (clock_->NowMs() < next_delete_ms_ && !at_once)) return;
     next_delete_ms_ = clock_->NowMs() + kRetryPeriodMs;
     urls.swap(deferred_deletes_);
   }
-  for (size_t i = 0; i < urls.size(); ++i) {
-    const absl::Status status = DeleteOne(urls[i]);
+  std::set<std::string> away;  // directories of workers: what else lies there would find the same
+  for (const std::string& url : urls) {
+    const std::string worker = DirectoryOf(DirectoryOf(url));
+    const absl::Status status = away.contains(worker) ? absl::UnavailableError("away") : DeleteOne(url);
+    if (absl::IsUnavailable(status)) away.insert(worker);
     MutexLock lock(&small_mutex_);
     if (status.ok()) ++stats_.deleted_objects;
-    if (!absl::IsUnavailable(status)) continue;
-    // The disk is still away, so the others would find the same.
-    deferred_deletes_.insert(deferred_deletes_.end(), urls.begin() + static_cast<std::ptrdiff_t>(i), urls.end());
-    return;
+    if (!status.ok()) deferred_deletes_.insert(url);
+  }
+  const bool done = [this] {
+    MutexLock lock(&small_mutex_);
+    return deferred_deletes_.empty();
+  }();
+  if (done) {
+    journal_.Clear();
+  } else {
+    journal_.Complete();
   }
 }
 
 void Engine::Tick() {
+  std::vector<std::string> first_copies;
   {
     MutexLock lock(&mutex_);
     const int64_t now_ms = clock_->NowMs();
     if (now_ms >= next_sweep_ms_) {
       next_sweep_ms_ = now_ms + kSweepPeriodMs;
       sweeper_.Sweep();
+      placer_.Tick();
     }
+    first_copies = sweeper_.TakeUnneeded();
     if (now_ms >= next_trim_ms_) {
       next_trim_ms_ = now_ms + kTrimPeriodMs;
       buffers_.Trim();
     }
   }
+  DropFirstCopies(first_copies);
   windows_.Tick();
   large_reads_.Tick();
   const bool may_settle = [this] {
@@ -322,7 +365,7 @@ void Engine::Tick() {
   }();
   while (may_settle && SettleOldest()) {
   }
-  RetryDeletes();
+  RetryDeletes(/*at_once=*/false);
   reclaimer_.Tick();
 }
 
@@ -348,6 +391,8 @@ bool Engine::SettleOldest() {
 }
 
 bool Engine::Settle(CachedRange* range) {
+  if (range->clean && !WriteAgain(*range) && ++range->failures <= kMaxWritebackFailures) return false;
+  range->clean = false;
   const absl::Status status = fs_->WaitWriteback(range->file.fd(), range->offset, range->size_bytes);
   if (status.ok()) {
     if (range->drop) fs_->DropCache(range->file.fd(), range->offset, range->size_bytes);
@@ -359,9 +404,8 @@ bool Engine::Settle(CachedRange* range) {
   }
   // The page cache alone holds these bytes now, and as clean ones, which it may let go. Given up in the end: then what
   // it loses is found by its checksum.
-  if (++range->failures > kMaxWritebackFailures) return true;
-  WriteAgain(*range);
-  return false;
+  range->clean = !WriteAgain(*range);
+  return ++range->failures > kMaxWritebackFailures;
 }
 
 // Writes what the page cache holds over itself, so that it is dirty again.
@@ -379,16 +423,22 @@ bool Engine::WriteAgain(const CachedRange& range) {
   return true;
 }
 
-int64_t Engine::CloseDelayMs() const {
-  const int64_t last_due_ms = reclaimer_.LastDueMs();
-  const int64_t delay_ms = last_due_ms < 0 ? 0 : last_due_ms - clock_->NowMs();
-  // What waits longer is a retry, whose readers have had their time.
-  return std::clamp<int64_t>(delay_ms, 0, options_.reclaimer.punch_delay_ms);
-}
+int64_t Engine::CloseDelayMs() const { return std::max<int64_t>(0, reclaimer_.LastGraceEndMs() - clock_->NowMs()); }
 
 void Engine::Close() {
   Tick();
+  // What waits for another attempt has it now: later there is nobody to make it.
+  while (SettleOldest()) {
+  }
+  RetryDeletes(/*at_once=*/true);
+  {
+    MutexLock lock(&mutex_);
+    placer_.Tick();
+  }
   reclaimer_.Flush();
+  // What is left is found by whoever finds the journal of a worker that has ended.
+  MutexLock lock(&small_mutex_);
+  if (deferred_deletes_.empty() && reclaimer_.idle()) journal_.Close();
 }
 
 std::vector<std::string> Engine::Limitations() {

@@ -29,6 +29,7 @@
 #include "mantaray/spill/file_system.h"
 #include "mantaray/spill/host.h"
 #include "mantaray/spill/io_buffers.h"
+#include "mantaray/spill/journal.h"
 #include "mantaray/spill/large_reads.h"
 #include "mantaray/spill/owner_book.h"
 #include "mantaray/spill/placer.h"
@@ -125,9 +126,12 @@ class Engine {
   absl::StatusOr<OwnedFile> OpenFile(const ParsedUrl& url);
   absl::StatusOr<ObjectReader> OpenReplaced(const ParsedUrl& url, const ObjectId& object_id);
   absl::Status DeleteOne(const std::string& url);
+  bool Defer(const std::string& url);
+  void DropUnneeded(std::span<const std::string> urls);
+  void DropFirstCopies(std::span<const std::string> urls);
   absl::Status MoveInto(const std::string& from, const std::string& path, size_t directory)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void RetryDeletes();
+  void RetryDeletes(bool at_once);
   bool SettleOldest();
   bool Settle(CachedRange* range);
   bool WriteAgain(const CachedRange& range);
@@ -141,6 +145,7 @@ class Engine {
   Windows windows_;
   LargeReads large_reads_;
   OwnerBook book_;
+  Journal journal_;
 
   mutable Mutex mutex_;
   DirectorySet directories_ ABSL_GUARDED_BY(mutex_);
@@ -156,7 +161,7 @@ class Engine {
   std::deque<CachedRange> still_cached_ ABSL_GUARDED_BY(small_mutex_);
   uint64_t still_cached_bytes_ ABSL_GUARDED_BY(small_mutex_) = 0;
   int64_t next_settle_ms_ ABSL_GUARDED_BY(small_mutex_) = 0;
-  std::deque<std::string> deferred_deletes_ ABSL_GUARDED_BY(small_mutex_);
+  std::set<std::string> deferred_deletes_ ABSL_GUARDED_BY(small_mutex_);
   int64_t next_delete_ms_ ABSL_GUARDED_BY(small_mutex_) = 0;
   EngineStats stats_ ABSL_GUARDED_BY(small_mutex_);
 };

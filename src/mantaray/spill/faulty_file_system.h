@@ -1,9 +1,9 @@
 // A FileSystem that fails on schedule, in front of a real one. For tests.
 //
-// Every changing operation is counted. At the chosen one it fails with the chosen status; as a crash, that operation
-// and all later ones do nothing at all, as if the process had been killed there. Abilities can be taken away
-// (O_TMPFILE, links, holes), and room limited below what the disk has. Thread-safe as far as the schedule is set before
-// use.
+// Every changing operation is counted. At the chosen one it fails with the chosen status. As a crash, that operation
+// and all later ones do nothing at all, as if the process had been killed there. A caller that wants to decide about
+// each operation itself (reads, looks and locks included) sets `before`. Abilities can be taken away (O_TMPFILE, links,
+// holes), and room limited below what the disk has. Thread-safe as far as the schedule is set before use.
 
 #ifndef MANTARAY_SPILL_FAULTY_FILE_SYSTEM_H_
 #define MANTARAY_SPILL_FAULTY_FILE_SYSTEM_H_
@@ -23,6 +23,26 @@ namespace mantaray::spill {
 
 class FaultyFileSystem : public FileSystem {
  public:
+  enum class Operation {
+    kMakeDirectory,
+    kRemoveDirectory,
+    kRename,
+    kUnlink,
+    kList,
+    kSpace,
+    kLockDirectory,
+    kLockRange,
+    kCreate,
+    kOpen,
+    kStat,
+    kLink,
+    kAllocate,
+    kWrite,
+    kRead,
+    kPunch,
+    kWriteback,
+  };
+
   explicit FaultyFileSystem(FileSystem* real) : real_(real) {}
 
   // Fails the operation number `operation` (from 0) and, for a crash, everything after it.
@@ -36,6 +56,12 @@ class FaultyFileSystem : public FileSystem {
   // Whether the operation at which it crashes has been reached.
   bool crashed() const { return crash_ && fail_at_ >= 0 && operations_ > fail_at_; }
 
+  // Called before each operation, with its path ("" for an open file). The operation fails with the status that is
+  // returned and has no effect, except that a write may have put down its first half.
+  std::function<absl::Status(Operation, const std::string&)> before;
+  bool torn_writes = false;
+  // Called when a write-back fails, so that the file system can lose the pages.
+  std::function<void(int fd, uint64_t offset, uint64_t size_bytes)> on_writeback_failure;
   bool unnamed_files = true;
   bool links = true;
   bool holes = true;
@@ -73,24 +99,25 @@ class FaultyFileSystem : public FileSystem {
   std::atomic<int64_t> direct_files{0};
 
   absl::Status MakeDirectory(const std::string& path) override {
-    return Guard(path, [&] { return real_->MakeDirectory(path); });
+    return Guard(Operation::kMakeDirectory, path, [&] { return real_->MakeDirectory(path); });
   }
   absl::Status RemoveDirectory(const std::string& path) override {
-    return Guard(path, [&] { return real_->RemoveDirectory(path); });
+    return Guard(Operation::kRemoveDirectory, path, [&] { return real_->RemoveDirectory(path); });
   }
   absl::Status Rename(const std::string& from, const std::string& to) override {
-    return Guard(from, [&] { return real_->Rename(from, to); });
+    return Guard(Operation::kRename, from, [&] { return real_->Rename(from, to); });
   }
   absl::Status Unlink(const std::string& path) override {
-    return Guard(path, [&] { return real_->Unlink(path); });
+    return Guard(Operation::kUnlink, path, [&] { return real_->Unlink(path); });
   }
   absl::StatusOr<std::vector<DirectoryEntry>> List(const std::string& path) override {
     if (Vanished(path)) return absl::NotFoundError(path);
-    if (absl::Status status = Passing(); !status.ok()) return status;
+    if (absl::Status status = Passing(Operation::kList, path); !status.ok()) return status;
     return real_->List(path);
   }
   absl::StatusOr<SpaceInfo> Space(const std::string& path) override {
     if (Vanished(path)) return absl::NotFoundError("statvfs " + path + ": No such file or directory");
+    if (absl::Status status = Before(Operation::kSpace, path); !status.ok()) return status;
     absl::StatusOr<SpaceInfo> space = real_->Space(path);
     if (space.ok()) {
       for (const auto& [prefix, bytes] : free_bytes) {
@@ -105,10 +132,12 @@ class FaultyFileSystem : public FileSystem {
   }
   absl::StatusOr<OwnedFile> LockDirectory(const std::string& path) override {
     if (Vanished(path)) return absl::NotFoundError(path);
+    if (absl::Status status = Before(Operation::kLockDirectory, path); !status.ok()) return status;
     return real_->LockDirectory(path);
   }
   absl::Status LockRange(int fd, uint64_t offset, uint64_t size_bytes, bool exclusive) override {
     if (!range_locks) return absl::InvalidArgumentError("no range locks");
+    if (absl::Status status = Before(Operation::kLockRange, ""); !status.ok()) return status;
     return real_->LockRange(fd, offset, size_bytes, exclusive);
   }
   void UnlockRange(int fd, uint64_t offset, uint64_t size_bytes) override {
@@ -125,29 +154,35 @@ class FaultyFileSystem : public FileSystem {
   }
   absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) override {
     if (Vanished(path)) return absl::NotFoundError(path);
-    if (absl::Status status = Passing(); !status.ok()) return status;
+    if (absl::Status status = Passing(Operation::kOpen, path); !status.ok()) return status;
     return real_->Open(path, writable);
   }
   void Close(int fd) override { real_->Close(fd); }
   absl::StatusOr<FileInfo> Stat(int fd) override {
-    if (absl::Status status = Passing(); !status.ok()) return status;
+    if (absl::Status status = Passing(Operation::kStat, ""); !status.ok()) return status;
     return real_->Stat(fd);
   }
   absl::Status Link(int fd, const std::string& path) override {
     if (!links) return absl::UnimplementedError("no links");
-    return Guard(path, [&] { return real_->Link(fd, path); });
+    return Guard(Operation::kLink, path, [&] { return real_->Link(fd, path); });
   }
   absl::Status Allocate(int fd, uint64_t size_bytes) override {
     if (IsFull(fd)) return absl::ResourceExhaustedError("fallocate: No space left on device");
-    return Guard("", [&] { return real_->Allocate(fd, size_bytes); });
+    return Guard(Operation::kAllocate, "", [&] { return real_->Allocate(fd, size_bytes); });
   }
   absl::Status Write(int fd, std::vector<iovec>* vectors, uint64_t offset) override {
-    return Guard("", [&] { return WriteInPieces(fd, vectors, offset); });
+    const absl::Status status = Count(Operation::kWrite, "");
+    if (status.ok()) return WriteInPieces(fd, vectors, offset);
+    if (torn_writes && !vectors->empty()) {
+      std::vector<iovec> half{{vectors->front().iov_base, vectors->front().iov_len / 2}};
+      real_->Write(fd, &half, offset).IgnoreError();
+    }
+    return status;
   }
   absl::StatusOr<uint64_t> Read(int fd, void* buffer, uint64_t size_bytes, uint64_t offset) override {
     ++reads;
     read_bytes += static_cast<int64_t>(size_bytes);
-    if (absl::Status status = Passing(); !status.ok()) return status;
+    if (absl::Status status = Passing(Operation::kRead, ""); !status.ok()) return status;
     return real_->Read(fd, buffer, size_bytes, offset);
   }
   absl::Status PunchHole(int fd, uint64_t offset, uint64_t size_bytes) override {
@@ -157,7 +192,7 @@ class FaultyFileSystem : public FileSystem {
       --failing_punches;
       return absl::UnavailableError("punch hole: Input/output error");
     }
-    return Guard("", [&] { return real_->PunchHole(fd, offset, size_bytes); });
+    return Guard(Operation::kPunch, "", [&] { return real_->PunchHole(fd, offset, size_bytes); });
   }
   absl::Status SetDirect(int fd) override {
     if (!unbuffered) return absl::UnimplementedError("no O_DIRECT");
@@ -172,17 +207,24 @@ class FaultyFileSystem : public FileSystem {
     real_->StartWriteback(fd, offset, size_bytes);
   }
   absl::Status WaitWriteback(int fd, uint64_t offset, uint64_t size_bytes) override {
+    absl::Status status = Before(Operation::kWriteback, "");
     if (failing_writebacks > 0) {
       --failing_writebacks;
-      return absl::UnavailableError("write back: Input/output error");
+      status = absl::UnavailableError("write back: Input/output error");
     }
-    return real_->WaitWriteback(fd, offset, size_bytes);
+    if (status.ok()) return real_->WaitWriteback(fd, offset, size_bytes);
+    if (on_writeback_failure) on_writeback_failure(fd, offset, size_bytes);
+    return status;
   }
   void DropCache(int fd, uint64_t offset, uint64_t size_bytes) override { real_->DropCache(fd, offset, size_bytes); }
   void ReadAhead(int fd, uint64_t offset, uint64_t size_bytes) override { real_->ReadAhead(fd, offset, size_bytes); }
 
  private:
-  absl::Status Passing() {
+  absl::Status Before(Operation operation, const std::string& path) {
+    return before ? before(operation, path) : absl::OkStatus();
+  }
+  absl::Status Passing(Operation operation, const std::string& path) {
+    if (absl::Status status = Before(operation, path); !status.ok()) return status;
     if (passing_errors <= 0 || passing_after-- > 0) return absl::OkStatus();
     --passing_errors;
     return passing;
@@ -208,21 +250,22 @@ class FaultyFileSystem : public FileSystem {
   }
 
   // OK when the operation may go ahead.
-  absl::Status Count(const std::string& path) {
+  absl::Status Count(Operation operation, const std::string& path) {
     if (Vanished(path)) return absl::NotFoundError(path);
+    if (absl::Status status = Before(operation, path); !status.ok()) return status;
     const int64_t number = operations_++;
     if (fail_at_ >= 0 && (number == fail_at_ || (crash_ && number > fail_at_))) return failure_;
     return absl::OkStatus();
   }
 
   template <typename Call>
-  absl::Status Guard(const std::string& path, Call call) {
-    const absl::Status status = Count(path);
+  absl::Status Guard(Operation operation, const std::string& path, Call call) {
+    const absl::Status status = Count(operation, path);
     return status.ok() ? call() : status;
   }
   template <typename Call>
   absl::StatusOr<OwnedFile> GuardFile(const std::string& path, Call call) {
-    const absl::Status status = Count(path);
+    const absl::Status status = Count(Operation::kCreate, path);
     if (!status.ok()) return status;
     return call();
   }

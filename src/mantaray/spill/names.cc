@@ -87,6 +87,7 @@ std::optional<LinkName> ParseLinkName(absl::string_view name) {
 }
 
 std::string FusedName(uint64_t segment) { return absl::StrCat(kFusedPrefix, segment); }
+bool IsUnlinkedSegmentName(absl::string_view name) { return absl::StartsWith(name, kUnlinkedPrefix); }
 std::string UnlinkedSegmentName(uint64_t segment) { return absl::StrCat(kUnlinkedPrefix, segment); }
 
 std::string FormatUrl(absl::string_view path, uint64_t offset, uint64_t object_bytes) {

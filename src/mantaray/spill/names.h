@@ -32,6 +32,8 @@ inline constexpr absl::string_view kNodeDirectoryPrefix = "ray_spilled_objects_"
 inline constexpr absl::string_view kOwnerFile = "owner";
 // One file for each IO worker in the node's state directory; see owner_book.h.
 inline constexpr absl::string_view kOwnerBookPrefix = "owners-";
+// Another; see journal.h.
+inline constexpr absl::string_view kJournalPrefix = "owed-";
 // What begins like this is never referred to, and swept when its maker is dead.
 inline constexpr absl::string_view kTemporaryPrefix = ".tmp-";
 inline constexpr absl::string_view kProbeDirectory = ".tmp-trial";
@@ -79,6 +81,7 @@ std::optional<LinkName> ParseLinkName(absl::string_view name);
 std::string FusedName(uint64_t segment);
 // The name of a segment while it is written on a file system without O_TMPFILE.
 std::string UnlinkedSegmentName(uint64_t segment);
+bool IsUnlinkedSegmentName(absl::string_view name);
 
 std::string FormatUrl(absl::string_view path, uint64_t offset, uint64_t object_bytes);
 // Fails with InvalidArgument when the URL is not of the form above.

@@ -36,6 +36,11 @@ SegmentPlan InOrderOfCreation(SegmentPlan plan, std::span<const ObjectToSpill> o
   return plan;
 }
 
+std::string UrlOfLeftName(const std::string& batch_directory, const std::string& name) {
+  const auto link = ParseLinkName(name);
+  return FormatUrl(Join(batch_directory, name), link ? link->offset : 0, link ? link->object_bytes : 0);
+}
+
 }  // namespace
 
 // One call of Spill. It publishes one batch directory a spill directory; a second round, with a number of its own,
@@ -56,7 +61,9 @@ struct Placer::Batch {
   std::map<size_t, absl::Status> failed;  // not to be tried again in this batch
   std::deque<SegmentPlan> plans;
   uint64_t segments = 0;
-  std::string no_room;  // the first object's failure, worded
+  std::string no_room;                                     // the first object's failure, worded
+  std::vector<std::pair<size_t, std::string>> left_names;  // by directory; see SegmentWriter::left_names
+  std::vector<std::string>* unneeded = nullptr;
 };
 
 std::string Placer::WorkerPath(size_t directory) const {
@@ -73,16 +80,25 @@ absl::Status Placer::MakeInWorkerDirectory(size_t directory, const std::string& 
   absl::Status status;
   for (int attempt = 0; attempt < kMakeAttempts; ++attempt) {
     status = EnsureWorkerDirectory(directory);
-    if (!status.ok()) return status;
+    if (!status.ok()) break;
     status = fs_->MakeDirectory(path);
-    if (!absl::IsNotFound(status)) return status;
+    if (!absl::IsNotFound(status)) break;
   }
+  // The worker's directory may be there now, with nothing in it.
+  if (!status.ok() && !absl::IsAlreadyExists(status)) leftovers_.emplace(path, directory);
   return status;
 }
 
 void Placer::RemoveFromWorkerDirectory(size_t directory, const std::string& path) {
-  RemoveTemporaryBatch(fs_, path);
-  fs_->RemoveDirectory(WorkerPath(directory)).IgnoreError();
+  bool done = RemoveTemporaryBatch(fs_, path);
+  // The worker's directory goes with the last that is in it.
+  done = done && !absl::IsUnavailable(fs_->RemoveDirectory(WorkerPath(directory)));
+  // On a disk that is away nothing is found, and all is still there.
+  if (!done || !directories_->CheckPresent(directory).ok()) leftovers_.emplace(path, directory);
+}
+
+void Placer::Tick() {
+  for (const auto& [path, directory] : std::exchange(leftovers_, {})) RemoveFromWorkerDirectory(directory, path);
 }
 
 absl::StatusOr<Capabilities> Placer::Probe(size_t directory) {
@@ -122,6 +138,7 @@ absl::Status Placer::TryDirectory(Batch* batch, size_t directory, const SegmentP
   };
   absl::StatusOr<WrittenSegment> segment = writer.Write(*path, *capabilities, allocate, batch->segments++,
                                                         batch->objects, InOrderOfCreation(plan, batch->objects));
+  for (const std::string& name : writer.left_names()) batch->left_names.emplace_back(directory, name);
   if (!segment.ok()) return segment.status();
   for (Placement& placement : segment->placements) {
     const size_t object = placement.object;
@@ -197,13 +214,19 @@ void Placer::Publish(Batch* batch) {
     }
     absl::Status status;
     if (!objects.empty()) status = fs_->Rename(temporary, Join(worker, BatchName(batch->number)));
-    if (!objects.empty() && status.ok()) continue;
+    if (!objects.empty() && status.ok()) {
+      for (const auto& [where, name] : batch->left_names) {
+        if (where == directory) batch->unneeded->push_back(UrlOfLeftName(Join(worker, BatchName(batch->number)), name));
+      }
+      continue;
+    }
     RemoveFromWorkerDirectory(directory, temporary);
     if (status.ok()) continue;
     batch->failed.emplace(directory, status);
     for (size_t object : objects) batch->located[object].reset();
     Plan(batch, objects);
   }
+  batch->left_names.clear();
   batch->number = next_batch_++;
 }
 
@@ -217,31 +240,34 @@ void Placer::Plan(Batch* batch, const std::vector<size_t>& objects) {
   }
 }
 
-std::vector<std::string> Placer::TakePrefix(Batch* batch) {
+std::vector<std::string> Placer::TakePrefix(const Batch& batch, std::vector<std::string>* unneeded) const {
   std::vector<std::string> urls;
   std::set<std::string> kept_paths;
   bool in_prefix = true;
-  for (const auto& located : batch->located) {
+  for (const auto& located : batch.located) {
     in_prefix = in_prefix && located.has_value();
     if (!located.has_value()) continue;
     const Placement& placement = located->placement;
     const std::string path = Join(Join(WorkerPath(located->directory), BatchName(located->batch)), placement.name);
+    const std::string url = FormatUrl(path, placement.offset, placement.object_bytes);
     if (in_prefix) {
       kept_paths.insert(path);
-      urls.push_back(FormatUrl(path, placement.offset, placement.object_bytes));
+      urls.push_back(url);
     } else if (!kept_paths.contains(path)) {
       // Ray takes only a prefix as spilled. (A fused file that also holds objects of the prefix stays.)
-      reclaimer_->Delete({path, placement.offset, placement.object_bytes}).IgnoreError();
+      unneeded->push_back(url);
     }
   }
   return urls;
 }
 
 absl::StatusOr<std::vector<std::string>> Placer::Spill(std::span<const ObjectToSpill> objects,
-                                                       std::deque<CachedRange>* still_cached) {
+                                                       std::deque<CachedRange>* still_cached,
+                                                       std::vector<std::string>* unneeded) {
   Batch batch;
   batch.objects = objects;
   batch.still_cached = still_cached;
+  batch.unneeded = unneeded;
   batch.number = next_batch_++;
   batch.located.resize(objects.size());
   std::vector<size_t> all(objects.size());
@@ -255,16 +281,17 @@ absl::StatusOr<std::vector<std::string>> Placer::Spill(std::span<const ObjectToS
     }
     Publish(&batch);
   }
-  std::vector<std::string> urls = TakePrefix(&batch);
+  std::vector<std::string> urls = TakePrefix(batch, unneeded);
   if (urls.empty() && !objects.empty()) return absl::ResourceExhaustedError(batch.no_room);
   return urls;
 }
 
-void RemoveTemporaryBatch(FileSystem* fs, const std::string& path) {
+bool RemoveTemporaryBatch(FileSystem* fs, const std::string& path) {
   if (const auto files = fs->List(path); files.ok()) {
     for (const DirectoryEntry& file : *files) fs->Unlink(Join(path, file.name)).IgnoreError();
   }
-  fs->RemoveDirectory(path).IgnoreError();
+  const absl::Status removed = fs->RemoveDirectory(path);
+  return removed.ok() || absl::IsNotFound(removed);
 }
 
 }  // namespace mantaray::spill

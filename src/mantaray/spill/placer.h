@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,7 +22,6 @@
 #include "mantaray/spill/io_buffers.h"
 #include "mantaray/spill/owner_book.h"
 #include "mantaray/spill/packer.h"
-#include "mantaray/spill/reclaimer.h"
 #include "mantaray/spill/writer.h"
 
 namespace mantaray::spill {
@@ -36,18 +36,17 @@ struct PlacerOptions {
 class Placer {
  public:
   Placer(FileSystem* fs, Parallel* parallel, IoBuffers* buffers, DirectorySet* directories, OwnerBook* book,
-         Reclaimer* reclaimer, const PlacerOptions& options)
-      : fs_(fs),
-        parallel_(parallel),
-        buffers_(buffers),
-        directories_(directories),
-        book_(book),
-        reclaimer_(reclaimer),
-        options_(options) {}
+         const PlacerOptions& options)
+      : fs_(fs), parallel_(parallel), buffers_(buffers), directories_(directories), book_(book), options_(options) {}
 
-  // See Engine::Spill. Appends the ranges that the page cache still holds to `still_cached`.
+  // See Engine::Spill. Appends the ranges that the page cache still holds to `still_cached`, and to `unneeded` the URLs
+  // of what was written but is not reported, which the caller deletes.
   absl::StatusOr<std::vector<std::string>> Spill(std::span<const ObjectToSpill> objects,
-                                                 std::deque<CachedRange>* still_cached);
+                                                 std::deque<CachedRange>* still_cached,
+                                                 std::vector<std::string>* unneeded);
+
+  // Tries again to remove temporary directories that could not be removed.
+  void Tick();
 
   // What the file system of a directory can do; see DirectorySet::Probe.
   absl::StatusOr<Capabilities> Probe(size_t directory);
@@ -68,20 +67,21 @@ class Placer {
   void Place(Batch* batch, const SegmentPlan& plan);
   void Publish(Batch* batch);
   void Plan(Batch* batch, const std::vector<size_t>& objects);
-  std::vector<std::string> TakePrefix(Batch* batch);
+  std::vector<std::string> TakePrefix(const Batch& batch, std::vector<std::string>* unneeded) const;
 
   FileSystem* const fs_;
   Parallel* const parallel_;
   IoBuffers* const buffers_;
   DirectorySet* const directories_;
   OwnerBook* const book_;
-  Reclaimer* const reclaimer_;
   PlacerOptions options_;
   uint64_t next_batch_ = 0;
+  // Temporary directories that are still there, and the directory each lies below.
+  std::map<std::string, size_t> leftovers_;
 };
 
-// Removes a batch directory in the making with what is in it, as far as possible.
-void RemoveTemporaryBatch(FileSystem* fs, const std::string& path);
+// Removes a temporary directory with what is in it. Returns false when something of it is still there.
+bool RemoveTemporaryBatch(FileSystem* fs, const std::string& path);
 
 }  // namespace mantaray::spill
 

@@ -3,7 +3,6 @@
 #include "mantaray/spill/reclaimer.h"
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -47,16 +46,30 @@ absl::Status Reclaimer::Delete(const ParsedUrl& url) {
   const std::string batch_directory = DirectoryOf(url.path);
   const auto link = ParseLinkName(FileOf(url.path));
   absl::Status status = link ? DeleteLink(url.path, *link) : fs_->Unlink(url.path);  // else a fused file
-  // It may have been set aside as damaged; otherwise an earlier call, cut off by a crash, got here first.
-  if (link && absl::IsNotFound(status)) status = DeleteLink(absl::StrCat(url.path, kDamagedSuffix), *link);
+  if (link && !link->damaged) {
+    // A copy that was set aside as damaged may be there instead, or as well: the worker that put a rebuilt copy back
+    // may have died before it removed the damaged one.
+    const absl::Status aside = DeleteLink(absl::StrCat(url.path, kDamagedSuffix), *link);
+    if (!absl::IsNotFound(aside) && (status.ok() || absl::IsNotFound(status))) status = aside;
+  }
   if (!status.ok() && !absl::IsNotFound(status)) return status;
   // Somebody else may have removed the link. Then only the names that are left tell which blocks are dead.
   if (link && !status.ok()) QueueScrub(batch_directory);
-  if (fs_->RemoveDirectory(batch_directory).ok()) {
-    // The worker's own directory goes with its last batch; it is made again for the next.
-    fs_->RemoveDirectory(DirectoryOf(batch_directory)).IgnoreError();
-  }
+  if (!RemoveIfEmpty(batch_directory)) QueueScrub(batch_directory);
   return status;
+}
+
+// Whether the whole node directory cannot be seen, because its disk is away, so that nothing is known about the batch.
+bool Reclaimer::IsAway(const std::string& batch_directory) {
+  return !fs_->Space(DirectoryOf(DirectoryOf(batch_directory))).ok();
+}
+
+// Returns false when it is to be tried again.
+bool Reclaimer::RemoveIfEmpty(const std::string& batch_directory) {
+  absl::Status removed = fs_->RemoveDirectory(batch_directory);
+  // The worker's own directory goes with its last batch; it is made again for the next.
+  if (removed.ok() || absl::IsNotFound(removed)) removed = fs_->RemoveDirectory(DirectoryOf(batch_directory));
+  return !absl::IsUnavailable(removed);
 }
 
 absl::Status Reclaimer::DeleteLink(const std::string& path, const LinkName& link) {
@@ -76,7 +89,7 @@ absl::Status Reclaimer::DeleteLink(const std::string& path, const LinkName& link
     return absl::OkStatus();
   }
   const int64_t due_ms = clock_->NowMs() + options_.punch_delay_ms;
-  Queue(key, *std::move(file), batch_directory, {{link.offset, RecordBytes(link.object_bytes), due_ms}});
+  Queue(key, *std::move(file), batch_directory, {{link.offset, RecordBytes(link.object_bytes), due_ms, due_ms}});
   return absl::OkStatus();
 }
 
@@ -121,8 +134,7 @@ void Reclaimer::PutBack(Turn turn) {
   pending.retry_delay_ms = turn.pending.retry_delay_ms;
   pending_ranges_ += turn.pending.ranges.size();
   pending.ranges.insert(pending.ranges.end(), turn.pending.ranges.begin(), turn.pending.ranges.end());
-  std::stable_sort(pending.ranges.begin(), pending.ranges.end(),
-                   [](const Range& a, const Range& b) { return a.due_ms < b.due_ms; });
+  std::stable_sort(pending.ranges.begin(), pending.ranges.end(), DueEarlier);
 }
 
 void Reclaimer::Forget(const FileKey& key) {
@@ -139,13 +151,19 @@ void Reclaimer::QueueScrub(const std::string& batch_directory) {
   to_scrub_.emplace(batch_directory, clock_->NowMs());
 }
 
-bool Reclaimer::TakeDue(int64_t now_ms, std::vector<Turn>* turns) {
+// Takes the ranges that are due, and with `retries` those that wait for another attempt. Returns false when there are
+// none.
+bool Reclaimer::TakeDue(int64_t now_ms, bool retries, std::vector<Turn>* turns) {
   MutexLock lock(&mutex_);
   for (auto at = files_.begin(); at != files_.end();) {
     PendingFile& pending = at->second;
     Turn turn{at->first, {pending.batch_directory, pending.file, {}, pending.retry_delay_ms}};
+    if (retries) {
+      for (Range& range : pending.ranges) range.due_ms = range.grace_end_ms;
+      std::stable_sort(pending.ranges.begin(), pending.ranges.end(), DueEarlier);
+    }
     while (!pending.ranges.empty() && pending.ranges.front().due_ms <= now_ms &&
-           turn.pending.ranges.size() < kRangesPerTurn) {
+           (retries || turn.pending.ranges.size() < kRangesPerTurn)) {
       turn.pending.ranges.push_back(pending.ranges.front());
       pending.ranges.pop_front();
       --pending_ranges_;
@@ -161,20 +179,14 @@ bool Reclaimer::TakeDue(int64_t now_ms, std::vector<Turn>* turns) {
   return !turns->empty();
 }
 
-void Reclaimer::PunchDue(int64_t now_ms) {
-  std::vector<Turn> turns;
-  while (TakeDue(now_ms, &turns)) {
-    // What is put back is due later than now, except in a flush, which tries everything once.
-    Listings listings;
-    for (Turn& turn : turns) Punch(std::move(turn), clock_->NowMs(), &listings);
-    turns.clear();
-    if (now_ms == std::numeric_limits<int64_t>::max()) return;
-  }
+void Reclaimer::PunchTurns(std::vector<Turn> turns) {
+  Listings listings;
+  for (Turn& turn : turns) Punch(std::move(turn), clock_->NowMs(), &listings);
 }
 
 Reclaimer::Listing Reclaimer::List(const std::string& batch_directory) {
   const auto entries = fs_->List(batch_directory);
-  Listing listing{entries.status(), {}};
+  Listing listing{entries.status(), entries.ok() && entries->empty(), {}};
   if (!entries.ok()) return listing;
   for (const DirectoryEntry& entry : *entries) {
     const auto link = ParseLinkName(entry.name);
@@ -196,7 +208,7 @@ std::shared_ptr<OwnedFile> Reclaimer::Reopen(const Turn& turn, Listings* listing
     listed = listings->emplace(turn.pending.batch_directory, List(turn.pending.batch_directory)).first;
   }
   const Listing& listing = listed->second;
-  *gone = absl::IsNotFound(listing.status);
+  *gone = absl::IsNotFound(listing.status) && !IsAway(turn.pending.batch_directory);
   if (!listing.status.ok()) return nullptr;
   const auto found = listing.segments.find(turn.key.second);
   *gone = found == listing.segments.end();
@@ -221,7 +233,7 @@ void Reclaimer::Punch(Turn turn, int64_t now_ms, Listings* listings) {
   if (gone) return;
   ReclaimerStats done;
   const auto wait_again = [&](const Range& range, int64_t delay_ms) {
-    turn.pending.ranges.push_back({range.offset, range.size_bytes, now_ms + delay_ms});
+    turn.pending.ranges.push_back({range.offset, range.size_bytes, now_ms + delay_ms, range.grace_end_ms});
   };
   const int64_t retry_ms = std::clamp(2 * turn.pending.retry_delay_ms, kFirstRetryMs, kLongestRetryMs);
   turn.pending.retry_delay_ms = 0;
@@ -232,6 +244,7 @@ void Reclaimer::Punch(Turn turn, int64_t now_ms, Listings* listings) {
     while (next < ranges.size() && ranges[next].offset <= merged.offset + merged.size_bytes) {
       const uint64_t end = std::max(merged.offset + merged.size_bytes, ranges[next].offset + ranges[next].size_bytes);
       merged.size_bytes = end - merged.offset;
+      merged.grace_end_ms = std::max(merged.grace_end_ms, ranges[next].grace_end_ms);
       ++next;
     }
     std::vector<Range> pieces{merged};
@@ -294,13 +307,16 @@ void Reclaimer::ScrubNext() {
 // Returns false when something could not be looked at and is to be tried again.
 bool Reclaimer::Scrub(const std::string& batch_directory) {
   const Listing listing = List(batch_directory);
-  if (!listing.status.ok()) return absl::IsNotFound(listing.status);  // gone with its last object
+  if (absl::IsNotFound(listing.status) && IsAway(batch_directory)) return false;
+  if (absl::IsNotFound(listing.status) || listing.empty) return RemoveIfEmpty(batch_directory);
+  if (!listing.status.ok()) return false;
   bool complete = true;
   for (const auto& [inode, segment] : listing.segments) {
     absl::StatusOr<OwnedFile> file = fs_->Open(Join(batch_directory, segment.any_link), /*writable=*/true);
     if (absl::IsUnavailable(file.status())) complete = false;
     if (!file.ok()) continue;
     const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd());
+    if (absl::IsUnavailable(info.status())) complete = false;
     if (!info.ok() || info->inode != inode || info->allocated_bytes <= segment.live_bytes) continue;
     std::vector<Extent> live = segment.live;
     if (info->link_count == 1) {
@@ -313,7 +329,7 @@ bool Reclaimer::Scrub(const std::string& batch_directory) {
     const int64_t due_ms = clock_->NowMs() + options_.punch_delay_ms;
     std::vector<Range> ranges;
     for (const auto& [offset, size_bytes] : Gaps(live, info->size_bytes)) {
-      ranges.push_back({offset, size_bytes, due_ms});
+      ranges.push_back({offset, size_bytes, due_ms, due_ms});
     }
     if (!ranges.empty()) Queue({info->device, info->inode}, *std::move(file), batch_directory, ranges);
   }
@@ -321,17 +337,29 @@ bool Reclaimer::Scrub(const std::string& batch_directory) {
 }
 
 void Reclaimer::Tick() {
-  PunchDue(clock_->NowMs());
+  // What is put back is due later than now.
+  const int64_t now_ms = clock_->NowMs();
+  for (std::vector<Turn> turns; TakeDue(now_ms, /*retries=*/false, &turns); turns.clear()) PunchTurns(std::move(turns));
   ScrubNext();
 }
 
-void Reclaimer::Flush() { PunchDue(std::numeric_limits<int64_t>::max()); }
+void Reclaimer::Flush() {
+  std::vector<Turn> turns;
+  if (TakeDue(clock_->NowMs(), /*retries=*/true, &turns)) PunchTurns(std::move(turns));
+}
 
-int64_t Reclaimer::LastDueMs() const {
+int64_t Reclaimer::LastGraceEndMs() const {
   MutexLock lock(&mutex_);
-  int64_t last_due_ms = -1;
-  for (const auto& [key, pending] : files_) last_due_ms = std::max(last_due_ms, pending.ranges.back().due_ms);
-  return last_due_ms;
+  int64_t last_ms = -1;
+  for (const auto& [key, pending] : files_) {
+    for (const Range& range : pending.ranges) last_ms = std::max(last_ms, range.grace_end_ms);
+  }
+  return last_ms;
+}
+
+bool Reclaimer::idle() const {
+  MutexLock lock(&mutex_);
+  return files_.empty() && to_scrub_.empty();
 }
 
 size_t Reclaimer::pending_ranges() const {

@@ -54,8 +54,8 @@ class Reclaimer {
   Reclaimer(FileSystem* fs, const Clock* clock, const ReclaimerOptions& options)
       : fs_(fs), clock_(clock), options_(options) {}
 
-  // Removes the object's link, or the link that was set aside as damaged, and queues its blocks. NotFound when it was
-  // gone already.
+  // Removes the object's link and the link that was set aside as damaged, and queues their blocks. NotFound when both
+  // were gone already.
   absl::Status Delete(const ParsedUrl& url);
 
   // Queues every range of the segments in this batch directory that no link keeps alive.
@@ -64,11 +64,13 @@ class Reclaimer {
   // Punches what is due. Cheap when nothing is.
   void Tick();
 
-  // Punches everything pending without waiting any longer. For the end of a process, after the grace time.
+  // Punches everything pending whose grace time is over, also what waits for another attempt. For the end of a process.
   void Flush();
 
-  // When the last pending punch will be due, or -1 with nothing pending.
-  int64_t LastDueMs() const;
+  // When the last grace time of a pending punch ends, or -1 with nothing pending.
+  int64_t LastGraceEndMs() const;
+  // Whether nothing is pending.
+  bool idle() const;
   size_t pending_ranges() const;
   ReclaimerStats stats() const;
 
@@ -78,7 +80,9 @@ class Reclaimer {
     uint64_t offset = 0;
     uint64_t size_bytes = 0;
     int64_t due_ms = 0;
+    int64_t grace_end_ms = 0;  // due_ms is later when it is tried again
   };
+  static bool DueEarlier(const Range& a, const Range& b) { return a.due_ms < b.due_ms; }
   struct PendingFile {
     std::string batch_directory;
     // Open, so that the kernel cannot give the inode to another file; null past the bound of open files.
@@ -94,6 +98,7 @@ class Reclaimer {
   };
   struct Listing {
     absl::Status status;
+    bool empty = false;
     std::map<uint64_t, SegmentLinks> segments;
   };
   // Of one round of turns, by batch directory.
@@ -105,11 +110,13 @@ class Reclaimer {
   };
 
   absl::Status DeleteLink(const std::string& path, const LinkName& link);
+  bool IsAway(const std::string& batch_directory);
+  bool RemoveIfEmpty(const std::string& batch_directory);
   void Queue(const FileKey& key, OwnedFile file, const std::string& batch_directory, const std::vector<Range>& ranges);
   void PutBack(Turn turn);
   void Forget(const FileKey& key);
-  bool TakeDue(int64_t now_ms, std::vector<Turn>* turns);
-  void PunchDue(int64_t now_ms);
+  bool TakeDue(int64_t now_ms, bool retries, std::vector<Turn>* turns);
+  void PunchTurns(std::vector<Turn> turns);
   void Punch(Turn turn, int64_t now_ms, Listings* listings);
   std::shared_ptr<OwnedFile> Reopen(const Turn& turn, Listings* listings,
                                     std::vector<std::pair<uint64_t, uint64_t>>* live, bool* gone);

@@ -222,13 +222,16 @@ absl::Status SegmentWriter::NameObjects(int fd, const std::string& batch_directo
                                      .owner = book_->NumberOf(object.owner_address)});
     const absl::Status status = fs_->Link(fd, Join(batch_directory, placement.name));
     if (!status.ok()) {
-      // Best effort: the directory is a temporary one, a link that cannot be removed is swept later.
-      for (size_t made = 0; made < i; ++made)
-        fs_->Unlink(Join(batch_directory, (*placements)[made].name)).IgnoreError();
+      for (size_t made = 0; made < i; ++made) RemoveName(batch_directory, (*placements)[made].name);
       return status;
     }
   }
   return absl::OkStatus();
+}
+
+void SegmentWriter::RemoveName(const std::string& batch_directory, const std::string& name) {
+  const absl::Status status = fs_->Unlink(Join(batch_directory, name));
+  if (!status.ok() && !absl::IsNotFound(status)) left_names_.push_back(name);
 }
 
 absl::StatusOr<WrittenSegment> SegmentWriter::Write(const std::string& batch_directory,
@@ -236,8 +239,8 @@ absl::StatusOr<WrittenSegment> SegmentWriter::Write(const std::string& batch_dir
                                                     uint64_t segment_number, std::span<const ObjectToSpill> objects,
                                                     const SegmentPlan& plan) {
   const bool fused = !capabilities.per_object;
-  const std::string own_name =
-      Join(batch_directory, fused ? FusedName(segment_number) : UnlinkedSegmentName(segment_number));
+  const std::string name = fused ? FusedName(segment_number) : UnlinkedSegmentName(segment_number);
+  const std::string own_name = Join(batch_directory, name);
   absl::StatusOr<OwnedFile> file =
       capabilities.unnamed_files ? fs_->OpenUnnamed(batch_directory) : fs_->Create(own_name);
   if (!file.ok()) return file.status();
@@ -253,7 +256,7 @@ absl::StatusOr<WrittenSegment> SegmentWriter::Write(const std::string& batch_dir
     return capabilities.unnamed_files ? fs_->Link(file->fd(), own_name) : absl::OkStatus();
   };
   const absl::Status status = write_and_name();
-  if (!capabilities.unnamed_files && (!fused || !status.ok())) fs_->Unlink(own_name).IgnoreError();
+  if (!capabilities.unnamed_files && (!fused || !status.ok())) RemoveName(batch_directory, name);
   if (!status.ok()) return status;
   if (dropped_bytes_ < plan.size_bytes) {
     segment.still_cached.push_back(

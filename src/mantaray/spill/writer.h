@@ -61,8 +61,9 @@ struct CachedRange {
   OwnedFile file;
   uint64_t offset = 0;
   uint64_t size_bytes = 0;
-  bool drop = false;  // from the page cache, once it is on disk
-  int failures = 0;   // of writing it back
+  bool drop = false;   // from the page cache, once it is on disk
+  int failures = 0;    // of writing it back
+  bool clean = false;  // although the disk refused it: to be written again before anything else
 };
 
 struct WrittenSegment {
@@ -79,10 +80,13 @@ class SegmentWriter {
   using Allocate = std::function<absl::Status(int, uint64_t)>;
 
   // Writes the planned objects into a new segment and names it inside `batch_directory`, which must exist.
-  // ResourceExhausted when there is no room; in every failure nothing of the segment is left.
+  // ResourceExhausted when there is no room. In every failure nothing of the segment is left, except for left_names().
   absl::StatusOr<WrittenSegment> Write(const std::string& batch_directory, const Capabilities& capabilities,
                                        const Allocate& allocate, uint64_t segment_number,
                                        std::span<const ObjectToSpill> objects, const SegmentPlan& plan);
+
+  // Names in the batch directory that nobody needs and that could not be removed.
+  const std::vector<std::string>& left_names() const { return left_names_; }
 
   // Writes one object into the empty file, at this offset, and waits until the disk has it.
   absl::Status WriteAt(int fd, const ObjectToSpill& object, uint64_t offset);
@@ -92,6 +96,7 @@ class SegmentWriter {
                             std::vector<Placement>* placements);
   absl::Status WriteDirect(int fd, const std::function<uint64_t(char*, uint64_t)>& fill);
   absl::Status WriteCached(int fd, uint64_t offset, const std::function<absl::string_view(uint64_t)>& next);
+  void RemoveName(const std::string& batch_directory, const std::string& name);
   absl::Status Pace(int fd, uint64_t written_bytes, uint64_t* started_bytes);
   absl::Status NameObjects(int fd, const std::string& batch_directory, std::span<const ObjectToSpill> objects,
                            std::vector<Placement>* placements);
@@ -102,6 +107,7 @@ class SegmentWriter {
   OwnerBook* const book_;
   const CacheMode mode_;
   uint64_t dropped_bytes_ = 0;  // of the current segment
+  std::vector<std::string> left_names_;
 };
 
 }  // namespace mantaray::spill
