@@ -237,6 +237,9 @@ print(json.dumps([job, str(info.status), told]))
 
 
 def test_link_to_a_driver_on_a_worker_node_shows_the_driver(profiled: Profiled) -> None:
+    if profiled.cluster.env.version == "2.48.0":
+        # And then the GCS lists the driver with that raylet's node.
+        pytest.skip("a driver of Ray 2.48 connects to any raylet of its address")
     url = profiled.cluster.dashboard_url
     program = profiled.cluster.root / "driver.py"
     program.write_text(_WORK_OF_DRIVER)
