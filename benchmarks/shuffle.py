@@ -23,6 +23,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from spill_arms import run_workload
+
 WORKLOAD = Path(__file__).with_name("shuffle_workload.py")
 TIMEOUT_S = 600
 STOCK = {"MANTARAY_DISABLE": "1"}
@@ -39,26 +41,11 @@ TITLES = {
 def run_arm(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run the workload once in a process, a cluster and a directory of its own."""
     store = options.gigabytes * IN_MEMORY_TIMES if arm == "memory" else options.store_gigabytes
-    environment = {
-        **os.environ,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
-        **({} if arm == "mantaray" else STOCK),
-    }
+    variables = {} if arm == "mantaray" else STOCK
     with tempfile.TemporaryDirectory(prefix="mantaray-shuffle-") as directory:
-        command = [sys.executable, str(WORKLOAD), options.kind, str(options.gigabytes)]
+        command = [str(WORKLOAD), options.kind, str(options.gigabytes)]
         command += [str(store), str(options.blocks), directory]
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    if done.returncode != 0:
-        raise SystemExit(f"the {arm} arm failed with status {done.returncode}; its words are above")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        result = run_workload(arm, command, variables, TIMEOUT_S)
     if not result["verified"]:
         raise SystemExit(f"the {arm} arm: data read back differs from what was written")
     return result
