@@ -5,7 +5,6 @@
 // Without arguments it is the bounded run of the tests: some thousands of worlds without a bug must all be good, and
 // each planted bug must be found (without a sanitizer).
 
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -15,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/strip.h"
 #include "mantaray/spill/engine_world.h"
+#include "mantaray/spill/posix_host.h"
 
 #if defined(ABSL_HAVE_THREAD_SANITIZER)
 // One thread plays all workers, each in the middle of another's operation. So the order in which it takes their locks
@@ -52,9 +52,10 @@ struct Found {
 // Runs worlds until one is bad, so many were good, or (if not 0) so many seconds have passed.
 Found Explore(const Arguments& arguments) {
   Found found;
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(arguments.seconds);
+  RealClock clock;
+  const int64_t end_ms = clock.NowMs() + static_cast<int64_t>(arguments.seconds * 1000);
   for (uint64_t seed = arguments.first_seed; found.worlds < arguments.worlds; ++seed) {
-    if (arguments.seconds != 0 && std::chrono::steady_clock::now() > end) break;
+    if (arguments.seconds != 0 && clock.NowMs() > end_ms) break;
     const WorldOutcome outcome = RunWorld(seed, arguments.bug, arguments.trace);
     ++found.worlds;
     found.totals.operations += outcome.operations;

@@ -2,11 +2,10 @@
 
 #include "mantaray/spill/memory_file_system.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "mantaray/common/errno_status.h"
@@ -37,7 +36,7 @@ MemoryFileSystem::MemoryFileSystem() {
 MemoryFileSystem::~MemoryFileSystem() {
   files_.clear();
   root_.reset();
-  for (char* buffer : idle_buffers_) munmap(buffer, size_t{4} << 20);
+  for (char* buffer : idle_buffers_) ::operator delete (buffer, std::align_val_t{kBlock});
 }
 
 MemoryFileSystem::Disk* MemoryFileSystem::AddDisk(const std::string& path, uint64_t capacity_bytes) {
@@ -318,8 +317,7 @@ char* MemoryFileSystem::MapBuffer(uint64_t size_bytes) {
     idle_buffers_.pop_back();
     return buffer;
   }
-  void* const mapped = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  return mapped == MAP_FAILED ? nullptr : static_cast<char*>(mapped);
+  return static_cast<char*>(::operator new (size_bytes, std::align_val_t{kBlock}));
 }
 
 void MemoryFileSystem::UnmapBuffer(char* buffer, uint64_t /*size_bytes*/) { idle_buffers_.push_back(buffer); }
