@@ -15,6 +15,7 @@ _SLOW_ON_OLDER_RAY = (
     "test_overlay_refusal.py",
     "test_refcount_conformance.py",
     "test_logs_live.py::test_whole_logs_are_answered_as_by_stock_ray",
+    "test_refs_why_live.py",
     "test_relay_parts_live.py::test_nothing_is_lost_or_changed_between_grpcio_and_grpcio",
     "test_serve_router_live.py::test_requests_for_one_model_do_not_overtake_each_other",
     "test_serve_router_live.py::test_wait_for_a_slot_is_bounded_however_models_are_mixed",

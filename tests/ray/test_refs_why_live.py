@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.support.rays import RayEnv
 
 PROGRAM = Path(__file__).parent / "programs" / "refs_why.py"
 
 
-@pytest.mark.slow
 def test_holders_of_an_object_are_told_with_their_reasons(ray_env: RayEnv) -> None:
     told = ray_env.run_program(PROGRAM)
     why = told["why"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 _MAX_MESSAGE_BYTES = 512 * 1024 * 1024
@@ -60,7 +60,7 @@ class Process:
         pid: its process id on its node.
         address: "ip:port" where it answers.
         kind: "driver" or "worker".
-        name: of the actor in it; empty for a driver or a worker for tasks.
+        name: the class of the actor in it; empty for a driver or a worker for tasks.
         held: one entry an object; empty if it did not answer.
         problem: why it did not answer; None if it did.
     """
@@ -89,15 +89,17 @@ def ask(address: str, object_id: str | None = None, timeout_s: float = 2.0) -> l
     Raises:
         ClusterError: the control plane does not answer.
     """
-    workers = _workers(address)
+    workers, actors = _workers(address)
     if not workers:
         return []
     wanted = None if object_id is None else bytes.fromhex(object_id)
     with ThreadPoolExecutor(min(_MAX_THREADS, len(workers))) as threads:
-        return list(threads.map(lambda worker: _ask_one(worker, wanted, timeout_s), workers))
+        asked = threads.map(lambda worker: _ask_one(worker, wanted, timeout_s), workers)
+        return [replace(each, name=actors.get(each.worker_id, "")) for each in asked]
 
 
-def _workers(address: str) -> list[Any]:
+def _workers(address: str) -> tuple[list[Any], dict[str, str]]:
+    """Return the live workers and drivers, and the class of the actor in each worker that has one."""
     from ray._private.state import GlobalState
     from ray._raylet import GcsClientOptions
     from ray.core.generated import common_pb2, gcs_pb2
@@ -111,15 +113,21 @@ def _workers(address: str) -> list[Any]:
         alive = {node["NodeID"] for node in state.node_table() if node["Alive"]}
         accessor = getattr(state, "global_state_accessor", None) or state._global_state_accessor
         raw = accessor.get_worker_table()
+        raw_actors = accessor.get_actor_table(None, None)
     except Exception as error:
         raise ClusterError(f"the control plane at {address} does not answer: {error}") from error
     found = [gcs_pb2.WorkerTableData.FromString(each) for each in raw]
     kinds = (common_pb2.WORKER, common_pb2.DRIVER)
-    return [
+    actors = {
+        actor.address.worker_id.hex(): actor.class_name
+        for actor in map(gcs_pb2.ActorTableData.FromString, raw_actors)
+    }
+    live = [
         worker
         for worker in found
         if worker.is_alive and worker.worker_type in kinds and _node_of(worker) in alive
     ]
+    return live, actors
 
 
 def _node_of(worker: Any) -> str:
@@ -154,8 +162,7 @@ def _ask_one(worker: Any, wanted: bytes | None, timeout_s: float) -> Process:
     finally:
         channel.close()
     held = tuple(_held(stats.object_refs, wanted))
-    # Ray's title goes on with the arguments of the constructor.
-    return Process(**about, name=stats.actor_title.partition("(")[0], held=held)
+    return Process(**about, held=held)
 
 
 def _channel(address: str) -> Any:
