@@ -55,6 +55,9 @@ _FIGURES = """\
 Each cell shows stock Ray, then Mantaray, from one run on a machine that may have had other work. The
 figures show that a patch works, not how fast it is: the benchmarks measure that.
 
+In the table of `gc`, a stall of under 10 ms on stock Ray means that no collection was seen: Python's own
+collection of young objects found the garbage first, or Ray's trigger was dropped.
+
 """
 
 
