@@ -329,11 +329,9 @@ void Engine::RetryDeletes(bool at_once) {
     if (status.ok()) ++stats_.deleted_objects;
     if (!status.ok()) deferred_deletes_.insert(url);
   }
-  const bool done = [this] {
-    MutexLock lock(&small_mutex_);
-    return deferred_deletes_.empty();
-  }();
-  if (done) {
+  // Under the lock, or what another thread defers just now would be cleared with what is done.
+  MutexLock lock(&small_mutex_);
+  if (deferred_deletes_.empty()) {
     journal_.Clear();
   } else {
     journal_.Complete();

@@ -250,7 +250,7 @@ class World {
     Trace(worker->self.pid, " close");
     clock_.AdvanceMs(worker->engine->CloseDelayMs());
     worker->engine->Close();
-    if (!worker->killed) worker->killed = true;
+    worker->killed = true;
   }
 
   std::vector<size_t> Known(int state) const {

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "mantaray/spill/state_file.h"
 
 namespace mantaray::spill {
 
@@ -16,9 +16,7 @@ std::string Journal::PathOf(const ProcessId& worker) const {
 
 void Journal::OpenLocked() {
   if (directory_.empty() || file_.valid()) return;
-  fs_->MakeDirectory(DirectoryOf(directory_)).IgnoreError();
-  fs_->MakeDirectory(directory_).IgnoreError();
-  absl::StatusOr<OwnedFile> file = fs_->Create(PathOf(self_));
+  absl::StatusOr<OwnedFile> file = CreateStateFile(fs_, PathOf(self_));
   if (file.ok()) file_ = *std::move(file);
 }
 
@@ -86,17 +84,7 @@ std::vector<ProcessId> Journal::Workers() const {
 }
 
 absl::StatusOr<std::vector<std::string>> Journal::Read(const ProcessId& worker) const {
-  const absl::StatusOr<OwnedFile> file = fs_->Open(PathOf(worker), /*writable=*/false);
-  if (!file.ok()) return file.status();
-  const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd());
-  if (!info.ok()) return info.status();
-  std::string text(info->size_bytes, '\0');
-  const absl::StatusOr<uint64_t> count = fs_->Read(file->fd(), text.data(), text.size(), 0);
-  if (!count.ok()) return count.status();
-  text.resize(*count);
-  std::vector<std::string> lines = absl::StrSplit(text, '\n');
-  lines.pop_back();  // what stands behind the last line's end was cut off
-  return lines;
+  return ReadStateFile(fs_, PathOf(worker));
 }
 
 void Journal::Remove(const ProcessId& worker) { fs_->Unlink(PathOf(worker)).IgnoreError(); }

@@ -7,7 +7,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "mantaray/spill/state_file.h"
 
 namespace mantaray::spill {
 
@@ -20,9 +20,7 @@ std::optional<uint64_t> OwnerBook::NumberOf(absl::string_view owner_address) {
   if (directory_.empty()) return std::nullopt;
   if (const auto found = numbers_.find(owner_address); found != numbers_.end()) return found->second;
   if (!file_.valid()) {
-    fs_->MakeDirectory(DirectoryOf(directory_)).IgnoreError();
-    fs_->MakeDirectory(directory_).IgnoreError();
-    absl::StatusOr<OwnedFile> file = fs_->Create(PathOf(self_));
+    absl::StatusOr<OwnedFile> file = CreateStateFile(fs_, PathOf(self_));
     if (!file.ok()) return std::nullopt;
     file_ = *std::move(file);
   }
@@ -39,18 +37,10 @@ absl::StatusOr<std::string> OwnerBook::Find(absl::string_view link_path) {
   const auto link = ParseLinkName(FileOf(link_path));
   const auto worker = ParseWorkerDirectoryName(FileOf(DirectoryOf(DirectoryOf(link_path))));
   if (directory_.empty() || !link || !link->owner || !worker) return unknown;
-  const absl::StatusOr<OwnedFile> file = fs_->Open(PathOf(*worker), /*writable=*/false);
-  if (!file.ok()) return file.status();
-  const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd());
-  if (!info.ok()) return info.status();
-  std::string text(info->size_bytes, '\0');
-  const absl::StatusOr<uint64_t> count = fs_->Read(file->fd(), text.data(), text.size(), 0);
-  if (!count.ok()) return count.status();
-  text.resize(*count);
-  const std::vector<absl::string_view> lines = absl::StrSplit(text, '\n');
-  // What stands behind the last line's end was cut off.
-  if (*link->owner + 1 >= lines.size()) return unknown;
-  return absl::HexStringToBytes(lines[*link->owner]);
+  const absl::StatusOr<std::vector<std::string>> lines = ReadStateFile(fs_, PathOf(*worker));
+  if (!lines.ok()) return lines.status();
+  if (*link->owner >= lines->size()) return unknown;
+  return absl::HexStringToBytes((*lines)[*link->owner]);
 }
 
 }  // namespace mantaray::spill
