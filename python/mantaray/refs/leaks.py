@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mantaray.refs import why
 from mantaray.refs.cluster import Held, Process
-from mantaray.refs.why import call_site, is_ready
 
 
 @dataclass(frozen=True)
@@ -83,19 +83,16 @@ def find(before: Sequence[Process], after: Sequence[Process]) -> list[Leak]:
 
 def _groups(processes: Iterable[Process]) -> dict[tuple[str, str], dict[str, tuple[Process, int]]]:
     """Return (worker id, line) -> object id -> (its only user, bytes)."""
-    by_object: dict[str, list[tuple[Process, Held]]] = defaultdict(list)
-    for process in processes:
-        for held in process.held:
-            by_object[held.object_id].append((process, held))
     groups: dict[tuple[str, str], dict[str, tuple[Process, int]]] = defaultdict(dict)
-    for object_id, holders in by_object.items():
-        users = [(process, held) for process, held in holders if _uses(held)]
-        if len(users) != 1 or not all(_is_idle(held) for _, held in holders):
+    for object_id, holders in why.by_object(processes).items():
+        # Its only user comes first, if there is only one.
+        holders.sort(key=lambda holder: not _uses(holder[1]))
+        uses = sum(_uses(held) for _, held in holders)
+        if uses != 1 or not all(_is_idle(held) for _, held in holders):
             continue
-        user, own = users[0]
-        site = call_site(own) or next((s for _, held in holders if (s := call_site(held))), "")
-        size_bytes = max(held.size_bytes or 0 for _, held in holders)
-        groups[user.worker_id, site][object_id] = (user, size_bytes)
+        user = holders[0][0]
+        key = (user.worker_id, why.call_site(holders))
+        groups[key][object_id] = (user, why.size_bytes(holders))
     return groups
 
 
@@ -105,4 +102,4 @@ def _uses(held: Held) -> bool:
 
 def _is_idle(held: Held) -> bool:
     """Whether no task waits for the object, and it exists."""
-    return not held.task_refs and is_ready(held)
+    return not held.task_refs and why.is_ready(held)

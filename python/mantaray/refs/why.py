@@ -12,6 +12,8 @@ from typing import Any
 
 from mantaray.refs.cluster import Held, Process
 
+Holders = list[tuple[Process, Held]]
+
 
 @dataclass(frozen=True)
 class Why:
@@ -123,18 +125,32 @@ def largest(processes: Iterable[Process], limit: int) -> list[Large]:
         processes: all that were asked.
         limit: how many to return at most.
     """
-    by_object: dict[str, list[tuple[Process, Held]]] = defaultdict(list)
-    for process in processes:
-        for held in process.held:
-            by_object[held.object_id].append((process, held))
     found = []
-    for object_id, holders in by_object.items():
+    for object_id, holders in by_object(processes).items():
         holders.sort(key=lambda holder: not holder[1].owned)
-        size = max(held.size_bytes or 0 for _, held in holders)
-        site = next((s for _, held in holders if (s := call_site(held))), "")
-        found.append(Large(object_id, size, tuple(process for process, _ in holders), site))
+        by_whom = tuple(process for process, _ in holders)
+        found.append(Large(object_id, size_bytes(holders), by_whom, call_site(holders)))
     found.sort(key=lambda each: (-each.size_bytes, each.object_id))
     return found[:limit]
+
+
+def by_object(processes: Iterable[Process]) -> dict[str, Holders]:
+    """Return who holds each object and what each knows of it, by the object's id."""
+    found: dict[str, Holders] = defaultdict(list)
+    for process in processes:
+        for held in process.held:
+            found[held.object_id].append((process, held))
+    return found
+
+
+def size_bytes(holders: Holders) -> int:
+    """Return the size of an object, 0 if no holder knows it."""
+    return max(held.size_bytes or 0 for _, held in holders)
+
+
+def call_site(holders: Holders) -> str:
+    """Return where the first holder that knows it made its reference; empty if none does."""
+    return next((site for _, held in holders if (site := _site(held))), "")
 
 
 def is_ready(held: Held) -> bool:
@@ -157,11 +173,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _made_at(held: Held) -> str:
-    site = call_site(held)
+    site = _site(held)
     return f", made at {site}" if site else ""
 
 
-def call_site(held: Held) -> str:
-    """Return where a reference was made; empty when Ray does not record that."""
-    # Ray writes "disabled" then.
+def _site(held: Held) -> str:
+    """Return where a reference was made; Ray writes "disabled" when it does not record that."""
     return "" if "disabled" in held.call_site else " ".join(held.call_site.split())
