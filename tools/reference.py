@@ -15,6 +15,7 @@ import click
 from mantaray.cli.main import main as mantaray_command
 from mantaray.settings import SETTINGS, Setting
 
+from tools.markdown import table
 from tools.messages import by_component, native_messages, python_messages
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -82,7 +83,7 @@ def settings_page(settings: Iterable[Setting[object]]) -> str:
     head = ("setting", "default", "allowed", "what it does")
     # What concerns everything comes first.
     shown = sorted(rows, key=lambda title: title != "All of Mantaray")
-    tables = [f"\n## {title}\n\n{_table(head, rows[title])}" for title in shown if rows[title]]
+    tables = [f"\n## {title}\n\n{table(head, rows[title])}" for title in shown if rows[title]]
     return _SETTINGS_OPENING + "".join(tables)
 
 
@@ -105,7 +106,7 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
             if (record := parameter.get_help_record(context)) and "--help" not in record[0]
         ]
         if rows:
-            yield "\n" + _table(("option", "meaning"), [(f"`{name}`", doc) for name, doc in rows])
+            yield "\n" + table(("option", "meaning"), [(f"`{name}`", doc) for name, doc in rows])
     if not isinstance(command, click.Group):
         return
     for name in command.list_commands(context):
@@ -124,7 +125,7 @@ def messages_page() -> str:
         for component, found in by_component(list(messages)).items():
             rows = [(each.text, each.remedy, f"`{each.kind}`") for each in found]
             tables.append(f"\n## {language}{component}\n\n")
-            tables.append(_table(("message", "what to do", "kind"), rows))
+            tables.append(table(("message", "what to do", "kind"), rows))
     return _MESSAGES_OPENING + "".join(tables)
 
 
@@ -132,15 +133,6 @@ def _paragraphs(text: str) -> str:
     """Return help text without click's marks and without its line breaks."""
     blocks = [block for block in text.replace("\b\n", "").split("\n\n") if block.strip()]
     return "\n\n".join(" ".join(block.split()) for block in blocks)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mantaray.overlay.hooks import OVERLAY
 from mantaray.overlay.patch import Patch
 from packaging.version import Version
+
+from tools.markdown import table
 
 from .rays import REPOSITORY
 
@@ -88,7 +90,7 @@ def make_page(known: Sequence[str], results: Sequence[Mapping[str, Any]]) -> str
     # The newest run that saw a patch says what the patch is for.
     patches = {name: each["patches"][name] for each in results for name in each["patches"]}
     upstream = [
-        (name, _cell(p["summary"]), p["plain_since"] or "none", p["enough_since"] or "never")
+        (name, p["summary"], p["plain_since"] or "none", p["enough_since"] or "never")
         for name, p in sorted(patches.items())
     ]
     return (
@@ -96,7 +98,7 @@ def make_page(known: Sequence[str], results: Sequence[Mapping[str, Any]]) -> str
         + _states(known, results, sorted(patches))
         + "\n"
         + _UPSTREAM
-        + _table(("patch", "what it does", "plain form in Ray", "enough since"), upstream)
+        + table(("patch", "what it does", "plain form in Ray", "enough since"), upstream)
         + "\n"
         + _FIGURES
         + "\n".join(_figures(name, results) for name in sorted(patches))
@@ -118,7 +120,7 @@ def _states(
     seen = {each["ray"] for each in results}
     rows += [(ray, "", "not run yet", *("" for _ in names)) for ray in known if ray not in seen]
     rows.sort(key=lambda row: Version(row[0]))
-    return _table(("Ray", "Python", "last seen", *names), rows)
+    return table(("Ray", "Python", "last seen", *names), rows)
 
 
 def _state(outcome: Mapping[str, Any] | None) -> str:
@@ -142,16 +144,11 @@ def _figures(name: str, results: Sequence[Mapping[str, Any]]) -> str:
         for ray, python, each in works
     ]
     title = f"### {name}\n{work['did'][0].upper()}{work['did'][1:]}. Figure: {work['figure']}.\n\n"
-    return title + _table(("Ray", "Python", "stock", "Mantaray"), rows)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return title + table(("Ray", "Python", "stock", "Mantaray"), rows)
 
 
 def _cell(value: object, missing: str = "") -> str:
-    return missing if value is None else str(value).replace("|", "\\|")
+    return missing if value is None else str(value)
 
 
 def main(arguments: Sequence[str]) -> int:
