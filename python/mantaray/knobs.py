@@ -1,4 +1,4 @@
-"""Values for Ray's own spilling knobs, chosen from the node's object store and processors.
+"""Values for Ray's own spilling knobs, chosen from the number of processors.
 
 A job that does not fit into the object store waits for Ray's own timers: docs/internals/out-of-core.md has
 the timeline. A value is chosen only for a knob that the user has not set, for a node
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+
+from mantaray.helpers import environment_with
 
 # Lists, as JSON, the values that a node chose, in the environment of its raylet.
 CHOSEN_VARIABLE = "_MANTARAY_KNOBS"
@@ -24,32 +26,19 @@ _FEW_PROCESSORS = 4
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What the values depend on.
-
-    Attributes:
-        store_bytes: the size of the node's object store.
-        processors: how many processors this process may use.
-    """
-
-    store_bytes: int
-    processors: int
-
-
-@dataclass(frozen=True)
 class Knob:
     """One of Ray's knobs.
 
     Attributes:
         name: Ray's name of it, as in its system configuration.
         rays_default: the value that Ray uses if nobody sets one.
-        choose: returns the value for a machine.
+        choose: returns the value for a number of processors.
         doc: what the value is for, in one line.
     """
 
     name: str
     rays_default: int
-    choose: Callable[[Machine], int]
+    choose: Callable[[int], int]
     doc: str
 
     @property
@@ -65,63 +54,48 @@ class Knob:
 GRACE_PERIOD_S = Knob(
     name="oom_grace_period_s",
     rays_default=2,
-    choose=lambda machine: 1,
+    choose=lambda processors: 1,
     doc="How long a create waits in a full store with nothing to spill before it goes to a file.",
 )
 MAX_IO_WORKERS = Knob(
     name="max_io_workers",
     rays_default=4,
-    choose=lambda machine: 2 if machine.processors <= _FEW_PROCESSORS else 4,
+    choose=lambda processors: 2 if processors <= _FEW_PROCESSORS else 4,
     doc="How many processes spill, and how many restore.",
 )
 KNOBS = (GRACE_PERIOD_S, MAX_IO_WORKERS)
 
 
 def choose(
-    machine: Machine, system_config: Mapping[str, object], environ: Mapping[str, str]
+    processors: int, system_config: Mapping[str, object], environ: Mapping[str, str]
 ) -> dict[str, int]:
     """Return the values for the knobs that the user has not set, by name.
 
     Args:
-        machine: the node's object store, disk and processors.
+        processors: how many the node may use.
         system_config: the cluster's system configuration.
         environ: the environment in which the node starts.
     """
     return {
-        knob.name: knob.choose(machine)
+        knob.name: knob.choose(processors)
         for knob in KNOBS
         if knob.name not in system_config and knob.variable not in environ
     }
 
 
-def this_machine(store_bytes: int) -> Machine:
-    """Return the machine that this process runs on.
-
-    Args:
-        store_bytes: the size of the node's object store.
-    """
-    return Machine(store_bytes=store_bytes, processors=len(os.sched_getaffinity(0)))
+def processors_of_this_process() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
-@contextmanager
-def handing_on(chosen: Mapping[str, int]) -> Iterator[None]:
+def handing_on(chosen: Mapping[str, int]) -> AbstractContextManager[None]:
     """Put chosen values into this process's environment while the raylet is started.
 
     Args:
         chosen: values by the names of their knobs; none for variables that are set already.
     """
     values = {PREFIX + name: str(value) for name, value in chosen.items()}
-    values[CHOSEN_VARIABLE] = json.dumps(dict(chosen))
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, text in before.items():
-            if text is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = text
+    return environment_with({**values, CHOSEN_VARIABLE: json.dumps(dict(chosen))})
 
 
 def chosen_in(environ: Mapping[str, str]) -> dict[str, int]:

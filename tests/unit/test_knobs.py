@@ -6,27 +6,25 @@ import os
 from pathlib import Path
 
 import pytest
-from mantaray.knobs import Machine
 
 from mantaray import knobs
 
-SMALL = Machine(store_bytes=500_000_000, processors=2)
-LARGE = Machine(store_bytes=200 << 30, processors=64)
+FEW, MANY = 2, 64
 MIN = "oom_grace_period_s"
 
 
 def test_a_large_machine_keeps_rays_number_of_io_workers() -> None:
-    assert knobs.choose(LARGE, {}, {})["max_io_workers"] == 4
+    assert knobs.choose(MANY, {}, {})["max_io_workers"] == 4
 
 
 @pytest.mark.parametrize("knob", knobs.KNOBS, ids=lambda knob: knob.name)
 def test_what_the_user_set_in_the_environment_stays(knob: knobs.Knob) -> None:
-    assert knob.name not in knobs.choose(SMALL, {}, {knob.variable: "77"})
+    assert knob.name not in knobs.choose(FEW, {}, {knob.variable: "77"})
 
 
 @pytest.mark.parametrize("knob", knobs.KNOBS, ids=lambda knob: knob.name)
 def test_what_the_user_set_in_the_system_configuration_stays(knob: knobs.Knob) -> None:
-    assert knob.name not in knobs.choose(SMALL, {knob.name: 77}, {})
+    assert knob.name not in knobs.choose(FEW, {knob.name: 77}, {})
 
 
 def test_a_raylet_gets_the_values_and_the_starting_process_keeps_none(

@@ -99,12 +99,7 @@ def main() -> None:
 
 
 @main.command("settings")
-@click.option(
-    "--store-bytes",
-    type=click.IntRange(min=1),
-    help="Size of an object store to choose values for; by default 30 % of this machine's memory.",
-)
-def show_settings(store_bytes: int | None) -> None:
+def show_settings() -> None:
     """List every setting, and the values of Ray's spilling knobs.
 
     Values from the system configuration of a cluster are not shown; they override all others.
@@ -115,18 +110,14 @@ def show_settings(store_bytes: int | None) -> None:
     ]
     click.echo(table(("variable", "type", "default", "allowed", "meaning"), rows))
     click.echo()
-    click.echo(_knobs_table(store_bytes or _usual_store_bytes()))
+    click.echo(_knobs_table())
 
 
-def _usual_store_bytes() -> int:
-    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 0.3)
-
-
-def _knobs_table(store_bytes: int) -> str:
+def _knobs_table() -> str:
     from mantaray import knobs
 
     environ = knobs.as_set_by_users(os.environ)
-    chosen = knobs.choose(knobs.this_machine(store_bytes), {}, environ)
+    chosen = knobs.choose(knobs.processors_of_this_process(), {}, environ)
     nodes = knobs.running_nodes()
     rows = []
     for knob in knobs.KNOBS:

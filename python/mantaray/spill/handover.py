@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mantaray import settings
+from mantaray.helpers import environment_with
 from mantaray.spill.config import directories_of, parse_cap
 
 DIRECTORIES_VARIABLE = "_MANTARAY_SPILL_DIRECTORIES"
@@ -116,23 +117,14 @@ def _filesystem_directories(spilling_config: str) -> list[str]:
     return directories_in(config) if config.get("type") == "filesystem" else []
 
 
-@contextmanager
-def handing_on(directories: Sequence[str]) -> Iterator[None]:
+def handing_on(directories: Sequence[str]) -> AbstractContextManager[None]:
     """Put the directories into this process's environment while the raylet is started.
 
     Args:
         directories: the node's spill directories, or none at all.
     """
-    before = os.environ.pop(DIRECTORIES_VARIABLE, None)
-    if directories:
-        places = [(os.path.abspath(path), _device(path)) for path in directories]
-        os.environ[DIRECTORIES_VARIABLE] = json.dumps(places)
-    try:
-        yield
-    finally:
-        os.environ.pop(DIRECTORIES_VARIABLE, None)
-        if before is not None:
-            os.environ[DIRECTORIES_VARIABLE] = before
+    places = [(os.path.abspath(path), _device(path)) for path in directories]
+    return environment_with({DIRECTORIES_VARIABLE: json.dumps(places) if places else None})
 
 
 def handed_on(directories: Sequence[str]) -> list[tuple[str, int]] | None:

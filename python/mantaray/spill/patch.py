@@ -100,16 +100,14 @@ def _install_knobs(module: ModuleType, installation: Installation) -> None:
 
         if not _known_directories(node):
             return wrapped(*args, **kwargs)
-        store_bytes = signature.bind(node, *args, **kwargs).arguments["object_store_memory"]
         chosen = knobs.choose(
-            knobs.this_machine(store_bytes),
+            knobs.processors_of_this_process(),
             node._config,
             knobs.as_set_by_users(os.environ),
         )
         with knobs.handing_on(chosen):
             return wrapped(*args, **kwargs)
 
-    signature = inspect.signature(module.Node.start_raylet)
     installation.wrap(module.Node, "start_raylet", start_raylet)
 
 

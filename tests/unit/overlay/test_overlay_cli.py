@@ -273,7 +273,7 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
 
 
 def test_settings_show_rays_knobs_beside_what_the_user_set(world: World) -> None:
-    result = world.cli("settings", "--store-bytes", "500000000", RAY_max_io_workers="7")
+    result = world.cli("settings", RAY_max_io_workers="7")
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.partition("\n\n")[2].splitlines()
     assert lines[0].startswith("ray's knob")
