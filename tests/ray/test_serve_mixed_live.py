@@ -126,8 +126,8 @@ def test_replicas_of_one_deployment_answer_whoever_deployed_them(mixed: Mixed) -
     for version, told in mixed.drivers.items():
         assert told["driver"] == version
         answers = told["of driver"]
-        assert [number for number, _, _ in answers] == list(range(REQUESTS))
-        assert {address: has for _, address, has in answers} == mixed.versions
+        assert [number for number, *_ in answers] == list(range(REQUESTS))
+        assert {address: has for _, address, has, _ in answers} == mixed.versions
 
 
 def test_routers_and_proxies_of_both_nodes_reach_replicas_of_both(mixed: Mixed) -> None:
@@ -136,8 +136,20 @@ def test_routers_and_proxies_of_both_nodes_reach_replicas_of_both(mixed: Mixed) 
         for what, seen in told["seen"].items():
             own = HEAD if what.startswith("app-0") else WORKER
             assert seen["own"] == [own, mixed.versions[own]], what
-            assert [number for number, _, _ in seen["answers"]] == list(range(REQUESTS)), what
-            assert {at: has for _, at, has in seen["answers"]} == mixed.versions, what
+            assert [number for number, *_ in seen["answers"]] == list(range(REQUESTS)), what
+            assert {at: has for _, at, has, _ in seen["answers"]} == mixed.versions, what
+
+
+def test_no_replica_ends_because_a_router_with_mantaray_asks_it_for_a_slot(mixed: Mixed) -> None:
+    """A router with Mantaray once called stock replicas by a method that they lack, which ends an actor."""
+    answers = [
+        answer
+        for told in mixed.drivers.values()
+        for each in (told["of driver"], *(seen["answers"] for seen in told["seen"].values()))
+        for answer in each
+    ]
+    processes = {(address, pid) for _, address, _, pid in answers}
+    assert len(processes) == len(mixed.versions), processes
 
 
 def test_controller_recovers_from_its_checkpoint_after_mantaray_was_uninstalled(
@@ -148,5 +160,5 @@ def test_controller_recovers_from_its_checkpoint_after_mantaray_was_uninstalled(
     assert mixed.recovered["driver"] is None
     (seen,) = mixed.recovered["seen"].values()
     assert seen["own"] == [HEAD, None]
-    assert [number for number, _, _ in seen["answers"]] == list(range(REQUESTS))
-    assert {(at, has) for _, at, has in seen["answers"]} == {(HEAD, None)}
+    assert [number for number, *_ in seen["answers"]] == list(range(REQUESTS))
+    assert {(at, has) for _, at, has, _ in seen["answers"]} == {(HEAD, None)}

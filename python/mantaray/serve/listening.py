@@ -29,6 +29,8 @@ class Listener:
         self.name = uuid.uuid4().hex
         self._heard = heard
         self._calls: dict[Any, asyncio.Task[None]] = {}
+        # Replicas that are known to have the method, and those that tell nobody.
+        self._telling: set[Any] = set()
         self._deaf: set[Any] = set()
 
     @property
@@ -50,15 +52,24 @@ class Listener:
     async def _ask(self, replica: Any) -> None:
         import ray
 
+        replica_id = replica.replica_id
+        ref: Any = None
         try:
-            call = getattr(replica._actor_handle, WAIT_METHOD)
-        except AttributeError:
-            # A replica that was started without Mantaray.
-            self._deaf.add(replica.replica_id)
-            return
-        ref = call.remote(self.name, _LONGEST_S)
-        try:
+            handle = replica._actor_handle
+            if replica_id not in self._telling:
+                # A handle has the methods that the class has in this process. An actor ends when it is
+                # called by the name of a method that it does not have.
+                ref = handle.__ray_call__.remote(tells_of_slots)
+                if not await ref:
+                    self._deaf.add(replica_id)
+                    return
+                self._telling.add(replica_id)
+            ref = getattr(handle, WAIT_METHOD).remote(self.name, _LONGEST_S)
             ongoing = await ref
+        except AttributeError:
+            # The class in this process has no such method, or the replica is no actor of Ray's.
+            self._deaf.add(replica_id)
+            return
         except asyncio.CancelledError:
             ray.cancel(ref)
             raise
@@ -66,12 +77,12 @@ class Listener:
             # Dead or unreachable; Ray's router finds that out by itself.
             return
         if ongoing < 0:
-            self._deaf.add(replica.replica_id)
+            self._deaf.add(replica_id)
             return
         # The answer may be the reason for the next call to the same replica.
-        self._calls.pop(replica.replica_id, None)
+        self._calls.pop(replica_id, None)
         with guarded("taking in that a replica has a slot"):
-            self._heard(replica.replica_id, ongoing)
+            self._heard(replica_id, ongoing)
 
     def _ended(self, replica_id: Any, task: asyncio.Task[None]) -> None:
         if self._calls.get(replica_id) is task:
@@ -89,3 +100,13 @@ class Listener:
     def keep_only(self, replica_ids: Collection[Any]) -> None:
         """Forget replicas that are gone."""
         self._deaf &= set(replica_ids)
+        self._telling &= set(replica_ids)
+
+
+def tells_of_slots(actor: Any) -> bool:
+    """Return whether a replica's actor has the method; runs in the replica."""
+    return hasattr(type(actor), WAIT_METHOD)
+
+
+# By value, because a replica's environment may have no Mantaray.
+tells_of_slots.__module__ = "__main__"
