@@ -20,6 +20,7 @@ from tests.support.cluster import Cluster
 from tests.support.profiled import Answer, Worker, get, start_workers
 from tests.support.rays import RayEnv, find_ray, find_stock_ray, short_directory
 from tests.support.relays import RelayAdmin, RelayProcess, heads_relay, wait_until
+from tests.support.smoke_nodes import GRACE_PERIOD, environment_of, raylet_of
 
 PROGRAMS = Path(__file__).with_name("programs")
 STORE_BYTES = 80_000_000
@@ -46,6 +47,7 @@ class Mixed:
         drivers: what programs/mixed.py saw, with a patched driver and with a stock one.
         jobs: what programs/mixed_jobs.py saw, by node.
         tracebacks: of a worker on each node, by its address: what came, and the worker.
+        grace_periods: Ray's `oom_grace_period_s` in the raylet of each node; None where it is unset.
         took: the processes that took modules from the directory in which the nodes were started.
     """
 
@@ -54,6 +56,7 @@ class Mixed:
     drivers: dict[str, Any]
     jobs: dict[str, Any]
     tracebacks: dict[str, tuple[Answer, Worker]]
+    grace_periods: dict[str, str | None]
     took: list[str]
 
 
@@ -113,6 +116,10 @@ def mixed(request: pytest.FixtureRequest) -> Mixed:
             drivers,
             {name: jobs[ip] for name, ip in addresses.items()},
             tracebacks,
+            {
+                name: environment_of(raylet_of(cluster, number)).get(GRACE_PERIOD)
+                for number, name in enumerate(addresses)
+            },
             planted.takers(cluster.root),
         )
 
@@ -160,6 +167,12 @@ def test_profiling_link_by_address_reaches_workers_of_both_nodes(mixed: Mixed) -
     for answer, worker in mixed.tracebacks.values():
         assert answer.status == 200, answer.text
         assert worker.frame in answer.text
+
+
+def test_only_the_raylet_of_the_patched_node_gets_values_for_its_spilling_knobs(
+    mixed: Mixed,
+) -> None:
+    assert {name for name, value in mixed.grace_periods.items() if value} == {mixed.patched}
 
 
 def test_node_joins_through_a_relay(mixed: Mixed) -> None:

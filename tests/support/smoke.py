@@ -22,6 +22,15 @@ from .job_logs import memory_mb, run_job, watch_memory
 from .profiled import Profiled, start_workers
 from .rays import RayEnv
 from .relays import RelayAdmin, heads_relay, wait_until
+from .smoke_nodes import (
+    GRACE_PERIOD,
+    Notices,
+    ask_doctor,
+    deliver_notices_twice,
+    environment_of,
+    leave_old_log,
+    raylet_of,
+)
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "ray" / "programs"
 BEHIND_RELAY = ("n0", "n1")
@@ -30,7 +39,10 @@ LOG_MB = 60
 # Triggers come as fast as the smoke asks for them.
 SYSTEM_CONFIG = {"local_gc_min_interval_s": 0, "global_gc_min_interval_s": 0}
 # 2.60 does not profile by default.
-VARIABLES = {"RAY_DASHBOARD_ENABLE_PROFILING": "1"}
+VARIABLES = {
+    "RAY_DASHBOARD_ENABLE_PROFILING": "1",
+    "MANTARAY_LOG_RETENTION_AGE_S": "86400",
+}
 STATES_THAT_SERVE = ("active", "native")
 
 
@@ -88,6 +100,10 @@ class Arm:
         page: the dashboard's page.
         carried: how many nodes stream through the head's relay; None without one.
         version: what `ray --version` prints.
+        grace_period_s: Ray's spilling knob of that name in the head's raylet; None where nobody set it.
+        has_old_log: whether a dead worker's log that is past the limit is still there at the end.
+        doctor: (exit status of `mantaray doctor --cluster`, nodes that it lists); None without Mantaray.
+        notices: how an owner ended that had two notices about one borrower.
         reports: what each process says about its patches: name -> (state, reason).
     """
 
@@ -98,6 +114,10 @@ class Arm:
     page: str
     carried: int | None
     version: str
+    grace_period_s: str | None
+    has_old_log: bool
+    doctor: tuple[int, int] | None
+    notices: Notices
     reports: list[dict[str, tuple[str, str]]]
 
 
@@ -109,8 +129,9 @@ def run_smoke(ours: RayEnv, stock: RayEnv) -> dict[str, Outcome]:
         stock: the same Ray, without Mantaray.
     """
     states = _states(ours)
-    seen = _run_arm(ours, has_relay=True)
-    beside = _run_arm(stock, has_relay=False)
+    # The program that provokes the notices is built on Mantaray, so stock Ray is ours without the patch.
+    seen = _run_arm(ours, True, deliver_notices_twice(ours, guarded=True))
+    beside = _run_arm(stock, False, deliver_notices_twice(ours, guarded=False))
     assert seen.driver["mantaray"], f"{ours.root} has no Mantaray"
     assert not beside.driver["mantaray"], f"Mantaray can be imported in {stock.root}"
     return {name: judge(name, state, seen, beside) for name, state in states.items()}
@@ -151,8 +172,9 @@ def _started(env: RayEnv, has_relay: bool) -> Iterator[tuple[Cluster, RelayAdmin
         yield cluster, admin
 
 
-def _run_arm(env: RayEnv, has_relay: bool) -> Arm:
+def _run_arm(env: RayEnv, has_relay: bool, notices: Notices) -> Arm:
     with _started(env, has_relay) as (cluster, admin):
+        old_log = leave_old_log(cluster)
         carried = None
         if admin is not None:
             wait_until(lambda: admin.carried() == len(BEHIND_RELAY))
@@ -162,8 +184,10 @@ def _run_arm(env: RayEnv, has_relay: bool) -> Arm:
         whole_log = _fetch_whole_log(cluster)
         jobs = cluster.run_program(
             PROGRAMS / "logs_jobs.py",
-            [cluster.dashboard_url, _heads_raylet(cluster), cluster.root, str(LONG_LINE_MB)],
+            [cluster.dashboard_url, str(raylet_of(cluster)), cluster.root, str(LONG_LINE_MB)],
         )
+        # Before programs end whose nodes the doctor would still count.
+        doctor = ask_doctor(cluster) if has_relay else None
         driver = cluster.run_program(
             PROGRAMS / "smoke.py",
             [cluster.spill_directories[0], ",".join(BEHIND_RELAY if has_relay else ())],
@@ -181,14 +205,13 @@ def _run_arm(env: RayEnv, has_relay: bool) -> Arm:
             page=page,
             carried=carried,
             version=_ray_version(env),
+            grace_period_s=environment_of(raylet_of(cluster)).get(GRACE_PERIOD),
+            # Its limits are looked at every 30 s; all of the above took longer than that, or nearly.
+            has_old_log=not wait_until(lambda: not old_log.exists(), 40.0 if has_relay else 0.0),
+            doctor=doctor,
+            notices=notices,
             reports=_reports(cluster.root / "reports"),
         )
-
-
-def _heads_raylet(cluster: Cluster) -> str:
-    head = cluster.nodes[0].process.pid
-    (raylet,) = [p for p in cluster.processes("raylet") if p.ppid() == head]
-    return str(raylet.pid)
 
 
 def _fetch_whole_log(cluster: Cluster) -> tuple[bool, float]:
@@ -385,6 +408,47 @@ def _version(ours: Arm, stock: Arm) -> Work:
     )
 
 
+def _knobs(ours: Arm, stock: Arm) -> Work:
+    return Work(
+        did="started a head on which nobody had set Ray's spilling knobs",
+        figure="grace period of a full store in the raylet's environment, s",
+        stock=stock.grace_period_s or "Ray's own",
+        ours=ours.grace_period_s,
+        ok=ours.grace_period_s == "1" and stock.grace_period_s is None,
+    )
+
+
+def _retention(ours: Arm, stock: Arm) -> Work:
+    return Work(
+        did="left the log of a dead worker that had not changed for two days, with a limit of one",
+        figure="whether it is still there",
+        stock=_yes(stock.has_old_log),
+        ours=_yes(ours.has_old_log),
+        ok=stock.has_old_log and not ours.has_old_log,
+    )
+
+
+def _patch_states(ours: Arm, stock: Arm) -> Work:
+    nodes = 2 + len(BEHIND_RELAY)
+    return Work(
+        did="`mantaray doctor --cluster`",
+        figure="nodes that it lists, all alike",
+        stock=None,
+        ours=ours.doctor[1] if ours.doctor else None,
+        ok=ours.doctor == (0, nodes),
+    )
+
+
+def _refcount(ours: Arm, stock: Arm) -> Work:
+    return Work(
+        did="delivered each notice about a borrower twice, in three orders",
+        figure="how the owner ended",
+        stock=stock.notices.end,
+        ours=ours.notices.end,
+        ok=ours.notices.lived and ours.notices.counts_are_right,
+    )
+
+
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -392,13 +456,17 @@ def _yes(value: bool) -> str:
 WORKS: Mapping[str, Callable[[Arm, Arm], Work]] = {
     "gc": _gc,
     "joblogs": _joblogs,
+    "knobs": _knobs,
     "logs": _logs,
     "pagelinks": _pagelinks,
     "profiling": _profiling,
+    "refcount": _refcount,
     "refs": _refs,
     "relay": _relay,
+    "retention": _retention,
     "router": _router,
     "slots": _slots,
     "spill": _spill,
+    "states": _patch_states,
     "version": _version,
 }

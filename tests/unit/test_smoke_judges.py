@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.smoke import WORKS, Arm, judge
+from tests.support.smoke_nodes import Notices
 
 DRIVER = {
     "mantaray": True,
@@ -19,6 +20,8 @@ DRIVER = {
     "serve": {"time_over_ideal": 1.1, "answered": True, "in_order": True, "routers": 1},
     "at_shutdown": ["at shutdown"],
 }
+LIVED = Notices(True, True, "lived")
+DIED = Notices(False, False, "died")
 JOBS = {
     "memory_mb": 90,
     "jobs": {
@@ -39,12 +42,24 @@ def arm(**changes: Any) -> Arm:
         page="<html>mantaray</html>",
         carried=2,
         version="ray, version 2.48.0",
+        grace_period_s="1",
+        has_old_log=False,
+        doctor=(0, 4),
+        notices=LIVED,
         reports=[states],
     )
     return replace(good, **changes)
 
 
-STOCK = arm(page="<html></html>", traceback=(500, False), carried=None)
+STOCK = arm(
+    page="<html></html>",
+    traceback=(500, False),
+    carried=None,
+    grace_period_s=None,
+    has_old_log=True,
+    doctor=None,
+    notices=DIED,
+)
 
 
 def changed(part: str, name: str, value: Any) -> Arm:
@@ -75,6 +90,13 @@ FAILURES = [
     ("logs", arm(jobs=JOBS | {"memory_mb": 900})),
     ("joblogs", arm(whole_log=(False, 5.0))),
     ("joblogs", arm(whole_log=(True, 200.0))),
+    ("knobs", arm(grace_period_s=None)),
+    ("knobs", arm(grace_period_s="2")),
+    ("retention", arm(has_old_log=True)),
+    ("states", arm(doctor=(1, 4))),
+    ("states", arm(doctor=(0, 1))),
+    ("refcount", arm(notices=DIED)),
+    ("refcount", arm(notices=Notices(True, False, "lived with wrong counts"))),
     ("version", arm(version="ray, version 2.48.0+mantaray")),
 ]
 
