@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -36,29 +35,40 @@ class SettingError(ValueError):
         self.allowed = allowed
 
 
-@dataclass(frozen=True)
 class Setting(Generic[T]):
-    """One knob.
+    """One knob."""
 
-    Attributes:
-        name: the environment variable that is read.
-        type: the kind of value, in a word ("bool", "int", "path", ...).
-        default: the value when the variable is unset or empty.
-        allowed: what the variable may be, in words.
-        doc: one line for people.
-        parse: makes a value of the text; raises ValueError for text that is not allowed.
-        upstream: Ray's own name of the knob, or None for one that only Mantaray has.
-        default_text: the default in words, where the value alone does not say it.
-    """
+    def __init__(
+        self,
+        name: str,
+        type: str,
+        default: T,
+        allowed: str,
+        doc: str,
+        parse: Callable[[str], T],
+        upstream: str | None = None,
+        default_text: str = "",
+    ) -> None:
+        """Keep what describes the knob.
 
-    name: str
-    type: str
-    default: T
-    allowed: str
-    doc: str
-    parse: Callable[[str], T]
-    upstream: str | None = None
-    default_text: str = ""
+        Args:
+            name: the environment variable that is read.
+            type: the kind of value, in a word ("bool", "int", "path", ...).
+            default: the value when the variable is unset or empty.
+            allowed: what the variable may be, in words.
+            doc: one line for people.
+            parse: makes a value of the text; raises ValueError for text that is not allowed.
+            upstream: Ray's own name of the knob, or None for one that only Mantaray has.
+            default_text: the default in words, where the value alone does not say it.
+        """
+        self.name = name
+        self.type = type
+        self.default = default
+        self.allowed = allowed
+        self.doc = doc
+        self.parse = parse
+        self.upstream = upstream
+        self.default_text = default_text
 
     def read(self, environ: Mapping[str, str] | None = None) -> T:
         """Return the value in force.

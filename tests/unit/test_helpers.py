@@ -20,7 +20,6 @@ def plant(directory: Path) -> None:
         *sys.stdlib_module_names,
         "click",
         "packaging",
-        "wrapt",
         "pip",
         "auditwheel",
         "mantaray",

@@ -237,3 +237,8 @@ def _worker_mode() -> Any:
     from ray._private.worker import WORKER_MODE
 
     return WORKER_MODE
+
+
+# Of this process; the patch feeds them from the time when Ray is imported.
+BUFFERS = Buffers()
+ACTIVITY = Activity()

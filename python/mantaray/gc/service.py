@@ -16,7 +16,7 @@ from mantaray.gc.collector import Collector
 from mantaray.gc.heap import PythonHeap
 from mantaray.gc.model import Collection
 from mantaray.gc.policy import is_wanted, read_policy
-from mantaray.gc.process import Activity, Buffers, RayProcess
+from mantaray.gc.process import ACTIVITY, BUFFERS, RayProcess
 from mantaray.gc.search import ForkSearch
 from mantaray.gc.telemetry import WRITE_PERIOD_S, StateFile
 from mantaray.gc.thread import CollectorThread
@@ -29,8 +29,8 @@ class Service:
     """One collector with its thread, figures and file."""
 
     def __init__(self) -> None:
-        self.buffers = Buffers()
-        self.activity = Activity()
+        self.buffers = BUFFERS
+        self.activity = ACTIVITY
         self.collector: Collector | None = None
         self._thread: CollectorThread | None = None
         self._guard: HeapGuard | None = None

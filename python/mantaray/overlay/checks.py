@@ -6,7 +6,7 @@ Nothing of Ray is imported for it. What was asked for and what was found comes b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mantaray.overlay.fingerprints import digest, fingerprints
 from mantaray.overlay.known import KnownRay
@@ -14,8 +14,7 @@ from mantaray.overlay.patch import Patch, Target
 from mantaray.overlay.versions import Sources
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One target and what is in its place.
 
     Attributes:
@@ -104,8 +103,7 @@ def summarize(problems: Sequence[str]) -> str | None:
     return problems[0] + more
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(NamedTuple):
     """The source of one module; None where this Ray has none."""
 
     module: str

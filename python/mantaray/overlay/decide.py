@@ -6,7 +6,7 @@ Pure: what is decided follows from the `Conditions` alone, which are gathered on
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mantaray import settings
 from mantaray.overlay import known as known_rays
@@ -17,16 +17,14 @@ from mantaray.overlay.versions import InstalledRay, serves
 from mantaray.settings import SettingError
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Why nothing at all can be attached, and what to do about it, in words."""
 
     text: str
     hint: str
 
 
-@dataclass(frozen=True)
-class Conditions:
+class Conditions(NamedTuple):
     """What decides about every patch of a process.
 
     Attributes:

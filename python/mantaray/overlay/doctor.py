@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mantaray.overlay import checks, known, versions
@@ -72,7 +72,7 @@ def diagnose() -> Diagnosis:
     patches = []
     for patch, status in zip(OVERLAY.patches(), OVERLAY.status(), strict=True):
         if status.state is State.ARMED and status.name in failures:
-            status = replace(status, state=State.REFUSED, why=failures[status.name])
+            status = status._replace(state=State.REFUSED, why=failures[status.name])
         findings: tuple[Finding, ...] = ()
         if ray is not None and conditions.known is not None:
             findings = tuple(checks.examine(patch, ray.version, conditions.known, ray.sources))
@@ -101,7 +101,7 @@ def _compare_unknown(
         why = f"every target is as in Ray {before.release}"
     if differing:
         why = f"not as in Ray {before.release}: {checks.summarize(differing)}"
-    return replace(status, why=why), findings
+    return status._replace(why=why), findings
 
 
 def known_before(version: str) -> KnownRay | None:

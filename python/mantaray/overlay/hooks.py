@@ -13,17 +13,15 @@ import os
 import sys
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-
-import wrapt
 
 import mantaray
 from mantaray import settings
 from mantaray.overlay import checks, native_module, versions
 from mantaray.overlay.decide import Conditions, decide, gather
+from mantaray.overlay.imports import when_imported
 from mantaray.overlay.installation import Installation
 from mantaray.overlay.notices import NOTICES
 from mantaray.overlay.patch import Patch, PatchStatus, State
@@ -33,15 +31,15 @@ from mantaray.settings import SettingError
 _ALIVE = (State.ARMED, State.ACTIVE)
 
 
-@dataclass
 class _Entry:
     """One patch and what became of it since the last install."""
 
-    patch: Patch
-    state: State
-    why: str
-    started: set[str] = field(default_factory=set)
-    attached: list[str] = field(default_factory=list)
+    def __init__(self, patch: Patch, state: State, why: str) -> None:
+        self.patch = patch
+        self.state = state
+        self.why = why
+        self.started: set[str] = set()
+        self.attached: list[str] = []
 
     def note_progress(self) -> None:
         """Say which modules are changed and which are still waited for."""
@@ -233,7 +231,7 @@ class Overlay:
             new = sorted(wanted - self._watched - set(imported))
             self._watched.update(new)
         for name in new:
-            wrapt.register_post_import_hook(partial(self._imported, name), name)
+            when_imported(name, partial(self._imported, name))
         return imported
 
     def _attach(self, imported: Iterable[str]) -> None:
@@ -242,7 +240,7 @@ class Overlay:
             self._imported(name, importlib.import_module(name))
 
     def _imported(self, name: str, module: ModuleType) -> None:
-        """Attach what waits for a module; this is the hook that wrapt calls."""
+        """Attach what waits for a module; this is what an import calls."""
         with self._lock:
             due = [
                 entry

@@ -6,11 +6,10 @@ through it alone, which is what makes rolling back and uninstalling possible.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import wrapt
 
 Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -52,9 +51,6 @@ class Installation:
     def wrap(self, owner: object, name: str, wrapper: Wrapper) -> None:
         """Put a function around one that exists; methods of every kind work.
 
-        What is wrapped this way is an object of wrapt's, which pickle cannot carry by value: use
-        `replace` for what travels between processes.
-
         Args:
             owner: the module or class whose function it is.
             name: the name of the function.
@@ -65,7 +61,7 @@ class Installation:
         """
         # The raw attribute: a classmethod read with getattr is bound already.
         original = inspect.getattr_static(owner, name)
-        self.replace(owner, name, wrapt.FunctionWrapper(original, wrapper))
+        self.replace(owner, name, _wrapped(owner, original, wrapper))
 
     def on_undo(self, fn: Callable[[], None]) -> None:
         """Call `fn` when everything is taken back, before what was changed earlier."""
@@ -80,6 +76,33 @@ class Installation:
             except Exception as error:
                 problems.append(str(error) or type(error).__name__)
         return problems
+
+
+def _wrapped(owner: object, original: Any, wrapper: Wrapper) -> object:
+    """Return what stands in for a function, of the same kind: method, class method or static method."""
+    if isinstance(original, classmethod):
+        return classmethod(_around_method(original.__func__, wrapper))
+    if isinstance(original, staticmethod):
+        return staticmethod(_around_function(original.__func__, wrapper))
+    if isinstance(owner, type):
+        return _around_method(original, wrapper)
+    return _around_function(original, wrapper)
+
+
+def _around_function(original: Any, wrapper: Wrapper) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(original, None, args, kwargs)
+
+    return call
+
+
+def _around_method(original: Any, wrapper: Wrapper) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return wrapper(functools.partial(original, instance), instance, args, kwargs)
+
+    return call
 
 
 def _own_attribute(owner: object, name: str) -> object:

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
 DIRECTORY = Path(__file__).parent / "rays"
 
 
-@dataclass(frozen=True)
-class KnownRay:
+class KnownRay(NamedTuple):
     """One known release.
 
     Attributes:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mantaray.overlay.versions import serves
 
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 Installer = Callable[[ModuleType, "Installation"], None]
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """Something of Ray that a patch touches or relies on.
 
     What it must look like is not stated here: the table of known Rays holds the reviewed fingerprint
@@ -49,8 +47,7 @@ def targets_in(module: str, *attributes: str, rays: str = "") -> tuple[Target, .
     return tuple(Target(module, attribute, rays) for attribute in attributes)
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(NamedTuple):
     """A change that is attached to an installed Ray.
 
     Attributes:
@@ -71,7 +68,7 @@ class Patch:
     plain_since: str | None
     enough_since: str | None
     targets: tuple[Target, ...]
-    installers: Mapping[str, Installer] = field(hash=False)
+    installers: Mapping[str, Installer]
     needs_native: bool = False
 
     def targets_on(self, version: str) -> tuple[Target, ...]:
@@ -101,8 +98,7 @@ class State(str, Enum):
         return self.value
 
 
-@dataclass(frozen=True)
-class PatchStatus:
+class PatchStatus(NamedTuple):
     """The state of one patch and the reason for it, in words."""
 
     name: str

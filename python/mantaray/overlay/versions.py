@@ -6,12 +6,8 @@ import importlib.util
 import re
 import sys
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from typing import NamedTuple, Protocol
 
 _VERSION_LINE = re.compile(rb"^(?:__)?version(?:__)?\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
 
@@ -23,8 +19,7 @@ class Sources(Protocol):
         """Return the source of a module such as "ray._private.node"; None when there is none."""
 
 
-@dataclass(frozen=True)
-class InstalledSources:
+class InstalledSources(NamedTuple):
     """Source files below the directory of an installed Ray."""
 
     ray_dir: Path
@@ -39,8 +34,7 @@ class InstalledSources:
         return None
 
 
-@dataclass(frozen=True)
-class WheelSources:
+class WheelSources(NamedTuple):
     """Source files inside a wheel that is not installed."""
 
     wheel: zipfile.ZipFile
@@ -64,8 +58,7 @@ def _candidates(module: str) -> tuple[str, str]:
     return f"{path}.py", f"{path}/__init__.py"
 
 
-@dataclass(frozen=True)
-class InstalledRay:
+class InstalledRay(NamedTuple):
     """A Ray that this interpreter would import, or has imported.
 
     Attributes:
@@ -114,4 +107,33 @@ def serves(specifier: str, version: str) -> bool:
         packaging.specifiers.InvalidSpecifier: the specifier is not one.
         packaging.version.InvalidVersion: the version is not one.
     """
+    quick = _serves_final(specifier, version)
+    if quick is not None:
+        return quick
+    # Few processes need more than the above, and loading this takes milliseconds.
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
+
     return SpecifierSet(specifier).contains(Version(version), prereleases=True)
+
+
+def _serves_final(specifier: str, version: str) -> bool | None:
+    """Return what `serves` does for a final release and bounds such as ">=2.50,<2.55"; None for others."""
+    release = _final(version)
+    if release is None:
+        return None
+    for bound in specifier.split(","):
+        is_lower = bound.startswith(">=")
+        limit = _final(bound[2:] if is_lower else bound[1:])
+        if limit is None or not (is_lower or bound.startswith("<")):
+            return None
+        if is_lower != (release >= limit):
+            return False
+    return True
+
+
+def _final(version: str) -> tuple[int, ...] | None:
+    parts = version.split(".")
+    if len(parts) > 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        return None
+    return (*map(int, parts), 0, 0)[:3]

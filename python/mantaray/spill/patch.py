@@ -83,14 +83,13 @@ def _install_utils(module: ModuleType, installation: Installation) -> None:
     def push_error_to_driver(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         from mantaray.spill.no_room import for_drivers
 
-        bound = signature.bind(*args, **kwargs)
+        bound = inspect.signature(wrapped).bind(*args, **kwargs)
         message = for_drivers(bound.arguments["message"])
         if message is None:
             return None
         bound.arguments["message"] = message
         return wrapped(*bound.args, **bound.kwargs)
 
-    signature = inspect.signature(module.push_error_to_driver)
     installation.wrap(module, "push_error_to_driver", push_error_to_driver)
 
 

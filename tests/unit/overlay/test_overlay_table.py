@@ -11,6 +11,8 @@ from mantaray.overlay.hooks import OVERLAY
 from mantaray.overlay.known import KnownRay
 from mantaray.overlay.patch import Patch
 from mantaray.overlay.versions import serves
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 OVERLAY.discover()
 PATCHES = {patch.name: patch for patch in OVERLAY.patches()}
@@ -67,3 +69,13 @@ def test_what_is_written_is_read_back_and_written_alike(tmp_path: Path) -> None:
         assert path.read_bytes() == (known_rays.DIRECTORY / path.name).read_bytes()
         assert known_rays.read(release, tmp_path) == known(release)
     assert known_rays.releases(tmp_path) == RELEASES
+
+
+@pytest.mark.parametrize("version", ["2.48.0", "2.55", "2.54.9", "2.60.0rc1", "3.0.0.dev0"])
+@pytest.mark.parametrize(
+    "specifier",
+    [">=2.50", "<2.55", ">=2.50,<2.55", ">=2.55.0", "<2.60", "==2.55", ">=2.48,!=2.55.0"],
+)
+def test_releases_of_a_target_are_those_of_the_specifier(version: str, specifier: str) -> None:
+    wanted = SpecifierSet(specifier).contains(Version(version), prereleases=True)
+    assert serves(specifier, version) is wanted
