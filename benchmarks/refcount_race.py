@@ -1,17 +1,21 @@
-"""Two notices about one borrower: stock Ray dies, Mantaray lives, on a Ray from 2.48.0 to 2.55.1.
+"""Two checks of Ray's reference counter that end processes: stock Ray dies, Mantaray lives.
 
-Each arm starts a driver of its own. `doubled` delivers each notice of a borrower twice, in three orders; it
-ends an affected Ray every time. `killed` changes nothing in Ray: borrowers are lent objects, let go of
+Each arm starts a driver of its own. `doubled` delivers each notice of a borrower twice, in three orders. On
+Ray 2.48.0 to 2.55.1 it ends the owner every time. `released` has an object with a reference in it go out of
+scope twice, with nothing but Ray's public calls. It ends the borrower on every release, every time.
+`killed` is for Ray up to 2.55.1, too, and changes nothing in Ray: borrowers are lent objects, let go of
 others, and are killed, over and over, for --seconds at most. The row says in which round a driver died.
 
-    python benchmarks/refcount_race.py [--ray 2.48.0] [--seconds 120] [--json]
+    python benchmarks/refcount_race.py [--rays 2.48.0,2.52.1] [--ways doubled] [--seconds 120] [--save FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,53 +23,100 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.rays import RayEnv, find_ray
 
-RACE = Path(__file__).resolve().parents[1] / "tests" / "ray" / "programs" / "refcount_race.py"
-ARMS = {"stock": {"MANTARAY_DISABLE": "1"}, "mantaray": {}}
+PROGRAMS = Path(__file__).resolve().parents[1] / "tests" / "ray" / "programs"
+RACE = PROGRAMS / "refcount_race.py"
+RELEASED = PROGRAMS / "refs_released_twice.py"
+# The patches that the check concerns, which the other arm has switched off.
+ARMS = {"stock": {"MANTARAY_PATCHES": "-refcount,-nesting"}, "mantaray": {}}
+WAYS = ("doubled", "released", "killed")
+# From here on Ray's own counter takes a second notice.
+NATIVE = (2, 56)
 
 
-def run(env: RayEnv, arm: str, arguments: list[str], timeout_s: float) -> dict[str, Any]:
-    """Run one driver to its end and return how it ended."""
+def race(env: RayEnv, arm: str, arguments: list[str], timeout_s: float) -> dict[str, Any]:
+    """Run one driver of two notices to its end and return how it ended."""
     # A node whose driver dies takes a while to end.
-    done = env.run(RACE, arguments, ARMS[arm], timeout_s, left_timeout_s=180.0)
-    ended: dict[str, Any] = done.told
-    return ended
-
-
-def outcome(ended: dict[str, Any]) -> str:
-    """Say in one phrase how a driver ended."""
-    after = f" in round {ended['rounds'] + 1}" if ended["rounds"] else ""
+    ended = env.run(RACE, arguments, ARMS[arm], timeout_s, left_timeout_s=180.0).told
     if ended["status"] != 0:
-        return f"died{after}: {ended['check'] or 'status ' + str(ended['status'])}"
+        what = ended["check"] or f"status {ended['status']}"
+        return {"lived": False, "rounds": ended["rounds"], "what": what, "details": ended}
     guard = ended["told"]["guard"]
     repeated = guard["repeated_ref_removed"] + guard["repeated_publisher_failed"]
-    rounds = f", {ended['rounds']} rounds" if ended["rounds"] else ""
-    return f"lived{rounds}, {repeated} further notices, objects left: {len(ended['told']['left'])}"
+    left = len(ended["told"]["left"])
+    what = f"{repeated} repeated notices, {left} objects left"
+    return {"lived": True, "rounds": ended["rounds"], "what": what, "details": ended}
 
 
-def main() -> None:
-    """Print one row for each way to provoke the race and each arm."""
+def released(env: RayEnv, arm: str, way: str) -> dict[str, Any]:
+    """Have an outer object go out of scope twice and return what became of the borrower."""
+    done = env.run(RELEASED, [way], ARMS[arm], left_timeout_s=180.0)
+    output = done.stdout + done.stderr
+    if done.told["died"]:
+        check = output.partition("Check failed: ")[2].split("\n")[0].strip()
+        return {"lived": False, "rounds": 0, "what": check or "no check seen", "details": done.told}
+    borrower = done.told["borrower"]
+    repeated = borrower["guard"]["repeated_releases"]
+    what = f"{repeated} repeated releases, {borrower['left']} objects left"
+    return {"lived": True, "rounds": 0, "what": what, "details": done.told}
+
+
+def measure(version: str, chosen: list[str], seconds: float) -> list[dict[str, Any]]:
+    """Return one row for each way to provoke a check and each arm."""
+    env = find_ray(version)
+    rows = []
+    for arm in ARMS:
+        ways = {
+            f"released {way}": lambda arm=arm, way=way: released(env, arm, way)
+            for way in ("borrowed-again", "late-question")
+        }
+        if tuple(map(int, version.split(".")[:2])) < NATIVE:
+            ways["doubled"] = lambda arm=arm: race(env, arm, ["doubled"], 400.0)
+            ways["killed"] = lambda arm=arm: race(
+                env, arm, ["killed", str(seconds)], 300 + 2 * seconds
+            )
+        for way, run in ways.items():
+            if way.split()[0] not in chosen:
+                continue
+            print(f"Ray {version}: {way}, {arm}", file=sys.stderr, flush=True)
+            rows.append({"ray": version, "way": way, "arm": arm, **run()})
+    return sorted(rows, key=lambda row: str(row["way"]))
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """Print the outcome of each run on a line."""
+    for row in rows:
+        after = f" in round {row['rounds'] + 1}" if row["rounds"] and not row["lived"] else ""
+        rounds = f", {row['rounds']} rounds" if row["rounds"] and row["lived"] else ""
+        outcome = f"lived{rounds}" if row["lived"] else f"DIED{after}"
+        print(f"{row['ray']:<8}{row['way']:<26}{row['arm']:<10}{outcome}: {row['what']}")
+
+
+def main() -> int:
+    """Print the rows; return 0 only if Mantaray lived through everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ray", default="2.48.0", help="a release from 2.48.0 to 2.55.1")
+    parser.add_argument("--rays", default="2.48.0", help="which Rays, separated by commas")
+    parser.add_argument("--ways", default=",".join(WAYS), help="which ways, separated by commas")
     parser.add_argument("--seconds", type=float, default=120, help="of `killed`, for each arm")
     parser.add_argument("--json", action="store_true", help="print all that the drivers told")
+    parser.add_argument("--save", type=Path, help="write the same into a file")
     options = parser.parse_args()
-    env = find_ray(options.ray)
-    results: dict[str, dict[str, Any]] = {}
-    ways = {"doubled": ["doubled"]}
-    if options.seconds > 0:
-        ways["killed"] = ["killed", str(options.seconds)]
-    for way, arguments in ways.items():
-        for arm in ARMS:
-            print(f"{way}, {arm}:", file=sys.stderr, flush=True)
-            results.setdefault(way, {})[arm] = run(env, arm, arguments, 300 + 2 * options.seconds)
+    chosen = options.ways.split(",")
+    rows = [row for ray in options.rays.split(",") for row in measure(ray, chosen, options.seconds)]
+    result = {
+        "benchmark": "refcount_race",
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "killed_seconds": options.seconds,
+        "rows": rows,
+    }
+    if options.save is not None:
+        options.save.write_text(json.dumps(result, indent=2) + "\n")
     if options.json:
-        print(json.dumps(results))
-        return
-    print(f"Ray {options.ray}")
-    for way, arms in results.items():
-        for arm, ended in arms.items():
-            print(f"{way:<10}{arm:<10}{outcome(ended)}")
+        print(json.dumps(result))
+    else:
+        print_rows(rows)
+    return 0 if all(row["lived"] for row in rows if row["arm"] == "mantaray") else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -145,7 +145,7 @@ print(json.dumps([done.returncode, json.loads(done.stdout)["patches"]]))
     assert status == 1
     assert states["spill"]["state"] == "refused"
     assert words in states["spill"]["why"]
-    # These two need the module, refcount on affected releases only.
-    needing = ("spill", "refcount")
+    # These need the module, refcount on affected releases only.
+    needing = ("spill", "refcount", "nesting")
     others = {name: patch["state"] for name, patch in states.items() if name not in needing}
     assert set(others.values()) <= {"active", "native"}

@@ -1,4 +1,7 @@
-"""Keeps a second notice about one borrower from ending the owner, in Ray's own reference counter.
+"""Keeps processes alive where a check of Ray's own reference counter would end them.
+
+`attach` is for a second notice about one borrower, which ends the owner. `attach_nesting` is for an
+object with references in it that goes out of scope again, which ends any process.
 
 Part of `mantaray.refs`. The C++ is in src/mantaray/interpose; docs/internals/interposer.md says how
 it works.
@@ -33,6 +36,22 @@ class GuardCounts(TypedDict):
     merged_late: int
 
 
+class NestingCounts(TypedDict):
+    """What the guard for outer objects has counted in this process.
+
+    Attributes:
+        attached: whether it is attached.
+        kept_outer_objects: objects with references in them that are out of scope while Ray keeps their
+            entries for a task that may run again.
+        repeated_releases: how often such an object let go of an inner one again. Each of them would
+            have ended the process.
+    """
+
+    attached: bool
+    kept_outer_objects: int
+    repeated_releases: int
+
+
 def counts() -> GuardCounts:
     """Return what the guard of this process has counted."""
     from mantaray._native import interpose
@@ -40,8 +59,15 @@ def counts() -> GuardCounts:
     return cast(GuardCounts, interpose.refcount_guard_counts())
 
 
+def nesting_counts() -> NestingCounts:
+    """Return what the guard for outer objects has counted in this process."""
+    from mantaray._native import interpose
+
+    return cast(NestingCounts, interpose.nesting_guard_counts())
+
+
 def attach(module: ModuleType, installation: Installation) -> None:
-    """Attach the guard to Ray's native library.
+    """Attach the guard for notices to Ray's native library.
 
     Args:
         module: `ray._raylet`.
@@ -52,12 +78,24 @@ def attach(module: ModuleType, installation: Installation) -> None:
     """
     from mantaray._native import interpose
 
+    interpose.attach_refcount_guard(_library(module))
+    installation.on_undo(interpose.detach_refcount_guard)
+
+
+def attach_nesting(module: ModuleType, installation: Installation) -> None:
+    """Attach the guard for outer objects to Ray's native library; as `attach`."""
+    from mantaray._native import interpose
+
+    interpose.attach_nesting_guard(_library(module))
+    installation.on_undo(interpose.detach_nesting_guard)
+
+
+def _library(module: ModuleType) -> str:
     if _has_core_worker():
-        # The guard has to see every borrower from the beginning.
+        # A guard has to see every borrower, and every object that is let go of, from the beginning.
         raise RuntimeError("Ray runs in this process already; attach it before ray.init()")
     assert module.__file__ is not None, "a native module comes from a file"
-    interpose.attach_refcount_guard(module.__file__)
-    installation.on_undo(interpose.detach_refcount_guard)
+    return module.__file__
 
 
 def _has_core_worker() -> bool:

@@ -1,12 +1,13 @@
-"""The patches `refs` and `refcount`.
+"""The patches `refs`, `refcount` and `nesting`.
 
 `refs` tells finalizers of `ray.shutdown` before Ray's core worker goes. It wraps the function that
 Ray calls first when it shuts down in a process. A process without finalizers passes through it
 untouched.
 
 `refcount` keeps Ray's own reference counter alive when it gets two notices about one borrower, on
-the releases where that ends the process; see `mantaray.refs.guard`. Its targets are native, so
-`mantaray._native` checks them when it attaches.
+the releases where that ends the process. `nesting` does the same for an outer object that goes out of
+scope again. See `mantaray.refs.guard`. Their targets are native, so `mantaray._native` checks them when
+it attaches.
 """
 
 from __future__ import annotations
@@ -40,6 +41,14 @@ def _install_guard(module: ModuleType, installation: Installation) -> None:
     attach(module, installation)
 
 
+def _install_nesting_guard(module: ModuleType, installation: Installation) -> None:
+    if not rely_on_native("nesting"):
+        return
+    from mantaray.refs.guard import attach_nesting
+
+    attach_nesting(module, installation)
+
+
 REFS_PATCH = Patch(
     name="refs",
     summary="mantaray.refs.finalize: a call when no process can reach an object any more",
@@ -57,6 +66,16 @@ REFCOUNT_PATCH = Patch(
     installers={_RAYLET: _install_guard},
     needs_native=True,
 )
+NESTING_PATCH = Patch(
+    name="nesting",
+    summary="an object with references in it may go out of scope twice without ending the process",
+    plain_since=None,
+    enough_since=None,
+    targets=(),
+    installers={_RAYLET: _install_nesting_guard},
+    needs_native=True,
+)
 
 register(REFS_PATCH)
 register(REFCOUNT_PATCH)
+register(NESTING_PATCH)

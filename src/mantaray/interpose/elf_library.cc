@@ -193,6 +193,15 @@ absl::StatusOr<uintptr_t> ElfLibrary::DefinitionOf(const std::string& mangled) c
   return base_ + symbols_[*symbol].st_value;
 }
 
+absl::StatusOr<size_t> ElfLibrary::BytesOf(const std::string& mangled) const {
+  const std::optional<uint32_t> symbol = SymbolOf(mangled);
+  if (!symbol || symbols_[*symbol].st_shndx == SHN_UNDEF) return WhyMissing(mangled);
+  if (symbols_[*symbol].st_size == 0) {
+    return absl::FailedPreconditionError(absl::StrCat(path_, " does not say how long ", mangled, " is"));
+  }
+  return symbols_[*symbol].st_size;
+}
+
 absl::StatusOr<uintptr_t*> ElfLibrary::SlotOf(const std::string& mangled) const {
   const std::optional<uint32_t> symbol = SymbolOf(mangled);
   if (!symbol) return WhyMissing(mangled);

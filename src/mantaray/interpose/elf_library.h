@@ -37,6 +37,11 @@ class ElfLibrary {
   // with other argument types only.
   absl::StatusOr<uintptr_t> DefinitionOf(const std::string& mangled) const;
 
+  // Returns how many bytes long the code of a function is, of those that lie in one piece at its definition.
+  //
+  // As DefinitionOf; FailedPrecondition also if the library does not say.
+  absl::StatusOr<size_t> BytesOf(const std::string& mangled) const;
+
   // Returns the slot through which the library calls a function.
   //
   // As DefinitionOf; NotFound also if the library has no slot for the function, because it calls it directly.

@@ -99,6 +99,21 @@ const RayMethod kWaitForRefRemoved = {
 const RayMethod kGetOwnerInternal = {
     "_ZNK3ray4core16ReferenceCounter16GetOwnerInternalERKNS_8ObjectIDEPNS_3rpc7AddressE"};
 
+#define MANTARAY_RAY_ITERATOR                                                                                    \
+  "N4absl12lts_2023080218container_internal12raw_hash_setINS4_17FlatHashMapPolicyINS_8ObjectIDENS1_9ReferenceEE" \
+  "ENS3_13hash_internal4HashIS7_EESt8equal_toIS7_ESaISt4pairIKS7_S8_EEE8iteratorE"
+const RayMethod kDeleteReference = {"_ZN3ray4core16ReferenceCounter23DeleteReferenceInternalE" MANTARAY_RAY_ITERATOR
+                                    "PSt6vectorIS7_SaIS7_EE"};
+const RayMethod kEraseReference = {"_ZN3ray4core16ReferenceCounter14EraseReferenceE" MANTARAY_RAY_ITERATOR};
+const RayMethod kFindReference = {"_ZN" MANTARAY_RAY_TABLE "4findIS5_EENSJ_8iteratorERSG_"};
+const RayMethod kAddBorrowedObject = {
+    "_ZN3ray4core16ReferenceCounter25AddBorrowedObjectInternalERKNS_8ObjectIDES4_RKNS_3rpc7AddressE"};
+const RayMethod kAddBorrowedObjectWithFlag = {
+    "_ZN3ray4core16ReferenceCounter25AddBorrowedObjectInternalERKNS_8ObjectIDES4_RKNS_3rpc7AddressEb"};
+const RayMethod kAddNestedObjectIds = {
+    "_ZN3ray4core16ReferenceCounter26AddNestedObjectIdsInternalERKNS_8ObjectIDERKSt6vectorIS2_SaIS2_EERKNS_"
+    "3rpc7AddressE"};  // NOLINT
+
 const RayMethod kCheckedUnsubscribe = {
     "_ZN3ray6pubsub10Subscriber11UnsubscribeENS_3rpc11ChannelTypeERKNS2_7AddressERKSs"};
 const RayMethod kChannelUnsubscribe = {
@@ -149,6 +164,7 @@ absl::StatusOr<RayFunctions> RayFunctions::Resolve(const ElfLibrary& library) {
   resolve("_ZN3ray4core16ReferenceCounter34AddObjectOutOfScopeOrFreedCallbackERKNS_8ObjectIDESt8functionIFvS4_EE",
           &functions.add_out_of_scope_callback);
   resolve(kFind, &functions.find);
+  resolve("_ZNSt6vectorIN3ray8ObjectIDESaIS1_EE9push_backERKS1_", &functions.push_back);
   resolve(kDestroyEntries, &functions.destroy_entries);
   resolve("_ZNK3ray8ObjectID11ObjectIndexEv", &functions.object_index);
   resolve(
@@ -182,6 +198,21 @@ absl::Status RayFunctions::CheckObjectId() const {
     if (static_cast<uint32_t>(object_index(&id)) != index) return Unlike("ObjectID");
   }
   return absl::OkStatus();
+}
+
+absl::Status RayFunctions::CheckObjectIds() const {
+  // Ray allocates the elements and has no function that frees them, so one vector is made for the process and kept.
+  static const RayObjectIds* const ids = [this] {
+    auto* made = new RayObjectIds;
+    for (const uint64_t number : {1, 2}) {
+      const RayObjectId id = RayObjectId::Of(ObjectId::FromNumber(number));
+      push_back(made, &id);
+    }
+    return made;
+  }();
+  const bool as_expected = ids->end - ids->begin == 2 && ids->begin[0].Read() == ObjectId::FromNumber(1) &&
+                           ids->begin[1].Read() == ObjectId::FromNumber(2);
+  return as_expected ? absl::OkStatus() : Unlike("a std::vector of ObjectID");
 }
 
 absl::Status RayFunctions::CheckTable() const {

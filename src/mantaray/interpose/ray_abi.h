@@ -26,8 +26,8 @@
 
 namespace mantaray::interpose {
 
-// ray::ObjectID.
-struct RayObjectId {
+// ray::ObjectID. Ray packs it, so it takes 36 bytes and has no alignment.
+struct __attribute__((packed)) RayObjectId {
   static RayObjectId Of(const ObjectId& object_id);
   ObjectId Read() const;
 
@@ -40,6 +40,13 @@ struct RayObjectId {
 struct RayTablePosition {
   const void* control;
   const RayObjectId* entry;
+};
+
+// std::vector<ray::ObjectID>.
+struct RayObjectIds {
+  const RayObjectId* begin = nullptr;
+  const RayObjectId* end = nullptr;
+  const RayObjectId* capacity = nullptr;
 };
 
 // ray::rpc::Address, and the table of references by object; only their addresses are ours to use.
@@ -91,6 +98,33 @@ struct RayChannel;
 extern const RayMethod kChannelUnsubscribe;
 using ChannelUnsubscribe = bool (*)(RayChannel*, const RayAddress*, const void* key);
 
+// void DeleteReferenceInternal(iterator, std::vector<ObjectID>* deleted)
+// An object may have become unused. Called under the counter's lock, as the next four are.
+extern const RayMethod kDeleteReference;
+using DeleteReference = void (*)(RayCounter*, RayTablePosition, void* deleted);
+
+// void EraseReference(iterator)
+// The entry of an object goes, whichever method has found that it is not needed.
+extern const RayMethod kEraseReference;
+using EraseReference = void (*)(RayCounter*, RayTablePosition);
+
+// iterator find(const ObjectID&), of the table.
+extern const RayMethod kFindReference;
+using FindReference = RayTablePosition (*)(RayTable*, const RayObjectId*);
+
+// AddBorrowedObjectInternal(const ObjectID&, const ObjectID& outer, const Address& owner, bool foreign_owner)
+// A borrowed object was found in another one. Later Rays have no last argument, so it is then whatever its register
+// holds, and passing it on does nothing. Some return a bool and some nothing; a caller of the latter does not look.
+extern const RayMethod kAddBorrowedObject;
+extern const RayMethod kAddBorrowedObjectWithFlag;
+using AddBorrowedObject = uintptr_t (*)(RayCounter*, const RayObjectId*, const RayObjectId*, const RayAddress*,
+                                        uintptr_t);
+
+// void AddNestedObjectIdsInternal(const ObjectID& outer, const std::vector<ObjectID>& inner, const Address& owner)
+// An object was made that contains others.
+extern const RayMethod kAddNestedObjectIds;
+using AddNestedObjectIds = void (*)(RayCounter*, const RayObjectId*, const RayObjectIds*, const RayAddress*);
+
 // The functions of Ray's library that Mantaray calls. Each takes the counter's lock itself, except `find`.
 struct RayFunctions {
   // NotFound or FailedPrecondition: the library lacks one of them.
@@ -100,6 +134,9 @@ struct RayFunctions {
   //
   // FailedPrecondition: one of them does not; the message says which.
   absl::Status SelfCheck() const;
+
+  // Verifies in the same way that a std::vector of ObjectID is a RayObjectIds.
+  absl::Status CheckObjectIds() const;
 
   // Whether a table has an entry for an object.
   bool Holds(const RayTable* table, const RayObjectId* object_id) const;
@@ -113,6 +150,7 @@ struct RayFunctions {
   RayTablePosition (*find)(const RayTable*, const RayObjectId*);
 
   // For the self-check.
+  void (*push_back)(RayObjectIds*, const RayObjectId*);
   void (*destroy_entries)(RayTable*);
   uint64_t (*object_index)(const RayObjectId*);
   uintptr_t table_from_proto;

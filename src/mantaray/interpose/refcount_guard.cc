@@ -2,10 +2,7 @@
 
 #include "mantaray/interpose/refcount_guard.h"
 
-#include <unistd.h>
-
 #include <atomic>
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -20,6 +17,7 @@
 #include "mantaray/interpose/elf_library.h"
 #include "mantaray/interpose/interposition.h"
 #include "mantaray/interpose/ray_abi.h"
+#include "mantaray/interpose/stderr_line.h"
 #include "mantaray/refcount/repeated_notices.h"
 
 namespace mantaray::interpose {
@@ -66,18 +64,6 @@ thread_local bool t_adding_again = false;
 
 // Whether this thread has handled a "reference removed" message, after which Ray gives up the subscription.
 thread_local bool t_message_handled = false;
-
-int64_t NowMs() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
-// Ray's threads do not hold the interpreter's lock, so the line goes to stderr and not through Python's logging.
-void Log(const std::string& line) {
-  const std::string whole = absl::StrCat("mantaray: refcount: ", line, "\n");
-  // One write, so that lines of several processes do not mix. Nobody can be told if it fails.
-  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, whole.data(), whole.size());
-}
 
 WorkerId WorkerOf(const RayAddressParts& address) {
   const auto worker = WorkerId::FromBinary(address.worker_id);
@@ -143,10 +129,10 @@ void OnCleanupBorrowers(RayCounter* counter, const RayTable* new_borrowers, cons
       ++guard.first_notices;
       guard.repeated.Remember(object, WorkerOf(address), notice);
     } else {
-      line = guard.repeated.Repeated(object, WorkerOf(address), notice, NowMs());
+      line = guard.repeated.Repeated(object, WorkerOf(address), notice, SteadyNowMs());
     }
   }
-  if (line) Log(*line);
+  if (line) WriteStderrLine(absl::StrCat("refcount: ", *line));
   t_message_handled = notice == Notice::kRefRemoved;
   if (is_first) {
     originals.cleanup_borrowers(counter, new_borrowers, object_id, borrower);

@@ -16,6 +16,7 @@
 #include "mantaray/common/ids.h"
 #include "mantaray/interpose/elf_library.h"
 #include "mantaray/interpose/interposition.h"
+#include "mantaray/interpose/nesting_guard.h"
 #include "mantaray/interpose/refcount_guard.h"
 #include "mantaray/interpose/scope_watch.h"
 #include "mantaray/interpose/slot.h"
@@ -58,6 +59,15 @@ py::dict Counts() {
   result["repeated_ref_removed"] = counts.repeated_ref_removed;
   result["repeated_publisher_failed"] = counts.repeated_publisher_failed;
   result["merged_late"] = counts.merged_late;
+  return result;
+}
+
+py::dict NestingCounts() {
+  const interpose::NestingGuardCounts counts = interpose::NestingGuardCountsOfNow();
+  py::dict result;
+  result["attached"] = counts.attached;
+  result["kept_outer_objects"] = counts.kept_outer_objects;
+  result["repeated_releases"] = counts.repeated_releases;
   return result;
 }
 
@@ -122,6 +132,12 @@ void BindInterpose(py::module_& module) {
       py::arg("library_path"), "Attaches the guard to Ray's loaded library.");
   interpose.def(
       "detach_refcount_guard", [] { RaiseUnless(interpose::DetachRefcountGuard()); }, "Takes the guard back.");
+  interpose.def(
+      "attach_nesting_guard", [](const std::string& path) { RaiseUnless(interpose::AttachNestingGuard(path)); },
+      py::arg("library_path"), "Attaches the guard for outer objects to Ray's loaded library.");
+  interpose.def(
+      "detach_nesting_guard", [] { RaiseUnless(interpose::DetachNestingGuard()); }, "Takes that guard back.");
+  interpose.def("nesting_guard_counts", &NestingCounts, "Returns what that guard has counted in this process.");
   py::class_<interpose::ScopeWatch, std::unique_ptr<interpose::ScopeWatch, py::nodelete>>(
       interpose, "ScopeWatch", "Tells when objects of this process go out of scope.")
       .def_property_readonly("descriptor", &interpose::ScopeWatch::descriptor)

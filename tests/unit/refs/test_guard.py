@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 
 import mantaray._native
 import pytest
 from mantaray.overlay import Installation
 from mantaray.refs import guard
+
+Attach = Callable[[ModuleType, Installation], None]
 
 
 def library(path: str) -> ModuleType:
@@ -17,21 +20,28 @@ def library(path: str) -> ModuleType:
     return module
 
 
-def test_library_that_is_not_loaded_is_refused() -> None:
+@pytest.mark.parametrize("attach", [guard.attach, guard.attach_nesting])
+def test_library_that_is_not_loaded_is_refused(attach: Attach) -> None:
     with pytest.raises(RuntimeError, match=r"/nowhere/_raylet\.so is not loaded in this process"):
-        guard.attach(library("/nowhere/_raylet.so"), Installation())
+        attach(library("/nowhere/_raylet.so"), Installation())
     assert not guard.counts()["attached"]
+    assert not guard.nesting_counts()["attached"]
 
 
-def test_library_without_ray_s_counter_is_refused() -> None:
+@pytest.mark.parametrize("attach", [guard.attach, guard.attach_nesting])
+def test_library_without_ray_s_counter_is_refused(attach: Attach) -> None:
     with pytest.raises(RuntimeError, match="does not define _ZN3ray4core16ReferenceCounter"):
-        guard.attach(library(mantaray._native.__file__), Installation())
+        attach(library(mantaray._native.__file__), Installation())
     assert not guard.counts()["attached"]
+    assert not guard.nesting_counts()["attached"]
 
 
-def test_process_in_which_ray_runs_already_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("attach", [guard.attach, guard.attach_nesting])
+def test_process_in_which_ray_runs_already_is_refused(
+    monkeypatch: pytest.MonkeyPatch, attach: Attach
+) -> None:
     worker = ModuleType("ray._private.worker")
     worker.global_worker = SimpleNamespace(core_worker=object())  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray._private.worker", worker)
     with pytest.raises(RuntimeError, match=r"attach it before ray\.init\(\)"):
-        guard.attach(library(mantaray._native.__file__), Installation())
+        attach(library(mantaray._native.__file__), Installation())

@@ -62,6 +62,8 @@ class raw_hash_set {
   // As Abseil's, its argument's type does not depend on K.
   template <typename K>
   EXPORTED const_iterator find(const typename Policy::Key& key) const;
+  template <typename K>
+  EXPORTED iterator find(const typename Policy::Key& key);
   EXPORTED void destroy_slots();
 
   mutable std::map<typename Policy::Key, typename Policy::Slot*> slots;
@@ -73,7 +75,8 @@ class flat_hash_map : public container_internal::raw_hash_set<container_internal
 
 namespace ray {
 
-class ObjectID {
+// Packed, as Ray's is.
+class __attribute__((packed)) ObjectID {
  public:
   ObjectID() { std::memset(id_, 0xff, sizeof(id_)); }
   EXPORTED uint32_t ObjectIndex() const;
@@ -164,8 +167,11 @@ class ReferenceCounter {
  public:
   struct Reference {
     std::set<std::string> borrowers;
+    std::set<ObjectID> contains;
+    std::set<ObjectID> contained_in;
     bool owned = false;
     int local = 0;
+    int lineage = 0;
   };
   using Table =
       absl::lts_20230802::flat_hash_map<ObjectID, Reference, absl::lts_20230802::hash_internal::Hash<ObjectID>,
@@ -183,6 +189,12 @@ class ReferenceCounter {
   EXPORTED bool AddObjectOutOfScopeOrFreedCallback(const ObjectID& id, std::function<void(const ObjectID&)> callback);
   EXPORTED void CleanupBorrowersOnRefRemoved(const Table& table, const ObjectID& id, const rpc::Address& borrower);
   EXPORTED void WaitForRefRemoved(const iterator& position, const rpc::Address& borrower, const ObjectID& contained_in);
+  EXPORTED void DeleteReferenceInternal(iterator position, std::vector<ObjectID>* deleted);
+  EXPORTED void EraseReference(iterator position);
+  EXPORTED bool AddBorrowedObjectInternal(const ObjectID& id, const ObjectID& outer, const rpc::Address& owner,
+                                          bool foreign_owner);
+  EXPORTED void AddNestedObjectIdsInternal(const ObjectID& outer, const std::vector<ObjectID>& inner,
+                                           const rpc::Address& owner);
   EXPORTED bool GetOwnerInternal(const ObjectID& id, rpc::Address* owner) const;
   EXPORTED static Table ReferenceTableFromProto(
       const google::protobuf::RepeatedPtrField<rpc::ObjectReferenceCount>& proto);
@@ -206,13 +218,46 @@ ReferenceCounter::Reference& EntryOf(ReferenceCounter& counter, const ObjectID& 
 
 void ReferenceCounter::Delete(const ObjectID& id) {
   auto found = references.slots.find(id);
-  if (found == references.slots.end()) return;
-  const Reference& reference = found->second->second;
-  if (reference.local > 0 || !reference.borrowers.empty()) return;
+  if (found != references.slots.end()) DeleteReferenceInternal({this, found->second}, nullptr);
+}
+
+// As Ray does it, with the check that fails when the object goes out of scope for the second time.
+void ReferenceCounter::DeleteReferenceInternal(iterator position, std::vector<ObjectID>* deleted) {
+  const ObjectID id = position.slot->first;
+  const Reference& reference = position.slot->second;
+  if (reference.local > 0 || !reference.borrowers.empty() || !reference.contained_in.empty()) return;
+  for (const ObjectID& inner : reference.contains) {
+    const iterator found = references.find<ObjectID>(inner);
+    if (found.control == nullptr) continue;
+    if (found.slot->second.contained_in.erase(id) == 0) {
+      std::fprintf(stderr, "Check failed: inner_it->second.mutable_nested()->contained_in_borrowed_ids.erase(id)\n");
+      std::abort();
+    }
+    DeleteReferenceInternal(found, deleted);
+  }
   for (const auto& callback : callbacks[id]) callback(id);
   callbacks.erase(id);
-  delete found->second;
-  references.slots.erase(found);
+  if (reference.lineage > 0) return;
+  EraseReference(position);
+}
+
+void ReferenceCounter::EraseReference(iterator position) {
+  references.slots.erase(position.slot->first);
+  delete position.slot;
+}
+
+bool ReferenceCounter::AddBorrowedObjectInternal(const ObjectID& id, const ObjectID& outer, const rpc::Address&, bool) {
+  EntryOf(*this, id).contained_in.insert(outer);
+  EntryOf(*this, outer).contains.insert(id);
+  return true;
+}
+
+void ReferenceCounter::AddNestedObjectIdsInternal(const ObjectID& outer, const std::vector<ObjectID>& inner,
+                                                  const rpc::Address&) {
+  for (const ObjectID& id : inner) {
+    EntryOf(*this, id).contained_in.insert(outer);
+    EntryOf(*this, outer).contains.insert(id);
+  }
 }
 
 void ReferenceCounter::AddLocalReference(const ObjectID& id, const std::string& call_site) {
@@ -309,6 +354,14 @@ typename raw_hash_set<Policy, Hash, Eq, Alloc>::const_iterator raw_hash_set<Poli
   return {const_cast<raw_hash_set*>(this), found->second};
 }
 template <typename Policy, typename Hash, typename Eq, typename Alloc>
+template <typename K>
+typename raw_hash_set<Policy, Hash, Eq, Alloc>::iterator raw_hash_set<Policy, Hash, Eq, Alloc>::find(
+    const typename Policy::Key& key) {
+  auto found = slots.find(key);
+  if (found == slots.end()) return {nullptr, nullptr};
+  return {this, found->second};
+}
+template <typename Policy, typename Hash, typename Eq, typename Alloc>
 void raw_hash_set<Policy, Hash, Eq, Alloc>::destroy_slots() {
   for (auto& [key, slot] : slots) delete slot;
   slots.clear();
@@ -327,7 +380,10 @@ template class RepeatedPtrField<ray::rpc::ObjectReferenceCount>;
 
 template ray::core::ReferenceCounter::Table::const_iterator
 ray::core::ReferenceCounter::Table::raw_hash_set::find<ray::ObjectID>(const ray::ObjectID&) const;
+template ray::core::ReferenceCounter::Table::iterator
+ray::core::ReferenceCounter::Table::raw_hash_set::find<ray::ObjectID>(const ray::ObjectID&);
 template void ray::core::ReferenceCounter::Table::raw_hash_set::destroy_slots();
+template void std::vector<ray::ObjectID>::push_back(const ray::ObjectID&);
 
 // --- What a test plays
 
@@ -392,6 +448,38 @@ PLAYED void fake_notice(void* counter, uint64_t object, const char* worker, bool
 
 PLAYED bool fake_owner_is_known(void* counter, uint64_t object) {
   return static_cast<ReferenceCounter*>(counter)->GetOwnerInternal(Object(object), nullptr);
+}
+
+// One object contains another: this process made the outer one, or found the inner one in it.
+PLAYED void fake_contain(void* counter, uint64_t outer, uint64_t inner, bool made) {
+  auto* self = static_cast<ReferenceCounter*>(counter);
+  const ray::core::Locked lock(self->mutex);
+  const ray::rpc::Address address(nullptr);
+  if (made) {
+    self->AddNestedObjectIdsInternal(Object(outer), {Object(inner)}, address);
+  } else {
+    self->AddBorrowedObjectInternal(Object(inner), Object(outer), address, false);
+  }
+}
+
+// Tasks that need the object if they run again: `change` more, or fewer. As in Ray, the entry of an unused object goes
+// with the last of them.
+PLAYED void fake_lineage(void* counter, uint64_t object, int change) {
+  auto* self = static_cast<ReferenceCounter*>(counter);
+  const ray::core::Locked lock(self->mutex);
+  auto& entry = EntryOf(*self, Object(object));
+  entry.lineage += change;
+  const bool unused = entry.local == 0 && entry.borrowers.empty() && entry.contained_in.empty();
+  if (change < 0 && entry.lineage == 0 && unused) self->EraseReference({self, self->references.slots[Object(object)]});
+}
+
+// The object is used for a moment; with `change` 0 only its owner asks whether it is.
+PLAYED void fake_use(void* counter, uint64_t object, int change) {
+  auto* self = static_cast<ReferenceCounter*>(counter);
+  const ray::core::Locked lock(self->mutex);
+  EntryOf(*self, Object(object)).local += change;
+  EntryOf(*self, Object(object)).local -= change;
+  self->Delete(Object(object));
 }
 
 PLAYED int fake_size(void* counter) {

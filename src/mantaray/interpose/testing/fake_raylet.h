@@ -25,6 +25,9 @@ class FakeRaylet {
     free_value = Function<Play>("fake_free");
     borrow_ = Function<void (*)(void*, uint64_t, const char*)>("fake_borrow");
     notice_ = Function<void (*)(void*, uint64_t, const char*, bool, const char*)>("fake_notice");
+    contain = Function<void (*)(void*, uint64_t, uint64_t, bool)>("fake_contain");
+    lineage = Function<void (*)(void*, uint64_t, int)>("fake_lineage");
+    use = Function<void (*)(void*, uint64_t, int)>("fake_use");
     look_up_owner = Function<bool (*)(void*, uint64_t)>("fake_owner_is_known");
     size_ = Function<int (*)(void*)>("fake_size");
     questions_ = Function<int (*)(void*)>("fake_questions");
@@ -55,6 +58,9 @@ class FakeRaylet {
   Play drop = nullptr;
   Play free_value = nullptr;
   bool (*look_up_owner)(void*, uint64_t) = nullptr;
+  void (*contain)(void*, uint64_t outer, uint64_t inner, bool made) = nullptr;
+  void (*lineage)(void*, uint64_t object, int change) = nullptr;
+  void (*use)(void*, uint64_t object, int change) = nullptr;
 
  private:
   template <typename F>

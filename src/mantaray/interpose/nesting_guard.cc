@@ -1,0 +1,286 @@
+// See nesting_guard.h.
+
+#include "mantaray/interpose/nesting_guard.h"
+
+#include <atomic>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "mantaray/common/ids.h"
+#include "mantaray/common/mutex.h"
+#include "mantaray/interpose/elf_library.h"
+#include "mantaray/interpose/interposition.h"
+#include "mantaray/interpose/ray_abi.h"
+#include "mantaray/interpose/stderr_line.h"
+
+namespace mantaray::interpose {
+namespace {
+
+struct Originals {
+  DeleteReference delete_reference;
+  EraseReference erase_reference;
+  FindReference find;
+  AddBorrowedObject add_borrowed_object;
+  AddNestedObjectIds add_nested_object_ids;
+  // Where DeleteReferenceInternal lies in memory.
+  uintptr_t delete_begins;
+  uintptr_t delete_ends;
+};
+
+// One call of DeleteReferenceInternal that looks at inner objects. It calls itself for each, and not through the slot,
+// so calls inside one another are told apart by their frames on the stack.
+struct Loop {
+  uintptr_t frame;
+  ObjectId outer;
+  // The inner object that the loop found last, for which Ray calls the method again.
+  ObjectId last;
+  std::vector<ObjectId> released;
+};
+
+// A call of DeleteReferenceInternal through the slot.
+class Deletion {
+ public:
+  explicit Deletion(const ObjectId& object_id);
+  ~Deletion();
+  Deletion(const Deletion&) = delete;
+  Deletion& operator=(const Deletion&) = delete;
+
+  // The loop whose frame this is; loops that are deeper have ended.
+  Loop& At(uintptr_t frame, RayTable* table);
+
+ private:
+  void EndLoop();
+
+  Deletion* const enclosing_;
+  const ObjectId object_id_;
+  RayTable* table_ = nullptr;
+  // The outermost first.
+  std::vector<Loop> loops_;
+};
+
+thread_local Deletion* t_deletion = nullptr;
+
+// One for the process, and never destroyed: Ray's threads may call a replacement until the very end.
+struct Guard {
+  Mutex attaching ABSL_ACQUIRED_BEFORE(mutex);
+  // In the order in which they are attached; taken back in the reverse order.
+  std::vector<Interposition> slots ABSL_GUARDED_BY(attaching);
+  // Those of all attaches: a call may be under way when the guard is taken back.
+  std::vector<std::unique_ptr<const Originals>> kept ABSL_GUARDED_BY(attaching);
+
+  // Set before a replacement is attached, and never unset.
+  std::atomic<const Originals*> originals{nullptr};
+  // How many outer objects `released` has, so that a process without any takes no lock.
+  std::atomic<size_t> outer_objects{0};
+
+  Mutex mutex;
+  // By outer object, which is out of scope: the inner objects that it has let go of.
+  absl::flat_hash_map<ObjectId, absl::flat_hash_set<ObjectId>> released ABSL_GUARDED_BY(mutex);
+  uint64_t repeated ABSL_GUARDED_BY(mutex) = 0;
+  BoundedRate lines ABSL_GUARDED_BY(mutex);
+};
+
+Guard& TheGuard() {
+  static auto* const guard = new Guard;
+  return *guard;
+}
+
+const Originals& OriginalsOfNow() { return *TheGuard().originals.load(std::memory_order_acquire); }
+
+bool WasReleased(const ObjectId& outer, const ObjectId& inner) {
+  Guard& guard = TheGuard();
+  if (guard.outer_objects.load(std::memory_order_relaxed) == 0) return false;
+  const MutexLock lock(&guard.mutex);
+  const auto found = guard.released.find(outer);
+  if (found == guard.released.end() || !found->second.contains(inner)) return false;
+  ++guard.repeated;
+  if (guard.lines.Allows(SteadyNowMs())) {
+    WriteStderrLine(absl::StrCat("refcount: Object ", outer.Hex(), " went out of scope again; object ", inner.Hex(),
+                                 ", which it contains, was released before. Nothing is left to release."));
+  }
+  return true;
+}
+
+void Linked(const ObjectId& outer, const ObjectId& inner) {
+  Guard& guard = TheGuard();
+  const MutexLock lock(&guard.mutex);
+  const auto found = guard.released.find(outer);
+  if (found == guard.released.end() || found->second.erase(inner) == 0 || !found->second.empty()) return;
+  guard.released.erase(found);
+  guard.outer_objects.store(guard.released.size(), std::memory_order_relaxed);
+}
+
+void Forget(const ObjectId& outer) {
+  Guard& guard = TheGuard();
+  const MutexLock lock(&guard.mutex);
+  guard.released.erase(outer);
+  guard.outer_objects.store(guard.released.size(), std::memory_order_relaxed);
+}
+
+// Notes what an outer object has let go of, if Ray keeps its entry.
+void Remember(RayTable* table, const Loop& loop) {
+  Guard& guard = TheGuard();
+  const RayObjectId id = RayObjectId::Of(loop.outer);
+  if (loop.released.empty() || OriginalsOfNow().find(table, &id).control == nullptr) return;
+  const MutexLock lock(&guard.mutex);
+  guard.released[loop.outer].insert(loop.released.begin(), loop.released.end());
+  guard.outer_objects.store(guard.released.size(), std::memory_order_relaxed);
+}
+
+Deletion::Deletion(const ObjectId& object_id) : enclosing_(t_deletion), object_id_(object_id) { t_deletion = this; }
+
+Deletion::~Deletion() {
+  while (!loops_.empty()) EndLoop();
+  t_deletion = enclosing_;
+}
+
+void Deletion::EndLoop() {
+  Remember(table_, loops_.back());
+  loops_.pop_back();
+}
+
+Loop& Deletion::At(uintptr_t frame, RayTable* table) {
+  table_ = table;
+  // The stack grows downwards.
+  while (!loops_.empty() && loops_.back().frame < frame) EndLoop();
+  if (loops_.empty()) {
+    loops_.push_back(Loop{frame, object_id_, ObjectId(), {}});
+  } else if (loops_.back().frame > frame) {
+    const ObjectId outer = loops_.back().last;
+    loops_.push_back(Loop{frame, outer, ObjectId(), {}});
+  }
+  return loops_.back();
+}
+
+void OnDelete(RayCounter* counter, RayTablePosition position, void* deleted) {
+  const Deletion deletion(position.entry->Read());
+  OriginalsOfNow().delete_reference(counter, position, deleted);
+}
+
+void OnErase(RayCounter* counter, RayTablePosition position) {
+  if (TheGuard().outer_objects.load(std::memory_order_relaxed) != 0) Forget(position.entry->Read());
+  OriginalsOfNow().erase_reference(counter, position);
+}
+
+RayTablePosition OnFind(RayTable* table, const RayObjectId* object_id) {
+  const Originals& originals = OriginalsOfNow();
+  Deletion* const deletion = t_deletion;
+  if (deletion == nullptr) return originals.find(table, object_id);
+  // Other methods that DeleteReferenceInternal calls look objects up as well. Only its own loop asks for inner objects.
+  const auto caller = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
+  if (caller < originals.delete_begins || caller >= originals.delete_ends) return originals.find(table, object_id);
+  Loop& loop = deletion->At(reinterpret_cast<uintptr_t>(__builtin_frame_address(0)), table);
+  const ObjectId inner = object_id->Read();
+  if (WasReleased(loop.outer, inner)) return RayTablePosition{nullptr, nullptr};
+  const RayTablePosition position = originals.find(table, object_id);
+  if (position.control != nullptr) {
+    loop.last = inner;
+    loop.released.push_back(inner);
+  }
+  return position;
+}
+
+uintptr_t OnAddBorrowedObject(RayCounter* counter, const RayObjectId* object_id, const RayObjectId* outer_id,
+                              const RayAddress* owner, uintptr_t foreign_owner) {
+  if (TheGuard().outer_objects.load(std::memory_order_relaxed) != 0) Linked(outer_id->Read(), object_id->Read());
+  return OriginalsOfNow().add_borrowed_object(counter, object_id, outer_id, owner, foreign_owner);
+}
+
+void OnAddNestedObjectIds(RayCounter* counter, const RayObjectId* outer_id, const RayObjectIds* inner_ids,
+                          const RayAddress* owner) {
+  if (TheGuard().outer_objects.load(std::memory_order_relaxed) != 0) {
+    for (const RayObjectId* inner = inner_ids->begin; inner != inner_ids->end; ++inner) {
+      Linked(outer_id->Read(), inner->Read());
+    }
+  }
+  OriginalsOfNow().add_nested_object_ids(counter, outer_id, inner_ids, owner);
+}
+
+template <typename F>
+uintptr_t AddressOf(F* function) {
+  return reinterpret_cast<uintptr_t>(function);
+}
+
+absl::Status DetachAll(std::vector<Interposition>* slots) {
+  while (!slots->empty()) {
+    absl::Status status = slots->back().Detach();
+    if (!status.ok()) return status;
+    slots->pop_back();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status AttachNestingGuard(const std::string& library_path) {
+  Guard& guard = TheGuard();
+  const MutexLock lock(&guard.attaching);
+  if (!guard.slots.empty()) return absl::OkStatus();
+  const absl::StatusOr<ElfLibrary> library = ElfLibrary::FindLoaded(library_path);
+  if (!library.ok()) return library.status();
+  const RayMethod add_borrowed =
+      library->DefinitionOf(kAddBorrowedObject.mangled).ok() ? kAddBorrowedObject : kAddBorrowedObjectWithFlag;
+  // In the order of attaching: links are noted before the first object that is let go of is.
+  const std::pair<RayMethod, uintptr_t> replacements[] = {{add_borrowed, AddressOf(&OnAddBorrowedObject)},
+                                                          {kAddNestedObjectIds, AddressOf(&OnAddNestedObjectIds)},
+                                                          {kEraseReference, AddressOf(&OnErase)},
+                                                          {kFindReference, AddressOf(&OnFind)},
+                                                          {kDeleteReference, AddressOf(&OnDelete)}};
+  std::vector<Interposition> slots;
+  for (const auto& [method, ours] : replacements) {
+    absl::StatusOr<Interposition> slot = Interposition::Prepare(*library, method.mangled);
+    if (!slot.ok()) return slot.status();
+    slots.push_back(*std::move(slot));
+  }
+  const absl::StatusOr<size_t> delete_bytes = library->BytesOf(kDeleteReference.mangled);
+  if (!delete_bytes.ok()) return delete_bytes.status();
+  const absl::StatusOr<RayFunctions> ray = RayFunctions::Resolve(*library);
+  if (!ray.ok()) return ray.status();
+  absl::Status status = ray->SelfCheck();
+  if (status.ok()) status = ray->CheckObjectIds();
+  if (!status.ok()) return status;
+  {
+    const MutexLock state(&guard.mutex);
+    guard.released.clear();
+    guard.outer_objects.store(0, std::memory_order_relaxed);
+  }
+  guard.kept.push_back(std::make_unique<const Originals>(
+      Originals{slots[4].OriginalAs<DeleteReference>(), slots[2].OriginalAs<EraseReference>(),
+                slots[3].OriginalAs<FindReference>(), slots[0].OriginalAs<AddBorrowedObject>(),
+                slots[1].OriginalAs<AddNestedObjectIds>(), slots[4].original(), slots[4].original() + *delete_bytes}));
+  guard.originals.store(guard.kept.back().get(), std::memory_order_release);
+  for (size_t i = 0; i < slots.size(); ++i) {
+    status = slots[i].Attach(replacements[i].second);
+    if (!status.ok()) break;
+    guard.slots.push_back(slots[i]);
+  }
+  if (!status.ok()) status.Update(DetachAll(&guard.slots));
+  return status;
+}
+
+absl::Status DetachNestingGuard() {
+  Guard& guard = TheGuard();
+  const MutexLock lock(&guard.attaching);
+  return DetachAll(&guard.slots);
+}
+
+NestingGuardCounts NestingGuardCountsOfNow() {
+  Guard& guard = TheGuard();
+  NestingGuardCounts counts;
+  {
+    const MutexLock lock(&guard.attaching);
+    counts.attached = !guard.slots.empty();
+  }
+  const MutexLock lock(&guard.mutex);
+  counts.kept_outer_objects = guard.released.size();
+  counts.repeated_releases = guard.repeated;
+  return counts;
+}
+
+}  // namespace mantaray::interpose
