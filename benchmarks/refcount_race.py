@@ -101,16 +101,18 @@ def main() -> int:
     parser.add_argument("--save", type=Path, help="write the same into a file")
     options = parser.parse_args()
     chosen = options.ways.split(",")
-    rows = [row for ray in options.rays.split(",") for row in measure(ray, chosen, options.seconds)]
+    rows: list[dict[str, Any]] = []
     result = {
         "benchmark": "refcount_race",
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "killed_seconds": options.seconds,
         "rows": rows,
     }
-    if options.save is not None:
-        options.save.write_text(json.dumps(result, indent=2) + "\n")
+    for ray in options.rays.split(","):
+        rows += measure(ray, chosen, options.seconds)
+        # After each, so that a run that is ended leaves what it has seen.
+        if options.save is not None:
+            options.save.write_text(json.dumps(result, indent=2) + "\n")
     if options.json:
         print(json.dumps(result))
     else:

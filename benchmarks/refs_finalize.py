@@ -25,7 +25,7 @@ from ray_programs import RAYS, figures_of
 
 OBJECTS = 100_000
 DROPS = 60
-AMONG_DROPS = 150
+AMONG_DROPS = 100
 IDLE_S = 5.0
 # The 99th percentile, however many finalizers there are.
 TARGET_DELAY_MS = 5.0
