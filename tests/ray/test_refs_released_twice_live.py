@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rays import RayEnv, find_ray
+from tests.support.rays import find_ray
 
 PROGRAM = Path(__file__).parent / "programs" / "refs_released_twice.py"
 STOCK = {"MANTARAY_PATCHES": "-nesting"}
 CHECK = "contained_in_borrowed_ids.erase(id)"
+OLD = pytest.param("2.48.0", marks=pytest.mark.slow)
 LATE = pytest.param("late-question", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("way", ["borrowed-again", LATE])
-def test_outer_object_released_twice_leaves_the_borrower_alive(ray_env: RayEnv, way: str) -> None:
-    told = ray_env.run_program(PROGRAM, [way])
+@pytest.mark.parametrize("version", ["2.60.0", OLD])
+def test_outer_object_released_twice_leaves_the_borrower_alive(version: str, way: str) -> None:
+    told = find_ray(version).run_program(PROGRAM, [way])
     assert (told["patch"], told["died"]) == ("active", False)
     assert (told["read"], told["gone"]) == (True, True)
     borrower = told["borrower"]
