@@ -16,6 +16,8 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +66,17 @@ def measure(version: str, chosen: list[str], seconds: float) -> list[dict[str, A
     """Return one row for each way to provoke a check and each arm."""
     env = find_ray(version)
     rows = []
+    affected = tuple(map(int, version.split(".")[:2])) < NATIVE
     for arm in ARMS:
-        ways = {
-            f"released {way}": lambda arm=arm, way=way: released(env, arm, way)
-            for way in ("borrowed-again", "late-question")
-        }
-        if tuple(map(int, version.split(".")[:2])) < NATIVE:
-            ways["doubled"] = lambda arm=arm: race(env, arm, ["doubled"], 400.0)
-            ways["killed"] = lambda arm=arm: race(
-                env, arm, ["killed", str(seconds)], 300 + 2 * seconds
-            )
+        ways: dict[str, Callable[[], dict[str, Any]]] = {}
+        if "released" in chosen:
+            for way in ("borrowed-again", "late-question"):
+                ways[f"released {way}"] = partial(released, env, arm, way)
+        if "doubled" in chosen and affected:
+            ways["doubled"] = partial(race, env, arm, ["doubled"], 400.0)
+        if "killed" in chosen and affected:
+            ways["killed"] = partial(race, env, arm, ["killed", str(seconds)], 300 + 2 * seconds)
         for way, run in ways.items():
-            if way.split()[0] not in chosen:
-                continue
             print(f"Ray {version}: {way}, {arm}", file=sys.stderr, flush=True)
             rows.append({"ray": version, "way": way, "arm": arm, **run()})
     return sorted(rows, key=lambda row: str(row["way"]))
