@@ -195,6 +195,10 @@ class RelayProcess(RelayAdmin):
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(60)
 
+    def describe(self) -> str:
+        """Return how it stands and what it logged."""
+        return f"{self.status()}\n{self.log.read_text()}"
+
     def told(self, event: str) -> int:
         """Return how often its log tells of an event."""
         return self.log.read_text().count(f'"{event}"')
@@ -216,10 +220,60 @@ class RelayProcess(RelayAdmin):
         assert not left, f"relays that do not end:\n{processes.describe(left)}"
 
 
+class RelayPair:
+    """Two relays behind one address, as behind a Service of Kubernetes; both run in the `with` block.
+
+    Args:
+        env: the environment whose `mantaray` runs.
+        upstream: HOST:PORT of both.
+        root: a directory for their logs.
+        options: further options of both.
+    """
+
+    def __init__(self, env: RayEnv, upstream: str, root: Path, options: Sequence[str] = ()) -> None:
+        self.relays = [RelayProcess(env, upstream, root, options) for _ in range(2)]
+        self._wire: Wire | None = None
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def address(self) -> str:
+        """Where nodes join."""
+        assert self._wire is not None
+        return self._wire.address
+
+    def carried(self) -> int:
+        """Return how many nodes stream through either."""
+        return sum(relay.carried() for relay in self.relays)
+
+    def describe(self) -> str:
+        """Return how both stand and what they logged."""
+        return "\n".join(relay.describe() for relay in self.relays)
+
+    def __enter__(self) -> RelayPair:
+        for relay in self.relays:
+            self._stack.enter_context(relay)
+        self._wire = Wire(*(relay.address for relay in self.relays), host=_LOOPBACK)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
 def add_nodes(
-    cluster: Cluster, relay: RelayProcess, names: Sequence[str], timeout_s: float = _JOIN_TIMEOUT_S
+    cluster: Cluster,
+    relay: RelayProcess | RelayPair,
+    names: Sequence[str],
+    timeout_s: float = _JOIN_TIMEOUT_S,
+    amount: float = 1,
 ) -> dict[str, Node]:
-    """Start nodes that join through a relay, each with one resource of its name; return them.
+    """Start nodes that join through a relay; return them by name.
+
+    Each node has so much of a resource of its name.
 
     Raises:
         AssertionError: they do not all stream through it in time.
@@ -227,12 +281,12 @@ def add_nodes(
     nodes = {}
     for name in names:
         sockets = _sockets(cluster)
-        nodes[name] = cluster.add_node(through=relay.address, resources={name: 1}, wait=False)
+        nodes[name] = cluster.add_node(through=relay.address, resources={name: amount}, wait=False)
         # `ray start` looks for names that are free, and the raylet takes them a little later: two
         # that share a session's directory and start at the same moment may find the same ones.
         wait_until(lambda: _sockets(cluster) >= sockets + 2, timeout_s)  # noqa: B023
     joined = wait_until(lambda: relay.carried() == len(names), timeout_s)
-    assert joined, f"{relay.status()}\n{relay.log.read_text()}\n{cluster.logs()}"
+    assert joined, f"{relay.describe()}\n{cluster.logs()}"
     return nodes
 
 
@@ -290,15 +344,18 @@ def restart_gcs(cluster: Cluster) -> None:
 class Wire:
     """A wire to an address that can be cut: bytes wait, and nobody is told.
 
+    With several targets it balances load as a Service of Kubernetes does: a new connection goes to the
+    next target that accepts it.
+
     Args:
-        target: HOST:PORT where it leads.
+        targets: HOST:PORT where it leads.
+        host: the address at which it is reached.
     """
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+    def __init__(self, *targets: str, host: str = "127.0.0.1") -> None:
+        self._targets = [(at, int(port)) for at, _, port in (t.rpartition(":") for t in targets)]
+        self._listener = socket.create_server((host, 0))
+        self.address = f"{host}:{self._listener.getsockname()[1]}"
         self._open = threading.Event()
         self._open.set()
         self._sockets: list[socket.socket] = []
@@ -320,14 +377,20 @@ class Wire:
         while True:
             near, _ = self._listener.accept()
             self._open.wait()
-            try:
-                far = socket.create_connection(self._target)
-            except OSError:
+            far = self._connect()
+            if far is None:
                 near.close()
                 continue
             self._sockets += [near, far]
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    def _connect(self) -> socket.socket | None:
+        for _ in self._targets:
+            self._targets.append(self._targets.pop(0))
+            with contextlib.suppress(OSError):
+                return socket.create_connection(self._targets[-1])
+        return None
 
     def _carry(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -105,7 +105,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_kubernetes_takes_every_object(version: str) -> None:
     objects = [one for one in documents() if "kind" in one]
-    assert {one["kind"] for one in objects} == {"Deployment", "Service"}
+    assert {one["kind"] for one in objects} == {"Deployment", "Service", "PodDisruptionBudget"}
     for one in objects:
         kubernetes_validate.validate(one, version, strict=True)
 
@@ -141,6 +141,25 @@ def test_names_and_ports_lead_where_they_should() -> None:
         assert container()[probe]["httpGet"]["port"] in ports
 
 
+def test_a_host_that_dies_does_not_take_both_relays() -> None:
+    deployment, budget = object_of("Deployment"), object_of("PodDisruptionBudget")
+    spec = deployment["spec"]["template"]["spec"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["replicas"] == 2
+    rule = "requiredDuringSchedulingIgnoredDuringExecution"
+    (apart,) = spec["affinity"]["podAntiAffinity"][rule]
+    assert apart["topologyKey"] == "kubernetes.io/hostname"
+    assert apart["labelSelector"]["matchLabels"] == labels
+    # Neither an upgrade nor the draining of hosts takes both.
+    update = deployment["spec"]["strategy"]["rollingUpdate"]
+    assert update == {"maxUnavailable": 1, "maxSurge": 0}
+    assert budget["spec"] == {"maxUnavailable": 1, "selector": {"matchLabels": labels}}
+    # A pod leaves a lost host before raylets give up, which takes 60 s.
+    waits_s = {one["key"]: one["tolerationSeconds"] for one in spec["tolerations"]}
+    assert set(waits_s) == {f"node.kubernetes.io/{why}" for why in ("not-ready", "unreachable")}
+    assert max(waits_s.values()) < 30
+
+
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_kubernetes_takes_the_deployment_with_tls(version: str) -> None:
     deployment = deployment_with_tls()
@@ -166,7 +185,7 @@ def test_commands_name_what_the_manifests_define() -> None:
     (group,) = worker_groups()
     names = {one["metadata"]["name"] for one in documents() if "kind" in one}
     told = "\n".join(commands())
-    assert set(re.findall(r"(?:deploy/|deployment[/ ])(\S+)", told)) == names
+    assert set(re.findall(r"(?:deployment[/ ]|-l app=)(ray-relay\S+)", told)) == names
     assert set(re.findall(r"ray\.io/group=(\S+)", told)) == {group["groupName"]}
     assert set(re.findall(r"--address=(\S+)", told)) == {group["rayStartParams"]["address"]}
     patches = [json.loads(found) for found in re.findall(r"-p '(.+)'", told)]
