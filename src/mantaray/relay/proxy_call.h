@@ -115,6 +115,8 @@ class ProxyCall final : public PackageCall<FetchedPackage> {
     client_context_.set_deadline(server_context_.raw_deadline());
     client_stream_ = proxy_->StubFor(server_context_.peer())
                          ->PrepareCall(&client_context_, server_context_.method(), proxy_->loop_->queue());
+    // Whether the call is for a package is in its message, which may come later than its beginning.
+    waits_for_request_ = server_context_.method() == kFetchMethod;
     DeferFlush();
     return true;
   }
@@ -156,6 +158,7 @@ class ProxyCall final : public PackageCall<FetchedPackage> {
       }
     }
     half_closed_ = !ok;
+    waits_for_request_ = false;
     if (ok) {
       HeldMessage message = Hold(server_message_);
       server_message_.Clear();
@@ -187,7 +190,8 @@ class ProxyCall final : public PackageCall<FetchedPackage> {
   }
 
   void WriteUpstream() {
-    if (waits_for_package_ || writing_up_ || writes_done_ || upstream_over_ || status_.has_value()) {
+    if (waits_for_request_ || waits_for_package_ || writing_up_ || writes_done_ || upstream_over_ ||
+        status_.has_value()) {
       return;
     }
     const bool opens = !started_upstream_;
@@ -476,6 +480,7 @@ class ProxyCall final : public PackageCall<FetchedPackage> {
   MessageQueue down_;
   HeldMessage written_down_;
   HeldMessage package_;
+  bool waits_for_request_ = false;
   bool waits_for_package_ = false;
   bool fetches_package_ = false;
   bool reading_upstream_ = false;

@@ -190,22 +190,24 @@ class Relay {
     return false;
   }
 
-  // How the connection to the upstream stands.
+  // How the connections to the upstream stand. One that is broken tells, whatever the others look like: where packets
+  // vanish, a connection on which nobody sends stays as it was for minutes.
   Upstream Look() {
-    grpc::Channel& channel = *channels_.calls.front();
     if (!metrics_.listening()) {
       // Without a listener no thread polls the network, so the attempt to connect needs this one.
       const auto moment = std::chrono::system_clock::now() + std::chrono::milliseconds(kLookMs);
-      return channel.WaitForConnected(moment) ? Upstream::kReachable : Upstream::kOutOfReach;
+      return channels_.calls.front()->WaitForConnected(moment) ? Upstream::kReachable : Upstream::kOutOfReach;
     }
-    switch (channel.GetState(/*try_to_connect=*/true)) {
-      case GRPC_CHANNEL_READY:
-        return Upstream::kReachable;
-      case GRPC_CHANNEL_IDLE:
-        return Upstream::kUnknown;
-      default:
+    Upstream seen = Upstream::kReachable;
+    for (const auto& channel : channels_.calls) {
+      const grpc_connectivity_state state = channel->GetState(/*try_to_connect=*/true);
+      if (state == GRPC_CHANNEL_IDLE) {
+        seen = Upstream::kUnknown;
+      } else if (state != GRPC_CHANNEL_READY) {
         return Upstream::kOutOfReach;
+      }
     }
+    return seen;
   }
 
   void Answer(const std::string& path, AdminServer::Respond respond) {
