@@ -148,13 +148,16 @@ def test_killed_io_workers_lose_nothing_and_leave_nothing(ray_env: RayEnv, root:
     assert seen["swept"]
 
 
-def test_flipped_bit_is_rebuilt_or_an_error_never_data(ray_env: RayEnv, root: Path) -> None:
+def test_flipped_bit_is_rebuilt_and_spilled_again_or_an_error_never_data(
+    ray_env: RayEnv, root: Path
+) -> None:
     seen = ray_env.run_program(PROGRAMS / "spill_damage.py", [root], timeout_s=800)
     for size in ("small", "large"):
         assert seen[size]["rebuilt"] == ["value", 7, 7, True]
         assert seen[size]["put"][0] == "error"
         assert seen[size]["put"][2], seen[size]["put"]
         assert seen[size]["healthy"] == ["value", 9, 9, True]
+        assert seen[size]["put_back"]
 
 
 @pytest.mark.slow

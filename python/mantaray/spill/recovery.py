@@ -6,9 +6,12 @@ copy is lost again when it leaves memory, and one damaged byte costs a run of th
 IO worker therefore watches the local store for objects that it reported lost and writes the rebuilt
 copy to the place that the URL names.
 
-One background thread does this for all lost objects of an IO worker. It reports them together,
-because each report takes a stand-in node (see `mantaray.spill.damage`), and waits longer between
-reports while losses go on, so that a bad disk does not fill the GCS's list of dead nodes.
+Two background threads of an IO worker do this. One watches. A rebuilt copy is nobody's primary copy,
+so under pressure the store evicts it a moment after it was read; the watching thread therefore does
+nothing that waits for another process. The other thread asks and tells the owners. It reports lost
+objects together, because each report takes a stand-in node (see `mantaray.spill.damage`), and waits
+longer between reports while losses go on, so that a bad disk does not fill the GCS's list of dead
+nodes.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -28,8 +32,18 @@ from mantaray.spill import damage
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.02
-_ADOPT_PERIOD_S = 1.0
+# The watching thread looks this often just after an object was asked for or its owner was told, and
+# less often the longer ago that is.
+_SHORTEST_WATCH_S = 0.005
+_LONGEST_WATCH_S = 0.2
+_SLOWER_BY_AGE = 0.01
+# It takes this much time at most of its processor, however many objects there are to look for.
+_REST_PER_LOOK = 4
+_REPORT_POLL_S = 0.02
+# How long an IO worker that ends waits until another one watches the object that it reports.
+_ADOPTION_LIMIT_S = 2.0
+# How long a rebuilt copy that could not be written to its place is left alone.
+_WRITE_AGAIN_S = 1.0
 # An object that nobody rebuilds for so long is watched again when it is asked for again.
 _WATCH_S = 600.0
 # How often one object is reported again while the raylet keeps asking.
@@ -53,6 +67,8 @@ class LostObject:
         asked_s: when it was last asked for.
         due_s: when its owner is to be asked next; infinite when nobody has asked since the last time.
         owner: serialized address of its owner, when that is known.
+        told_s: when its owner was last told; negative when it was not.
+        write_s: when a rebuilt copy may be written to its place.
     """
 
     ref: Any
@@ -61,6 +77,8 @@ class LostObject:
     asked_s: float
     due_s: float
     owner: bytes | None = None
+    told_s: float = -math.inf
+    write_s: float = -math.inf
 
 
 class Recovery:
@@ -75,7 +93,7 @@ class Recovery:
         node_id: str,
         state_directory: str,
     ) -> None:
-        """Prepare; the thread starts with the first lost object.
+        """Start to watch for what other IO workers leave; for the rest see `lost`.
 
         Args:
             engine: the native engine.
@@ -92,12 +110,17 @@ class Recovery:
         self._state_directory = state_directory
         self._lock = threading.Lock()
         self._objects: dict[bytes, LostObject] = {}
-        self._wake = threading.Event()
+        self._put_back_lately: list[LostObject] = []
+        self._watch_wake = threading.Event()
+        self._report_wake = threading.Event()
         self._stop = False
-        self._thread: threading.Thread | None = None
         self._next_report_s = 0.0
         self._pause_s = _SHORTEST_PAUSE_S
-        self._next_adoption_s = 0.0
+        self._reporter: threading.Thread | None = None
+        self._watcher = threading.Thread(
+            target=self._watch, name="mantaray-spill-watch", daemon=True
+        )
+        self._watcher.start()
 
     def lost(self, ref: Any, url: str, error: Exception | str) -> None:
         """Take note of a lost object, whose owner will be told.
@@ -116,26 +139,32 @@ class Recovery:
                 return
             self._objects[ref.binary()] = LostObject(ref, url, str(error), now_s, now_s)
             self._start()
-        self._wake.set()
+        self._watch_wake.set()
+        self._report_wake.set()
 
     def _start(self) -> None:
-        if self._thread is None and not self._stop:
-            self._thread = threading.Thread(
-                target=self._run, name="mantaray-spill-recovery", daemon=True
+        if self._reporter is None and not self._stop:
+            self._reporter = threading.Thread(
+                target=self._report, name="mantaray-spill-recovery", daemon=True
             )
-            self._thread.start()
+            self._reporter.start()
 
     def close(self) -> None:
-        """Stop, and wait for the thread."""
+        """Stop, and wait for the threads."""
         with self._lock:
             self._stop = True
-            thread = self._thread
-        self._wake.set()
-        if thread is not None:
-            thread.join()
+            reporter = self._reporter
+        self._watch_wake.set()
+        self._report_wake.set()
+        self._watcher.join()
+        if reporter is not None:
+            reporter.join()
 
     def leave_to_others(self, ref: Any, url: str, error: Exception) -> None:
         """Report an object lost before this IO worker ends, and leave it to the others to watch.
+
+        The rebuilt copy may be in the store for a moment only, so this waits until another IO
+        worker watches for it before the owner is told.
 
         Args:
             ref: Ray's reference to the object.
@@ -145,22 +174,31 @@ class Recovery:
         case = LostObject(ref, url, str(error), time.monotonic(), 0.0)
         with contextlib.suppress(OSError):
             self._write_case(case)
+            self._wait_for_adoption(case)
         self._handle([case], report=True)
+
+    def _path_of(self, case: LostObject) -> Path:
+        return Path(self._state_directory, f"{_CASE_PREFIX}{case.ref.hex()}")
 
     def _write_case(self, case: LostObject) -> None:
         if self._state_directory:
-            path = Path(self._state_directory) / (_CASE_PREFIX + case.ref.hex())
+            path = self._path_of(case)
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}-{os.getpid()}")
             temporary.write_text(json.dumps({"url": case.url, "error": case.error}))
             temporary.rename(path)
 
-    def adopt(self) -> None:
-        """Take over lost objects of IO workers that ended. Cheap; call it now and then."""
-        now_s = time.monotonic()
-        if not self._state_directory or now_s < self._next_adoption_s:
+    def _wait_for_adoption(self, case: LostObject) -> None:
+        deadline_s = time.monotonic() + _ADOPTION_LIMIT_S
+        while self._state_directory and time.monotonic() < deadline_s:
+            if not self._path_of(case).exists():
+                return
+            time.sleep(_SHORTEST_WATCH_S)
+
+    def _adopt(self) -> None:
+        """Take over lost objects of IO workers that ended."""
+        if not self._state_directory:
             return
-        self._next_adoption_s = now_s + _ADOPT_PERIOD_S
         try:
             names = os.listdir(self._state_directory)
         except OSError:
@@ -184,36 +222,55 @@ class Recovery:
         now_s = time.monotonic()
         with self._lock:
             # Its owner has been told by the worker that ended.
-            found = LostObject(ref, case["url"], case["error"], now_s, float("inf"))
+            found = LostObject(ref, case["url"], case["error"], now_s, math.inf)
             self._objects.setdefault(object_id, found)
             self._start()
-        self._wake.set()
 
-    def _run(self) -> None:
+    def _watch(self) -> None:
+        pause_s = 0.0
         while not self._stop:
-            with self._lock:
-                idle = not self._objects
-            self._wake.wait(None if idle else _POLL_S)
-            self._wake.clear()
+            self._watch_wake.wait(pause_s)
+            self._watch_wake.clear()
+            began_s = time.monotonic()
             try:
-                self._step()
+                self._adopt()
+                freshest_s = self._put_back(self._watched(began_s))
             except Exception:
-                logger.exception("Looking after lost spilled objects failed; it goes on.")
-                time.sleep(1.0)
+                logger.exception("Watching for rebuilt objects failed; it goes on.")
+                freshest_s = began_s - 1 / _SLOWER_BY_AGE
+            now_s = time.monotonic()
+            pause_s = (now_s - freshest_s) * _SLOWER_BY_AGE
+            pause_s = max(pause_s, _SHORTEST_WATCH_S, (now_s - began_s) * _REST_PER_LOOK)
+            pause_s = min(pause_s, _LONGEST_WATCH_S)
 
-    def _step(self) -> None:
-        now_s = time.monotonic()
+    def _watched(self, now_s: float) -> list[LostObject]:
         with self._lock:
             for object_id, lost in list(self._objects.items()):
                 if now_s - lost.asked_s > _WATCH_S:
                     del self._objects[object_id]
-            objects = list(self._objects.values())
-        self._put_back(objects)
-        due = [lost for lost in objects if lost.due_s <= now_s and self._is_watched(lost)]
+            return list(self._objects.values())
+
+    def _report(self) -> None:
+        while not self._stop:
+            with self._lock:
+                idle = not self._objects and not self._put_back_lately
+            self._report_wake.wait(None if idle else _REPORT_POLL_S)
+            self._report_wake.clear()
+            try:
+                self._report_due()
+                self._delete_unwanted()
+            except Exception:
+                logger.exception("Reporting lost spilled objects failed; it goes on.")
+                time.sleep(1.0)
+
+    def _report_due(self) -> None:
+        now_s = time.monotonic()
+        with self._lock:
+            due = [lost for lost in self._objects.values() if lost.due_s <= now_s]
         if not due:
             return
         for lost in due:
-            lost.due_s = float("inf")  # until it is asked for again
+            lost.due_s = math.inf  # until it is asked for again
         may_report = now_s >= self._next_report_s
         if self._handle(due, report=may_report):
             # Longer and longer while losses go on.
@@ -221,44 +278,63 @@ class Recovery:
             self._pause_s = _SHORTEST_PAUSE_S if quiet else min(2 * self._pause_s, _LONGEST_PAUSE_S)
             self._next_report_s = time.monotonic() + self._pause_s
 
-    def _is_watched(self, lost: LostObject) -> bool:
-        with self._lock:
-            return lost.ref.binary() in self._objects
-
     def _drop(self, lost: LostObject) -> None:
         with self._lock:
             self._objects.pop(lost.ref.binary(), None)
 
-    def _put_back(self, objects: Sequence[LostObject]) -> None:
-        """Write the objects that have come into the local store to their old places."""
+    def _put_back(self, objects: Sequence[LostObject]) -> float:
+        """Write the objects that have come into the local store to their old places.
+
+        Args:
+            objects: what to look for.
+
+        Returns:
+            When the one that was last asked for, or whose owner was last told, was so.
+        """
+        now_s = time.monotonic()
+        objects = [lost for lost in objects if lost.write_s <= now_s]
         if not objects:
-            return
+            return -math.inf
         stored = self._get_if_local([lost.ref for lost in objects])
         for lost, (payload, metadata, *_) in zip(objects, stored, strict=True):
-            if payload is None and not metadata:
-                continue
-            self._drop(lost)
-            if not damage.is_a_result(bytes(metadata or b"")):
-                continue
-            self._find_owner(lost)
-            item = (lost.ref.binary(), lost.owner or b"", bytes(metadata or b""), payload)
-            try:
-                self._engine.replace(lost.url, item)
-            except OSError as error:
-                logger.warning("A rebuilt object cannot be spilled again: %s", error)
-                continue
-            self._delete_if_unwanted(lost)
+            if payload is not None or metadata:
+                self._put_back_one(lost, payload, bytes(metadata or b""))
+        return max(max(lost.asked_s, lost.told_s) for lost in objects)
 
-    def _delete_if_unwanted(self, lost: LostObject) -> None:
-        """Delete what was put back after the raylet had asked for its deletion."""
-        if lost.owner is None:
+    def _put_back_one(self, lost: LostObject, payload: Any, metadata: bytes) -> None:
+        if not damage.is_a_result(metadata):
+            self._drop(lost)
             return
+        self._find_owner(lost)
         try:
-            wanted = damage.whereabouts(lost.owner, lost.ref.binary()).wanted
-        except Exception:
-            wanted = False  # The owner is dead, and the object with it.
-        if not wanted:
-            self._engine.delete([lost.url])
+            item = (lost.ref.binary(), lost.owner or b"", metadata, payload)
+            self._engine.replace(lost.url, item)
+        except (NotImplementedError, FileNotFoundError) as error:
+            self._drop(lost)
+            logger.warning("A rebuilt object cannot be spilled again: %s", error)
+        except OSError as error:
+            if lost.write_s == -math.inf:
+                logger.warning("A rebuilt object cannot be spilled again yet: %s", error)
+            lost.write_s = time.monotonic() + _WRITE_AGAIN_S
+        else:
+            self._drop(lost)
+            with self._lock:
+                self._put_back_lately.append(lost)
+            self._report_wake.set()
+
+    def _delete_unwanted(self) -> None:
+        """Delete what was put back after the raylet had asked for its deletion."""
+        with self._lock:
+            returned, self._put_back_lately = self._put_back_lately, []
+        for lost in returned:
+            if lost.owner is None:
+                continue
+            try:
+                wanted = damage.whereabouts(lost.owner, lost.ref.binary()).wanted
+            except Exception:
+                wanted = False  # The owner is dead, and the object with it.
+            if not wanted:
+                self._engine.delete([lost.url])
 
     def _find_owner(self, lost: LostObject) -> None:
         if lost.owner is None:
@@ -291,6 +367,7 @@ class Recovery:
         told = damage.report_lost(owners)
         for key, lost in to_report.items():
             if key in told:
+                lost.told_s = time.monotonic()
                 logger.error("%s. Its owner was told to rebuild it.", lost.error)
             else:
                 self._give_readers_an_error(lost)

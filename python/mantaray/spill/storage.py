@@ -22,6 +22,7 @@ from typing import Any
 from mantaray.spill import damage, no_room, node_lock, owner
 from mantaray.spill.config import SpillConfig, make_usable, read_config
 from mantaray.spill.handover import CAP_KEY, directories_in, handed_on
+from mantaray.spill.local_store import LocalStore
 from mantaray.spill.patience import Patience
 from mantaray.spill.recovery import Recovery
 from mantaray.spill.spare_memory import has_spare_memory
@@ -225,7 +226,7 @@ class SpillStorage:
         engine = self._make_engine(config, state_directory)
         self._recovery = Recovery(
             engine,
-            self._get_if_local,
+            LocalStore(self._get_objects_from_store).get_if_local,
             self._put_object_to_store,
             node_id=self._node_id,
             state_directory=state_directory,
@@ -249,20 +250,6 @@ class SpillStorage:
         atexit.register(self._close)
         return engine
 
-    def _get_if_local(self, refs: Sequence[Any]) -> list[tuple[Any, Any]]:
-        """Return payload and metadata of objects of the local store, None and None for the others.
-
-        Ray's own function takes for granted that they are all there and ends the process otherwise.
-        """
-        import ray
-
-        core_worker = ray._private.worker.global_worker.core_worker
-        found: list[tuple[Any, Any]] = []
-        for ref in refs:
-            there = core_worker.object_exists(ref)
-            found.append(self._get_objects_from_store([ref])[0][:2] if there else (None, None))
-        return found
-
     def _make_engine(self, config: SpillConfig, state_directory: str) -> Any:
         return self._native.Engine(
             node_directories=self._directories,
@@ -280,7 +267,6 @@ class SpillStorage:
         while not self._stop.wait(TICK_PERIOD_S):
             try:
                 engine.tick()
-                self._recovery.adopt()
             except Exception:
                 logger.exception("Reclaiming spilled data failed; it is tried again.")
 

@@ -1,7 +1,8 @@
 // Bindings of src/mantaray/spill: converts, releases the GIL, calls, raises.
 //
 // Status becomes exception as follows: DataLoss -> SpillDamageError, ResourceExhausted -> SpillNoSpaceError (an
-// OSError), NotFound -> FileNotFoundError, InvalidArgument -> ValueError, everything else -> OSError.
+// OSError), NotFound -> FileNotFoundError, InvalidArgument -> ValueError, Unimplemented -> NotImplementedError, everything else ->
+// OSError.
 
 #include "mantaray/python/spill_bindings.h"
 
@@ -51,6 +52,9 @@ Exceptions* exceptions = nullptr;
       break;
     case absl::StatusCode::kInvalidArgument:
       type = PyExc_ValueError;
+      break;
+    case absl::StatusCode::kUnimplemented:
+      type = PyExc_NotImplementedError;
       break;
     default:
       break;

@@ -6,6 +6,7 @@
 #include <array>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "mantaray/spill/names.h"
 
@@ -406,8 +407,11 @@ bool Engine::Settle(CachedRange* range) {
   return ++range->failures > kMaxWritebackFailures;
 }
 
-// Writes what the page cache holds over itself, so that it is dirty again.
+// Writes what the page cache holds over itself, so that it is dirty again. Holes that were punched in it hold blocks
+// again then, so they are looked for.
 bool Engine::WriteAgain(const CachedRange& range) {
+  journal_.Open();
+  const absl::Cleanup scrub = [&] { reclaimer_.QueueScrub(range.batch_directory); };
   const IoBuffers::Lease buffer = buffers_.Take();
   if (buffer.data() == nullptr) return false;
   for (uint64_t done = 0; done < range.size_bytes;) {

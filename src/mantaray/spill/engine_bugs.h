@@ -44,29 +44,40 @@ enum class Bug {
 struct SeededBug {
   Bug bug;
   absl::string_view name;
+  absl::string_view sign;  // words of the violation that is this bug's own damage
   absl::string_view summary;
 };
 
 inline constexpr std::array<SeededBug, 19> kSeededBugs = {{
-    {Bug::kReaderTakesNoLock, "reader-takes-no-lock", "readers do not lock the range that they read"},
-    {Bug::kPunchIgnoresReaders, "punch-ignores-readers", "ranges are punched although a reader holds them"},
-    {Bug::kNoGraceTime, "no-grace-time", "blocks are punched at once, under readers that cannot lock"},
-    {Bug::kPunchTooLong, "punch-too-long", "a punch takes one block too many"},
-    {Bug::kFailedPunchForgotten, "failed-punch-forgotten", "a punch that failed is not tried again"},
-    {Bug::kWritebackErrorSwallowed, "writeback-error-swallowed", "bytes that the disk refused are evicted"},
-    {Bug::kFailedUnlinkForgotten, "failed-unlink-forgotten", "a link that could not be removed is forgotten"},
-    {Bug::kIoErrorIsLoss, "io-error-is-loss", "a file that cannot be opened now counts as lost"},
-    {Bug::kIoErrorIsDamage, "io-error-is-damage", "a read that fails now counts as damage"},
-    {Bug::kDeadWorkersNeverSwept, "dead-workers-never-swept", "every worker counts as alive for ever"},
-    {Bug::kLivingWorkersSwept, "living-workers-swept", "a worker that cannot be looked at counts as dead"},
-    {Bug::kShortWriteAccepted, "short-write-accepted", "a write that put down a part counts as done"},
-    {Bug::kUnmountedDiskIsLoss, "unmounted-disk-is-loss", "objects on a disk that is away count as lost"},
-    {Bug::kRebuiltObjectCutToOldSize, "rebuilt-object-cut-to-old-size", "a rebuilt object keeps the old one's size"},
-    {Bug::kFirstCopiesStay, "first-copies-stay", "what a dead worker spilled and another spilled again stays"},
-    {Bug::kScrubsFindNothing, "scrubs-find-nothing", "punches that a dead worker had pending are never done"},
-    {Bug::kDirectoryGoesWithContents, "directory-goes-with-contents", "a directory is removed with what is in it"},
-    {Bug::kDamagedCopyStays, "damaged-copy-stays", "a copy that was set aside is never removed"},
-    {Bug::kBatchesCollide, "batches-collide", "a batch is published over another one"},
+    {Bug::kReaderTakesNoLock, "reader-takes-no-lock", "that was opened whole",
+     "readers do not lock the range that they read"},
+    {Bug::kPunchIgnoresReaders, "punch-ignores-readers", "that was opened whole",
+     "ranges are punched although a reader holds them"},
+    {Bug::kNoGraceTime, "no-grace-time", "within the grace time",
+     "blocks are punched at once, under readers that cannot lock"},
+    {Bug::kPunchTooLong, "punch-too-long", "DATA_LOSS", "a punch takes one block too many"},
+    {Bug::kFailedPunchForgotten, "failed-punch-forgotten", "of live objects", "a punch that failed is not tried again"},
+    {Bug::kWritebackErrorSwallowed, "writeback-error-swallowed", "DATA_LOSS",
+     "bytes that the disk refused are evicted"},
+    {Bug::kFailedUnlinkForgotten, "failed-unlink-forgotten", "that no object needs",
+     "a link that could not be removed is forgotten"},
+    {Bug::kIoErrorIsLoss, "io-error-is-loss", "NOT_FOUND", "a file that cannot be opened now counts as lost"},
+    {Bug::kIoErrorIsDamage, "io-error-is-damage", "DATA_LOSS", "a read that fails now counts as damage"},
+    {Bug::kDeadWorkersNeverSwept, "dead-workers-never-swept", "that no object needs",
+     "every worker counts as alive for ever"},
+    {Bug::kLivingWorkersSwept, "living-workers-swept", "NOT_FOUND", "a worker that cannot be looked at counts as dead"},
+    {Bug::kShortWriteAccepted, "short-write-accepted", "DATA_LOSS", "a write that put down a part counts as done"},
+    {Bug::kUnmountedDiskIsLoss, "unmounted-disk-is-loss", "NOT_FOUND", "objects on a disk that is away count as lost"},
+    {Bug::kRebuiltObjectCutToOldSize, "rebuilt-object-cut-to-old-size", "DATA_LOSS",
+     "a rebuilt object keeps the old one's size"},
+    {Bug::kFirstCopiesStay, "first-copies-stay", "that no object needs",
+     "what a dead worker spilled and another spilled again stays"},
+    {Bug::kScrubsFindNothing, "scrubs-find-nothing", "of live objects",
+     "punches that a dead worker had pending are never done"},
+    {Bug::kDirectoryGoesWithContents, "directory-goes-with-contents", "NOT_FOUND",
+     "a directory is removed with what is in it"},
+    {Bug::kDamagedCopyStays, "damaged-copy-stays", kDamagedSuffix, "a copy that was set aside is never removed"},
+    {Bug::kBatchesCollide, "batches-collide", "NOT_FOUND", "a batch is published over another one"},
 }};
 
 // What stands between one engine and its file system.

@@ -144,7 +144,10 @@ absl::Status Placer::TryDirectory(Batch* batch, size_t directory, const SegmentP
     const size_t object = placement.object;
     batch->located[object] = Batch::Located{directory, batch->number, std::move(placement)};
   }
-  for (CachedRange& range : segment->still_cached) batch->still_cached->push_back(std::move(range));
+  for (CachedRange& range : segment->still_cached) {
+    range.batch_directory = Join(WorkerPath(directory), BatchName(batch->number));
+    batch->still_cached->push_back(std::move(range));
+  }
   return absl::OkStatus();
 }
 

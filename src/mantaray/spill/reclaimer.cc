@@ -325,6 +325,8 @@ bool Reclaimer::Scrub(const std::string& batch_directory) {
       if (absl::IsUnavailable(actual_bytes.status())) complete = false;
       if (!actual_bytes.ok() && !absl::IsNotFound(actual_bytes.status())) continue;
       if (actual_bytes.ok()) live.emplace_back(live.front().first, RecordBytes(*actual_bytes));
+      // Its gaps are holes already, and must not take the place of gaps that hold something.
+      if (actual_bytes.ok() && info->allocated_bytes <= RecordBytes(*actual_bytes)) continue;
     }
     const int64_t due_ms = clock_->NowMs() + options_.punch_delay_ms;
     std::vector<Range> ranges;

@@ -64,6 +64,7 @@ struct CachedRange {
   bool drop = false;   // from the page cache, once it is on disk
   int failures = 0;    // of writing it back
   bool clean = false;  // although the disk refused it: to be written again before anything else
+  std::string batch_directory;
 };
 
 struct WrittenSegment {

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,12 +45,15 @@ class Ray:
         self.reports: list[dict[bytes, bytes]] = []
         self.errors: list[bytes] = []
         self.asked: list[bytes] = []
+        self.may_report = threading.Event()
+        self.may_report.set()
 
     def get_if_local(self, refs: Any) -> list[Any]:
         return [self.store.get(ref.binary(), (None, None)) for ref in refs]
 
     def report_lost(self, lost: dict[bytes, bytes]) -> set[bytes]:
         self.reports.append(dict(lost))
+        assert self.may_report.wait(60)
         return set(lost)
 
     def ask_for_copy(self, node_id: bytes, object_id: bytes, own_node_id: bytes) -> bool:
@@ -172,3 +178,73 @@ def test_many_objects_lost_at_once_take_one_report_or_two(
         recovery.lost(ref, url, "damaged")
     assert wait_for(lambda: sum(map(len, ray.reports)) == 20)
     assert len(ray.reports) <= 3
+
+
+def test_what_is_rebuilt_while_its_owner_is_still_being_told_is_put_back(
+    ray: Ray, engine: spill.Engine, recovery: Recovery
+) -> None:
+    ref, url, payload = lose(engine)
+    ray.may_report.clear()
+    recovery.lost(ref, url, "damaged")
+    assert wait_for(lambda: bool(ray.reports))
+    ray.store[ref.binary()] = (payload, METADATA)
+    put_back = wait_for(lambda: read(engine, url, ref) == payload)
+    ray.may_report.set()
+    assert put_back
+
+
+def test_a_worker_that_ends_reports_only_when_another_one_watches(
+    ray: Ray, engine: spill.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rays_module = SimpleNamespace(ObjectRef=lambda object_id, **_: Ref(object_id))
+    monkeypatch.setitem(sys.modules, "ray", rays_module)
+    ref, url, payload = lose(engine)
+
+    def started() -> Recovery:
+        return Recovery(
+            engine,
+            ray.get_if_local,
+            lambda *_: None,
+            node_id=NODE_ID,
+            state_directory=str(tmp_path / "state"),
+        )
+
+    ends = started()
+    ends.close()
+    ray.may_report.clear()
+    leaving = threading.Thread(target=ends.leave_to_others, args=(ref, url, OSError("damaged")))
+    leaving.start()
+    assert wait_for(lambda: any((tmp_path / "state").glob("lost-*")))
+    assert ray.reports == []
+    other = started()
+    assert wait_for(lambda: bool(ray.reports))
+    ray.store[ref.binary()] = (payload, METADATA)
+    put_back = wait_for(lambda: read(engine, url, ref) == payload)
+    ray.may_report.set()
+    leaving.join()
+    other.close()
+    assert put_back
+
+
+def test_a_rebuilt_copy_is_written_when_the_disk_has_room_again(
+    ray: Ray, engine: spill.Engine, recovery: Recovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref, url, payload = lose(engine)
+    refused = []
+
+    def full(url: str, item: Any) -> None:
+        refused.append(url)
+        raise spill.SpillNoSpaceError("no room")
+
+    class Full:
+        replace = staticmethod(full)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(engine, name)
+
+    monkeypatch.setattr(recovery, "_engine", Full())
+    ray.store[ref.binary()] = (payload, METADATA)
+    recovery.lost(ref, url, "damaged")
+    assert wait_for(lambda: bool(refused))
+    monkeypatch.setattr(recovery, "_engine", engine)
+    assert wait_for(lambda: read(engine, url, ref) == payload)
