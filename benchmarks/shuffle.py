@@ -4,9 +4,10 @@ The three arms take turns, so that what else the machine does falls on all of th
 with the lowest and the highest run, and how many times the time in memory each arm took.
 
     python benchmarks/shuffle.py [--rounds N] [--gigabytes N] [--store-gigabytes N] [--blocks N]
-                                 [--kind tasks|data] [--output FILE]
+                                 [--kind tasks|data|sort|groupby|epochs|gets|pull] [--output FILE]
 
-`--kind data` shuffles with Ray Data, which needs pandas and pyarrow in this environment.
+`--kind` names another job than the shuffle by plain tasks. Those of Ray Data need pandas and pyarrow in
+this environment.
 """
 
 from __future__ import annotations
@@ -86,6 +87,41 @@ def report(runs: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def save(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
+    """Write every run, and what they were made with, into the file that the options name."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=WORKLOAD.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    facts = {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit,
+        "machine": machine(),
+        "load": os.getloadavg()[0],
+        "kind": options.kind,
+        "gigabytes": options.gigabytes,
+        "store_gigabytes": options.store_gigabytes,
+        "blocks": options.blocks,
+    }
+    options.output.write_text(json.dumps({**facts, "runs": runs}, indent=1) + "\n")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Run all rounds of one job and print the comparison."""
+    print(
+        f"{options.kind}: {options.gigabytes:g} GB in {options.blocks} blocks, "
+        f"object store {options.store_gigabytes:g} GB; {machine()}",
+        file=sys.stderr,
+    )
+    runs = run_rounds(options)
+    if options.output:
+        save(runs, options)
+    print(report(runs))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -94,34 +130,9 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--store-gigabytes", type=float, default=0.5)
     parser.add_argument("--blocks", type=int, default=80)
-    parser.add_argument("--kind", choices=("tasks", "data"), default="tasks")
+    parser.add_argument("--kind", default="tasks")
     parser.add_argument("--output", type=Path, help="a JSON file for every run")
-    options = parser.parse_args()
-    print(
-        f"shuffle of {options.gigabytes:g} GB in {options.blocks} blocks ({options.kind}), "
-        f"object store {options.store_gigabytes:g} GB; {machine()}",
-        file=sys.stderr,
-    )
-    runs = run_rounds(options)
-    if options.output:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=WORKLOAD.parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout.strip()
-        facts = {
-            "date": datetime.date.today().isoformat(),
-            "commit": commit,
-            "machine": machine(),
-            "kind": options.kind,
-            "gigabytes": options.gigabytes,
-            "store_gigabytes": options.store_gigabytes,
-            "blocks": options.blocks,
-        }
-        options.output.write_text(json.dumps({**facts, "runs": runs}, indent=1) + "\n")
-    print(report(runs))
+    compare(parser.parse_args())
 
 
 if __name__ == "__main__":

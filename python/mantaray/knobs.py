@@ -1,4 +1,4 @@
-"""Values for Ray's own spilling knobs, chosen from the number of processors.
+"""Values for Ray's own spilling knobs, chosen from the node's processors, object store and disk.
 
 A job that does not fit into the object store waits for Ray's own timers: docs/internals/out-of-core.md has
 the timeline. A value is chosen only for a knob that the user has not set, for a node
@@ -23,6 +23,36 @@ PREFIX = "RAY_"
 
 # IO workers are Python processes. On few processors, starting them costs more than they bring.
 _FEW_PROCESSORS = 4
+# A disk is ample for a store if it can take all that the store holds so many times.
+_AMPLE_TIMES = 4
+# A spill frees nothing before all of it is written, so a store gives away a small part of itself at a time.
+_BATCHES_IN_STORE = 8
+_MOST_BATCH_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the values depend on.
+
+    Attributes:
+        processors: how many the node may use.
+        store_bytes: the size of the node's object store.
+        disk_bytes: what is free on the disk that takes the objects for which the store has no room.
+    """
+
+    processors: int
+    store_bytes: int
+    disk_bytes: int
+
+    @property
+    def has_ample_disk(self) -> bool:
+        """Whether the disk can take many times what the store holds."""
+        return self.disk_bytes >= _AMPLE_TIMES * self.store_bytes
+
+    @property
+    def batch_bytes(self) -> int:
+        """How much one spill writes at most, unless it is a single object."""
+        return min(self.store_bytes // _BATCHES_IN_STORE, _MOST_BATCH_BYTES)
 
 
 @dataclass(frozen=True)
@@ -32,14 +62,18 @@ class Knob:
     Attributes:
         name: Ray's name of it, as in its system configuration.
         rays_default: the value that Ray uses if nobody sets one.
-        choose: returns the value for a number of processors.
+        choose: returns the value for a machine, or None to leave Ray's.
+        rule: the same in a few words.
         doc: what the value is for, in one line.
+        only_with: the name of a knob that must be the user's or Mantaray's together with this one.
     """
 
     name: str
     rays_default: int
-    choose: Callable[[int], int]
+    choose: Callable[[Machine], int | None]
+    rule: str
     doc: str
+    only_with: str = ""
 
     @property
     def variable(self) -> str:
@@ -47,45 +81,84 @@ class Knob:
         return PREFIX + self.name
 
 
-# Ray's other knobs of spilling stay as they are. The grace period runs only while no spill is under way
-# when the store tries again. On a full disk every spill fails. If retries are frequent
-# (object_store_full_delay_ms), or batches so small that several follow one another (min_spilling_size,
-# max_spilling_file_size_bytes), one is always under way, and a put waits for ever instead of failing.
+# A grace period or smaller batches have a price on a full disk, where every spill fails: a put then waits
+# until no spill is under way at the moment of a retry, or fails at once if the grace period is 0. So a node
+# whose disk is small for its store keeps a grace period and Ray's batches.
 GRACE_PERIOD_S = Knob(
     name="oom_grace_period_s",
     rays_default=2,
-    choose=lambda processors: 1,
+    choose=lambda machine: 0 if machine.has_ample_disk else 1,
+    rule="0; 1 on a small disk",
     doc="How long a create waits in a full store with nothing to spill before it goes to a file.",
 )
 MAX_IO_WORKERS = Knob(
     name="max_io_workers",
     rays_default=4,
-    choose=lambda processors: 2 if processors <= _FEW_PROCESSORS else 4,
+    choose=lambda machine: 2 if machine.processors <= _FEW_PROCESSORS else 4,
+    rule=f"2; 4 above {_FEW_PROCESSORS} processors",
     doc="How many processes spill, and how many restore.",
 )
-KNOBS = (GRACE_PERIOD_S, MAX_IO_WORKERS)
+# Ray refuses a bound below the smallest spill, so they are chosen together or not at all.
+MIN_SPILLING_BYTES = Knob(
+    name="min_spilling_size",
+    rays_default=100 << 20,
+    choose=lambda machine: machine.batch_bytes // 2 if machine.has_ample_disk else None,
+    rule="half the bound",
+    doc="A smaller spill waits while another is under way.",
+    only_with="max_spilling_file_size_bytes",
+)
+MAX_SPILLING_BYTES = Knob(
+    name="max_spilling_file_size_bytes",
+    rays_default=-1,
+    choose=lambda machine: machine.batch_bytes if machine.has_ample_disk else None,
+    rule="1/8 of the store, up to 128 MiB",
+    doc="The most that one spill writes (Ray 2.54 and later).",
+    only_with="min_spilling_size",
+)
+KNOBS = (GRACE_PERIOD_S, MAX_IO_WORKERS, MIN_SPILLING_BYTES, MAX_SPILLING_BYTES)
+
+
+def left_to_mantaray(system_config: Mapping[str, object], environ: Mapping[str, str]) -> list[Knob]:
+    """Return the knobs for which Mantaray chooses a value, because the user has set none.
+
+    Args:
+        system_config: the cluster's system configuration.
+        environ: the environment in which the node starts.
+    """
+
+    def is_users(name: str) -> bool:
+        return name in system_config or PREFIX + name in environ
+
+    return [knob for knob in KNOBS if not is_users(knob.name) and not is_users(knob.only_with)]
 
 
 def choose(
-    processors: int, system_config: Mapping[str, object], environ: Mapping[str, str]
+    machine: Machine, system_config: Mapping[str, object], environ: Mapping[str, str]
 ) -> dict[str, int]:
     """Return the values for the knobs that the user has not set, by name.
 
     Args:
-        processors: how many the node may use.
+        machine: the node's processors, object store and disk.
         system_config: the cluster's system configuration.
         environ: the environment in which the node starts.
     """
-    return {
-        knob.name: knob.choose(processors)
-        for knob in KNOBS
-        if knob.name not in system_config and knob.variable not in environ
-    }
+    values = {knob.name: knob.choose(machine) for knob in left_to_mantaray(system_config, environ)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def processors_of_this_process() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))
+def this_machine(store_bytes: int, directory: str) -> Machine:
+    """Return the machine that this process runs on.
+
+    Args:
+        store_bytes: the size of the node's object store.
+        directory: where the node spills to. A disk that cannot be looked at counts as full.
+    """
+    try:
+        info = os.statvfs(directory)
+        disk_bytes = info.f_bavail * info.f_frsize
+    except OSError:
+        disk_bytes = 0
+    return Machine(len(os.sched_getaffinity(0)), store_bytes, disk_bytes)
 
 
 def handing_on(chosen: Mapping[str, int]) -> AbstractContextManager[None]:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.disks import small_ext4, small_tmpfs
+from tests.support.groups import memory_group, oom_kills
 from tests.support.rays import RayEnv, assert_start_refused, short_directory
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -170,13 +171,34 @@ def test_a_node_chooses_the_spilling_knobs_that_the_user_did_not_set(
         {"RAY_max_io_workers": "3"},
     )
     assert seen["environ"]["max_io_workers"] == "3"
-    assert seen["environ"]["oom_grace_period_s"] in ("0", "1")
-    assert set(seen["chosen"]) == {"oom_grace_period_s"}
+    # The disk of the test is ample for a store of 160 MB.
+    batch_bytes = 160_000_000 // 8
+    assert seen["chosen"] == {
+        "oom_grace_period_s": 0,
+        "min_spilling_size": batch_bytes // 2,
+        "max_spilling_file_size_bytes": batch_bytes,
+    }
+    for name, value in seen["chosen"].items():
+        assert seen["environ"][name] == str(value)
     for line in seen["said"]:
         assert "max_io_workers=3" in line
+        assert f"min_spilling_size={batch_bytes // 2}" in line
     assert seen["left_behind"] == []
     assert seen["spilled_bytes"] > 200_000_000
     assert seen["wrong"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+def test_5_gb_and_a_pull_in_a_group_of_1500_mb_end_no_process(ray_env: RayEnv, root: Path) -> None:
+    with memory_group(1_500_000_000) as group:
+        seen = ray_env.run_program(PROGRAMS / "spill_in_group.py", [root, group], timeout_s=800)
+        kills = oom_kills(group)
+    print(seen, kills)
+    assert kills == 0
+    assert seen["wrong"] == []
+    assert seen["count"] == 5_000
+    assert seen["spilled_bytes"] > 4_500_000_000
 
 
 @pytest.mark.slow

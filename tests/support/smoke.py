@@ -414,7 +414,8 @@ def _knobs(ours: Arm, stock: Arm) -> Work:
         figure="grace period of a full store in the raylet's environment, s",
         stock=stock.grace_period_s or "Ray's own",
         ours=ours.grace_period_s,
-        ok=ours.grace_period_s == "1" and stock.grace_period_s is None,
+        # 1 where the disk is small for the store.
+        ok=ours.grace_period_s in ("0", "1") and stock.grace_period_s is None,
     )
 
 

@@ -9,12 +9,42 @@ import pytest
 
 from mantaray import knobs
 
-FEW, MANY = 2, 64
+GIB = 1 << 30
+FEW = knobs.Machine(processors=2, store_bytes=GIB // 2, disk_bytes=100 * GIB)
+MANY = knobs.Machine(processors=64, store_bytes=200 * GIB, disk_bytes=4000 * GIB)
+SMALL_DISK = knobs.Machine(processors=2, store_bytes=GIB // 2, disk_bytes=GIB)
 MIN = "oom_grace_period_s"
 
 
 def test_a_large_machine_keeps_rays_number_of_io_workers() -> None:
     assert knobs.choose(MANY, {}, {})["max_io_workers"] == 4
+
+
+def test_a_create_waits_only_where_the_disk_is_small() -> None:
+    assert knobs.choose(FEW, {}, {})["oom_grace_period_s"] == 0
+    assert knobs.choose(SMALL_DISK, {}, {})["oom_grace_period_s"] == 1
+
+
+def test_a_node_on_a_small_disk_keeps_rays_batches() -> None:
+    assert set(knobs.choose(SMALL_DISK, {}, {})) == {"oom_grace_period_s", "max_io_workers"}
+
+
+@pytest.mark.parametrize("machine", [FEW, MANY])
+def test_no_batch_is_bounded_below_the_smallest_spill(machine: knobs.Machine) -> None:
+    chosen = knobs.choose(machine, {}, {})
+    assert 0 < chosen["min_spilling_size"] <= chosen["max_spilling_file_size_bytes"]
+    assert chosen["max_spilling_file_size_bytes"] <= machine.store_bytes // 8
+
+
+@pytest.mark.parametrize("theirs", ["min_spilling_size", "max_spilling_file_size_bytes"])
+def test_a_user_who_set_one_end_of_the_batches_keeps_both(theirs: str) -> None:
+    chosen = knobs.choose(FEW, {theirs: 5_000_000}, {})
+    assert set(chosen) == {"oom_grace_period_s", "max_io_workers"}
+
+
+def test_a_disk_that_cannot_be_looked_at_counts_as_full(tmp_path: Path) -> None:
+    assert knobs.this_machine(GIB, str(tmp_path / "missing")).disk_bytes == 0
+    assert knobs.this_machine(GIB, str(tmp_path)).disk_bytes > 0
 
 
 @pytest.mark.parametrize("knob", knobs.KNOBS, ids=lambda knob: knob.name)

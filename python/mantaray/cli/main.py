@@ -117,13 +117,13 @@ def _knobs_table() -> str:
     from mantaray import knobs
 
     environ = knobs.as_set_by_users(os.environ)
-    chosen = knobs.choose(knobs.processors_of_this_process(), {}, environ)
+    chosen = knobs.left_to_mantaray({}, environ)
     nodes = knobs.running_nodes()
     rows = []
     for knob in knobs.KNOBS:
         running = [node.get(knob.variable, "-") for node in nodes.values()]
         users = environ.get(knob.variable, "-")
-        ours = str(chosen.get(knob.name, "-"))
+        ours = knob.rule if knob in chosen else "-"
         rows.append((knob.variable, str(knob.rays_default), ours, users, *running, knob.doc))
     columns = [f"raylet {pid}" for pid in nodes]
     return table(("ray's knob", "ray's default", "mantaray's", "yours", *columns, "meaning"), rows)

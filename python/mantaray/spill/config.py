@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mantaray import settings
+from mantaray import knobs, settings
 from mantaray.errors import StartError
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ def read_config(system_config: Mapping[str, object]) -> SpillConfig:
         SpillConfigError: a setting has a value that is not allowed.
     """
     try:
-        cap = settings.MAX_SPILLING_FILE_SIZE_BYTES.read()
+        # Not the bound that the patch `knobs` chose, which is for the raylet's batches.
+        cap = settings.MAX_SPILLING_FILE_SIZE_BYTES.read(knobs.as_set_by_users(os.environ))
         if cap is None:
             cap = parse_cap(system_config.get("max_spilling_file_size_bytes", -1))
         return SpillConfig(

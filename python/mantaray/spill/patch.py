@@ -99,14 +99,15 @@ def _install_knobs(module: ModuleType, installation: Installation) -> None:
 
         if not _known_directories(node):
             return wrapped(*args, **kwargs)
-        chosen = knobs.choose(
-            knobs.processors_of_this_process(),
-            node._config,
-            knobs.as_set_by_users(os.environ),
+        started_with = signature.bind(node, *args, **kwargs).arguments
+        machine = knobs.this_machine(
+            started_with["object_store_memory"], started_with["fallback_directory"]
         )
+        chosen = knobs.choose(machine, node._config, knobs.as_set_by_users(os.environ))
         with knobs.handing_on(chosen):
             return wrapped(*args, **kwargs)
 
+    signature = inspect.signature(module.Node.start_raylet)
     installation.wrap(module.Node, "start_raylet", start_raylet)
 
 

@@ -16,7 +16,7 @@ from mantaray.spill.config import (
     read_config,
 )
 
-from mantaray import settings
+from mantaray import knobs, settings
 
 CAP = settings.MAX_SPILLING_FILE_SIZE_BYTES.name
 SYSTEM_CAP = "max_spilling_file_size_bytes"
@@ -191,3 +191,12 @@ def test_a_node_whose_directories_can_none_be_used_says_why(tmp_path: Path) -> N
         make_usable(places, "node", at_least_one=True)
     assert "is not a directory" in sentence_of(error)
     assert make_usable(places, "node", at_least_one=False) == []
+
+
+def test_the_bound_that_a_node_chose_for_rays_batches_is_not_one_for_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Fused files would live longer for it, because a file lives as long as its last object.
+    monkeypatch.delenv(CAP, raising=False)
+    with knobs.handing_on({SYSTEM_CAP: 64 << 20}):
+        assert read_config({}).max_fused_bytes == DEFAULT_FUSED_BYTES
