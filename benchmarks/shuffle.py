@@ -56,9 +56,13 @@ def run_rounds(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for number in range(options.rounds):
         for arm in ARMS if number % 2 == 0 else ARMS[::-1]:
-            runs[arm].append(run_arm(arm, options))
+            load = os.getloadavg()[0]
+            runs[arm].append({**run_arm(arm, options), "load_before": load})
             seconds = runs[arm][-1]["seconds"]
             print(f"round {number + 1}, {arm}: {seconds:.1f} s", file=sys.stderr, flush=True)
+            # At once, because rounds take minutes and the program may be interrupted.
+            if options.output:
+                save(runs, options)
     return runs
 
 
@@ -100,7 +104,6 @@ def save(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> 
         "date": datetime.date.today().isoformat(),
         "commit": commit,
         "machine": machine(),
-        "load": os.getloadavg()[0],
         "kind": options.kind,
         "gigabytes": options.gigabytes,
         "store_gigabytes": options.store_gigabytes,
@@ -116,10 +119,7 @@ def compare(options: argparse.Namespace) -> None:
         f"object store {options.store_gigabytes:g} GB; {machine()}",
         file=sys.stderr,
     )
-    runs = run_rounds(options)
-    if options.output:
-        save(runs, options)
-    print(report(runs))
+    print(report(run_rounds(options)))
 
 
 def main() -> None:
