@@ -114,9 +114,10 @@ check-rays: setup-build ## the official wheels in WHEELS=DIR against the table o
 	tools/adopt_ray --wheels "$(WHEELS)" --no-diff known
 
 dist: setup-dist ## what is published, into dist/: wheels for every Python and machine, sources, checksums
-	@PYTHONPATH=python .venv/bin/python -m tools.distribution -o dist
+	@rm -f dist/.sources
+	@sources=$$(tools/setup sources); PYTHONPATH=python .venv/bin/python -m tools.distribution -o dist; echo "$$sources" >dist/.sources
 
-test-dist: setup-build ## installs the wheels of dist/ in fresh environments, an old and another machine's too, and runs them
+test-dist: setup-build setup-dist ## installs the wheels of dist/ in fresh environments, an old and another machine's too, and runs them
 	@MANTARAY_TEST_DIST=$(CURDIR)/dist $(PYTEST) tests/dist --durations=15
 
 wheel: setup-build ## a custom Ray wheel in dist/ (RAY=2.60.0)

@@ -8,6 +8,8 @@ carries Abseil's sources whole; that is where they come from, by the ordinary pa
 _PACKAGE = "grpcio==1.66.2"
 _ARCHIVE = "grpcio-1.66.2.tar.gz"
 _PREFIX = "grpcio-1.66.2/third_party/abseil-cpp"
+# The version of the Abseil in it, which the list of materials names. Abseil's own header has to say the same.
+_VERSION = "20240116.0"
 _SHA256 = "563588c587b75c34b928bc428548e5b00ea38c46972181a4d8b75ba7e3f24231"
 
 _BUILD = """
@@ -63,6 +65,10 @@ def _abseil_impl(repository_ctx):
         fail("%s has sha256 %s, expected %s; remove it from pip's cache and try again." % (_ARCHIVE, digest, _SHA256))
     repository_ctx.extract(_ARCHIVE, stripPrefix = _PREFIX)
     repository_ctx.delete(_ARCHIVE)
+    header = repository_ctx.read("absl/base/config.h")
+    for name, number in zip(["VERSION", "PATCH_LEVEL"], _VERSION.split(".")):
+        if "#define ABSL_LTS_RELEASE_%s %s\n" % (name, number) not in header:
+            fail("%s holds another Abseil than %s; correct _VERSION in bazel/abseil.bzl." % (_PACKAGE, _VERSION))
     repository_ctx.file("BUILD.bazel", "PARTS = %s\n" % repr(_PARTS) + _BUILD)
 
 abseil = repository_rule(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-Root = Callable[[str, str], Path]
+from tests.dist.systems import Root
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What an extension module has to do wherever it is loaded; needs Python 3.9 and nothing else.
+"""What an extension module has to do wherever it is loaded; needs Python and nothing else.
 
 Run as: python probe.py [MODULE.so]. Without a file, the installed Mantaray is taken. Spills and restores
 with the engine, from several threads, meets damage and a full disk as exceptions, and explores
@@ -61,7 +61,7 @@ def raised(expected, call, *arguments):
         call(*arguments)
     except expected:
         return
-    raise AssertionError("%s was not raised" % expected.__name__)
+    raise AssertionError(f"{expected.__name__} was not raised")
 
 
 def spills_and_restores(spill, directory):
@@ -74,7 +74,7 @@ def spills_and_restores(spill, directory):
             for size_bytes in (0, 1, 4096, 100000, 3000000):
                 objects = objects_of(3, size_bytes)
                 urls = engine.spill(objects)
-                for url, item in zip(urls, objects):
+                for url, item in zip(urls, objects, strict=True):
                     assert restore(engine, url, item[0]) == item[3]
                 engine.delete([url.decode() for url in urls])
             engine.close()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dist.conftest import Root
+from tests.dist.systems import Root
 from tests.support.rays import REPOSITORY
 
 MACHINES = ("x86_64", "aarch64")

@@ -39,12 +39,14 @@ class Suite:
         for part in ("lists/partial", "cache/archives/partial"):
             (self._directory / part).mkdir(parents=True, exist_ok=True)
         (self._directory / "status").touch()
-        sources = self._directory / "sources.list"
-        line = f"deb [arch={architecture} signed-by={_KEYRING}] {_mirror()} {name} main\n"
-        sources.write_text(line)
+        self._name = name
+        self._sources = self._directory / "sources.list"
+        self._sources.write_text(
+            f"deb [arch={architecture} signed-by={_KEYRING}] {_mirror()} {name} main\n"
+        )
         at = self._directory
         settings = {
-            "Dir::Etc::sourcelist": sources,
+            "Dir::Etc::sourcelist": self._sources,
             "Dir::Etc::sourceparts": "-",
             "Dir::State": at,
             "Dir::State::status": at / "status",
@@ -95,6 +97,21 @@ class Suite:
             found = list(self._directory.glob(pattern))
         if len(found) != 1:
             raise DebianError(f"apt left {len(found)} files {pattern}")
+        return found[0]
+
+    def source(self, package: str) -> Path:
+        """Return the archive with the sources of a package, as its authors published them.
+
+        Raises:
+            DebianError: apt failed, or the package is Debian's own and has no such archive.
+        """
+        with self._sources.open("a") as file:
+            file.write(f"deb-src [signed-by={_KEYRING}] {_mirror()} {self._name} main\n")
+        self._apt("update")
+        self._apt("source", "--download-only", "--tar-only", package)
+        found = list(self._directory.glob("*.orig.tar.?z*"))
+        if len(found) != 1:
+            raise DebianError(f"apt left {len(found)} archives of the sources of {package}")
         return found[0]
 
     def newest(self, package: str) -> tuple[str, str]:

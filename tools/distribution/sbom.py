@@ -1,7 +1,8 @@
 """The list of what is linked into the wheels, as CycloneDX 1.5 (JSON).
 
 Versions are read where the build takes them from: the pins in bazel/, the compiler's package, and
-the pinned packages of the relay's libraries.
+the pinned packages of the relay's libraries. Each library has the version and the package URL under
+which databases of vulnerabilities know it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tools.distribution.sysroot import Pin
 
@@ -31,6 +33,9 @@ _RELAY_LIBRARIES = {
     "libgcc-14-dev": ("libgcc", "GPL-3.0-or-later WITH GCC-exception-3.1"),
 }
 
+_LLVM = "pkg:github/llvm/llvm-project"
+_LLVM_LICENCE = "Apache-2.0 WITH LLVM-exception"
+
 
 def bill_of_materials(root: Path, version: str, relay: Sequence[Pin]) -> dict[str, Any]:
     """Return the document.
@@ -43,12 +48,16 @@ def bill_of_materials(root: Path, version: str, relay: Sequence[Pin]) -> dict[st
     Raises:
         ValueError: a pin is not where it is expected, or a library of the relay is not pinned.
     """
-    grpcio = _pin(root / "bazel/abseil.bzl", "grpcio")
+    abseil = _pin(root / "bazel/abseil.bzl", r'_VERSION = "([^"]+)"')
+    pybind11 = _pin(root / "bazel/pybind11.bzl", r'_PACKAGE = "pybind11==([^"]+)"')
+    llvm = _llvm()
     base = [
-        _library("abseil-cpp", f"of grpcio {grpcio}", "Apache-2.0", f"pkg:pypi/grpcio@{grpcio}"),
-        _library("pybind11", _pin(root / "bazel/pybind11.bzl", "pybind11"), "BSD-3-Clause"),
-        _library("llvm-libcxx", f"of ziglang {_ziglang()}", "Apache-2.0 WITH LLVM-exception"),
-        _library("llvm-libunwind", f"of ziglang {_ziglang()}", "Apache-2.0 WITH LLVM-exception"),
+        _library("abseil-cpp", abseil, "Apache-2.0", "pkg:github/abseil/abseil-cpp"),
+        _library("pybind11", pybind11, "BSD-3-Clause", "pkg:pypi/pybind11"),
+        _library("llvm-libcxx", llvm, _LLVM_LICENCE, _LLVM),
+        _library("llvm-libcxxabi", llvm, _LLVM_LICENCE, _LLVM),
+        _library("llvm-libunwind", llvm, _LLVM_LICENCE, _LLVM),
+        _library("zig-compiler-rt", _ziglang(), "MIT", "pkg:pypi/ziglang"),
     ]
     products = {"ray-mantaray": base, "ray-mantaray-relay": _relay_libraries(relay)}
     for product, parts in products.items():
@@ -84,27 +93,42 @@ def _product(name: str, version: str) -> dict[str, Any]:
     }
 
 
-def _library(name: str, version: str, licence: str, purl: str | None = None) -> dict[str, Any]:
-    entry: dict[str, Any] = {
+def _library(name: str, version: str, licence: str, purl: str) -> dict[str, Any]:
+    """Describe a library; the package URL is given without its version."""
+    return {
         "type": "library",
         "name": name,
         "version": version,
+        "purl": f"{purl}@{quote(version, safe='')}",
         "licenses": [{"expression": licence}],
     }
-    if purl is not None:
-        entry["purl"] = purl if "@" in purl else f"{purl}@{version}"
-    return entry
 
 
-def _pin(path: Path, package: str) -> str:
-    found = re.search(rf'_PACKAGE = "{package}==([^"]+)"', path.read_text())
+def _pin(path: Path, pattern: str) -> str:
+    found = re.search(f"^{pattern}", path.read_text(), re.MULTILINE)
     if found is None:
-        raise ValueError(f"{path} pins no {package}")
+        raise ValueError(f"{path} has no line {pattern}")
     return found[1]
 
 
 def _ziglang() -> str:
     return importlib.metadata.version("ziglang")
+
+
+def _llvm() -> str:
+    """Return the version of the C++ library that the compiler's package carries.
+
+    Raises:
+        ValueError: the package does not say it where libc++ does.
+    """
+    files = importlib.metadata.files("ziglang") or []
+    configs = [file for file in files if file.match("lib/libcxx/include/__config")]
+    found = [
+        re.search(r"_LIBCPP_VERSION (\d+)(\d\d)(\d\d)\n", file.read_text()) for file in configs
+    ]
+    if len(found) != 1 or found[0] is None:
+        raise ValueError("the package ziglang does not say which libc++ it carries")
+    return ".".join(str(int(part)) for part in found[0].groups())
 
 
 def _relay_libraries(pins: Sequence[Pin]) -> list[dict[str, Any]]:

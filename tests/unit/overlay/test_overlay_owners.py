@@ -59,14 +59,21 @@ def test_custom_wheel_and_ours_in_one_environment_are_told(world: World) -> None
     assert "hint: pip uninstall ray-mantaray, then" in result.stderr
 
 
-# `pip install mantaray`, with options, extras, a version or quotes: another project on PyPI.
-STRANGER = re.compile(r"pip3? install(?: -\S+)* ['\"]?mantaray(?![-\w./])")
+# `pip install mantaray`, with options, extras, a version or quotes, and a requirement of that name
+# with a version or an extra: another project on PyPI.
+STRANGER = re.compile(
+    r"""(?:pip3?|uv) (?:install|download|wheel|add)(?: -\S+)* ['"]?mantaray(?![-\w./])"""
+    r"""|(?<![-\w./'`])mantaray(?:\[\w+\]| ?(?:[=~]=|>=) ?\d)"""
+)
 TOLD = (".py", ".md", ".toml", ".yaml", ".yml", ".cc", ".h", ".txt", "")
 
 
 def test_nothing_tells_anybody_to_install_another_projects_package() -> None:
     assert STRANGER.search("pip install -U 'mantaray[wheel]'")
+    assert STRANGER.search("pip download mantaray")
+    assert STRANGER.search("- mantaray==0.2.0")
     assert not STRANGER.search("pip install ray-mantaray")
+    assert not STRANGER.search("ray-mantaray-relay==0.2.0, ray-mantaray[relay]")
     trees = [
         REPOSITORY / name for name in ("python", "docs", "examples", "benchmarks", "src", "tools")
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import zipfile
 from email.parser import HeaderParser
@@ -98,14 +99,28 @@ def test_the_extra_asks_for_the_relay_of_this_version() -> None:
 
 def test_materials_name_the_pinned_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sbom, "_ziglang", lambda: "0.17.1")
+    monkeypatch.setattr(sbom, "_llvm", lambda: "22.1.8")
     pins = sysroot.pins()
     document = sbom.bill_of_materials(REPOSITORY, "0.2.0", pins)
+    # A word such as "of grpcio 1.66.2" is no version that a scanner could look up.
+    assert all(re.match(r"(\d+:)?\d", part["version"]) for part in document["components"])
+    assert all(part["purl"].startswith("pkg:") for part in document["components"])
     parts = {part["name"]: part for part in document["components"]}
     assert {"grpc", "protobuf-upb", "openssl", "abseil-cpp", "pybind11"} <= parts.keys()
     (linked,) = [pin.version for pin in pins if pin.package == "libgrpc-dev"]
     assert parts["grpc"]["version"] == linked
     (tree,) = [each for each in document["dependencies"] if each["ref"].startswith("ray-mantaray@")]
     assert "ray-mantaray/pybind11" in tree["dependsOn"]
+
+
+def test_no_user_installs_what_nothing_imports() -> None:
+    package = REPOSITORY / "python/mantaray"
+    code = "\n".join(path.read_text() for path in package.rglob("*.py"))
+    lines = (package / "requirements.txt").read_text().splitlines()
+    names = [Requirement(line).name for line in lines if line and not line.startswith("#")]
+    assert names
+    unused = {name for name in names if not re.search(rf"^\s*(from|import) {name}\b", code, re.M)}
+    assert unused == set()
 
 
 def test_changelog_knows_this_version() -> None:
