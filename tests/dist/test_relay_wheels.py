@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -28,6 +30,18 @@ PROGRAM_TESTS = "tests/unit/syncer/test_relay_program.py"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 NO_SETTINGS = bytes(3) + b"\x04\x00" + bytes(4)
 SETTINGS_TYPE = 4
+HEADERS_TYPE, END_HEADERS = 1, 4
+# HPACK: POST, http, and three fields that are not in its table, as they are.
+CALL = b"\x83\x86" + b"".join(
+    name + bytes([len(value)]) + value
+    for name, value in (
+        (b"\x04", b"/b/Poll"),
+        (b"\x01", b"relay"),
+        (b"\x0f\x10", b"application/grpc"),
+        (b"\x00\x02te", b"trailers"),
+    )
+)
+CALLS = re.compile(r"^mantaray_relay_proxy_(?:calls_total\{.*\}|in_flight) (\d+)$", re.MULTILINE)
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -101,6 +115,25 @@ def test_the_relay_runs_and_answers(dist: Path, machine: str, tmp_path: Path) ->
         assert first_frame_type(int(first["port"])) == SETTINGS_TYPE
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0
+
+
+def test_the_relay_takes_every_call_of_a_burst(dist: Path, tmp_path: Path) -> None:
+    """As when thousands of nodes come back at once: gRPC refuses calls at random if it may."""
+    program = program_of(wheel_of(dist, platform.machine()), tmp_path)
+    count = 6_000
+    head = len(CALL).to_bytes(3, "big") + bytes([HEADERS_TYPE, END_HEADERS])
+    burst = b"".join(head + (2 * i + 1).to_bytes(4, "big") + CALL for i in range(count))
+    with running([str(program)]) as (_, first):
+        metrics = f"http://127.0.0.1:{first['admin_port']}/metrics"
+        with socket.create_connection(("127.0.0.1", int(first["port"]))) as connection:
+            connection.sendall(PREFACE + NO_SETTINGS + burst)
+            deadline = time.monotonic() + 60
+            taken = 0
+            while taken < count and time.monotonic() < deadline:
+                time.sleep(0.2)
+                with _OPENER.open(metrics, timeout=60) as response:
+                    taken = sum(map(int, CALLS.findall(response.read().decode())))
+    assert taken == count
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -23,6 +23,8 @@ from tests.support.rays import REPOSITORY
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 SMOKE = Path(__file__).with_name("smoke.py")
 RAY = "2.60.0"
+# Compiling all of Ray takes longer than installing it.
+_QUIET = ("-q", "--disable-pip-version-check", "--no-compile")
 
 
 def wheel_of(dist: Path, python: str, machine: str) -> Path:
@@ -53,7 +55,7 @@ class Environment:
 
     def pip(self, *arguments: str) -> None:
         """Install something."""
-        run([self.python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments])
+        run([self.python, "-m", "pip", "install", *_QUIET, *arguments])
 
 
 @pytest.fixture(scope="module", params=PYTHONS)

@@ -71,6 +71,12 @@ void ConfigureServer(const Options& options, grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  // A current gRPC refuses calls at random while more than 1,000 wait to be taken, as when thousands of nodes come back
+  // at once. The proxy has its own limit, and its refusal names the option. The gRPC of some distributions has neither
+  // the behaviour nor constants for these names.
+  const auto pending = static_cast<int>(options.max_calls);
+  builder->AddChannelArgument("grpc.server.max_pending_requests", pending);
+  builder->AddChannelArgument("grpc.server.max_pending_requests_hard_limit", 2 * pending);
 }
 
 }  // namespace
