@@ -17,6 +17,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -31,6 +32,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 NO_SETTINGS = bytes(3) + b"\x04\x00" + bytes(4)
 SETTINGS_TYPE = 4
 HEADERS_TYPE, END_HEADERS = 1, 4
+PING_TYPE, ACK = 6, 1
 # HPACK: POST, http, and three fields that are not in its table, as they are.
 CALL = b"\x83\x86" + b"".join(
     name + bytes([len(value)]) + value
@@ -42,6 +44,7 @@ CALL = b"\x83\x86" + b"".join(
     )
 )
 CALLS = re.compile(r"^mantaray_relay_proxy_(?:calls_total\{.*\}|in_flight) (\d+)$", re.MULTILINE)
+SLEEPS = re.compile(r"^voluntary_ctxt_switches:\s*(\d+)", re.MULTILINE)
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -85,6 +88,22 @@ def running(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], dict[st
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def sleeps_of(pid: int) -> int:
+    """Return how often the threads of a process went to sleep."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/status")
+    return sum(int(SLEEPS.findall(path.read_text())[0]) for path in tasks)
+
+
+def answered_ping(connection: socket.socket, answers: BinaryIO) -> None:
+    """Send a PING and read until its answer is there."""
+    connection.sendall((8).to_bytes(3, "big") + bytes([PING_TYPE]) + bytes(5 + 8))
+    while True:
+        head = answers.read(9)
+        answers.read(int.from_bytes(head[:3], "big"))
+        if (head[3], head[4]) == (PING_TYPE, ACK):
+            return
 
 
 def first_frame_type(port: int) -> int:
@@ -134,6 +153,22 @@ def test_the_relay_takes_every_call_of_a_burst(dist: Path, tmp_path: Path) -> No
                 with _OPENER.open(metrics, timeout=60) as response:
                     taken = sum(map(int, CALLS.findall(response.read().decode())))
     assert taken == count
+
+
+def test_what_arrives_is_not_handed_from_thread_to_thread(dist: Path, tmp_path: Path) -> None:
+    """A current gRPC does that, and a proxied call costs nearly twice the processor time."""
+    program = program_of(wheel_of(dist, platform.machine()), tmp_path)
+    with (
+        running([str(program)]) as (process, first),
+        socket.create_connection(("127.0.0.1", int(first["port"]))) as connection,
+        connection.makefile("rb") as answers,
+    ):
+        connection.sendall(PREFACE + NO_SETTINGS)
+        answered_ping(connection, answers)
+        before = sleeps_of(process.pid)
+        for _ in range(300):
+            answered_ping(connection, answers)
+        assert (sleeps_of(process.pid) - before) / 300 < 1.6
 
 
 @pytest.mark.parametrize("machine", MACHINES)
