@@ -209,6 +209,13 @@ def test_nodes_do_not_stay_on_a_token_that_was_taken_back(ray_env: RayEnv) -> No
     }
 
 
+@pytest.mark.slow
+def test_a_scale_down_is_no_storm_of_withdrawals_and_forgets_no_node(ray_env: RayEnv) -> None:
+    # Among the nodes that leave is the last one, after which nobody is left to show a token.
+    seen = ray_env.run_program(PROGRAMS / "relay_withdraw.py", ["60"])
+    assert seen == {"most": 4, "withdrawn": 60, "tokens": ["Bearer one"]}
+
+
 def test_a_relay_does_not_show_an_expired_token_while_it_has_a_newer_one(ray_env: RayEnv) -> None:
     seen = ray_env.run_program(PROGRAMS / "relay_expiring.py")
     assert seen == {"shown": ["Bearer 039"], "sent_away": 0, "heard": True}

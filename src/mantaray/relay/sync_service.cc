@@ -18,6 +18,8 @@ namespace {
 
 // Streams waited for at once.
 constexpr int kAccepting = 64;
+// Withdrawals that may be under way at the same time.
+constexpr int kWithdrawals = 4;
 // How long a client that reads nothing may keep the end of its stream waiting.
 constexpr int64_t kCloseMs = 1'000;
 
@@ -452,13 +454,21 @@ void SyncService::OnProbed(const CredentialsKey& key, const grpc::Status& status
   if (found != credentials_.end() && found->second.streams == 0 && !found->second.asking) {
     credentials_.erase(found);
   }
+  // It may have waited for this question.
+  Withdraw();
 }
 
 void SyncService::Leave(const CredentialsKey& key) {
-  const auto found = credentials_.find(key);
-  if (found != credentials_.end() && --found->second.streams == 0 && !found->second.asking) {
-    credentials_.erase(found);
+  const auto left = credentials_.find(key);
+  if (left == credentials_.end() || --left->second.streams > 0) {
+    return;
   }
+  // When no stream is left, the last ones stay. The nodes that they belong to are still to be withdrawn.
+  const bool last = CredentialsToShow(credentials_) == nullptr;
+  std::erase_if(credentials_, [&key, last](const auto& entry) {
+    const bool stays = last && entry.first == key;
+    return entry.second.streams == 0 && !entry.second.asking && !stays;
+  });
 }
 
 void SyncService::ExpelAll(const CredentialsKey& key, const grpc::Status& status) {
@@ -529,13 +539,28 @@ void SyncService::NodeLeft(const syncer::NodeId& node_id) {
 }
 
 void SyncService::Withdraw() {
-  const std::vector<syncer::NodeId> nodes = std::exchange(to_withdraw_, {});
   const auto* credentials = CredentialsToShow(credentials_);
+  for (const auto& entry : credentials_) {
+    const bool newer = credentials == nullptr ||
+                       (credentials->second.streams == 0 && entry.second.verified > credentials->second.verified);
+    if (entry.second.verified > 0 && newer) {
+      credentials = &entry;
+    }
+  }
   if (draining_ || credentials == nullptr) {
+    to_withdraw_.clear();
     return;
   }
-  for (const syncer::NodeId& node : nodes) {
-    OpenProbe(credentials->second.metadata, relay_id(), node, [](const grpc::Status&, const OwnedMetadata&) {});
+  // A GCS answers each withdrawal with all that it knows. A thousand at once would be all that it does.
+  while (!to_withdraw_.empty() && probes_ < kWithdrawals) {
+    const syncer::NodeId node = to_withdraw_.back();
+    to_withdraw_.pop_back();
+    // The node may have come back while others went before it.
+    if (const syncer::NodeState* known = core_.view().Find(node); known != nullptr) {
+      continue;
+    }
+    OpenProbe(credentials->second.metadata, relay_id(), node,
+              [this](const grpc::Status&, const OwnedMetadata&) { Withdraw(); });
   }
 }
 
