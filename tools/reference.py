@@ -15,6 +15,7 @@ import click
 from mantaray.cli.main import main as mantaray_command
 from mantaray.settings import SETTINGS, Setting
 
+from mantaray.spill import node as spilling
 from tools.markdown import table
 from tools.messages import by_component, native_messages, python_messages
 
@@ -62,6 +63,21 @@ This page lists every command of the `mantaray` program with its options.
 
 This page is made by {REMAKE}. Do not edit it.
 """
+_METRICS_OPENING = f"""\
+# Metrics
+
+This page lists the metrics of spilling. The agent of each node exports them to Prometheus beside Ray's own.
+The number of series of a node does not depend on its number of processes or objects. They appear when an IO
+worker of the node has started.
+
+Sums cover all IO workers of the node since its agent started, those that have ended too. Live and disk
+bytes are read from the spill directories in the background, at most every ten seconds and with about 1 % of
+a processor, so on a node with millions of objects they may be minutes old.
+
+[Garbage collection](../gc.md) and [the overlay](../overlay.md#a-whole-cluster) have metrics of their own.
+
+This page is made by {REMAKE}. Do not edit it.
+"""
 
 
 def pages() -> dict[str, str]:
@@ -70,6 +86,7 @@ def pages() -> dict[str, str]:
         "settings.md": settings_page(SETTINGS),
         "commands.md": commands_page(mantaray_command),
         "messages.md": messages_page(),
+        "metrics.md": metrics_page(),
     }
 
 
@@ -127,6 +144,26 @@ def messages_page() -> str:
             tables.append(f"\n## {language}{component}\n\n")
             tables.append(table(("message", "what to do", "kind"), rows))
     return _MESSAGES_OPENING + "".join(tables)
+
+
+def metrics_page() -> str:
+    """Return the page of metrics, one table a kind."""
+    kinds = {
+        "Sums": (spilling.SUMS, "-"),
+        "Waiting": (spilling.PENDING, "-"),
+        "Directories": (spilling.LARGEST, "-"),
+        "On disk": (spilling.ON_DISK, "-"),
+        "Durations": ((spilling.CALL_BUCKETS,), "`Operation`, `le`"),
+        "Sums of durations": ((spilling.CALL_SECONDS, spilling.CALLS), "`Operation`"),
+    }
+    tables = []
+    for title, (metrics, labels) in kinds.items():
+        rows = [
+            (f"`ray_{spilling.PREFIX}{each.name}`", labels, each.unit, each.description)
+            for each in metrics
+        ]
+        tables.append(f"\n## {title}\n\n{table(('metric', 'labels', 'unit', 'meaning'), rows)}")
+    return _METRICS_OPENING + "".join(tables)
 
 
 def _paragraphs(text: str) -> str:

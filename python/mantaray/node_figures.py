@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 # Each has a function `figures`, which takes the session's directory and the node's id in hex.
-SOURCES = ("mantaray.gc.node",)
+SOURCES = ("mantaray.gc.node", "mantaray.spill.node")
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,30 @@ def test_a_cap_beside_storage_of_another_type_does_not_keep_the_head_from_starti
     assert seen == {"started": True}
 
 
+@pytest.mark.slow
+def test_the_metrics_of_a_node_tell_of_its_spilling_however_many_io_workers_it_has(
+    ray_env: RayEnv, root: Path
+) -> None:
+    seen = ray_env.run_program(PROGRAMS / "spill_metrics.py", [root])
+    print(seen)
+    before, after = seen["before"], seen["after"]
+    assert seen["right"]
+    assert seen["full"], before
+    assert seen["emptied"], after
+    assert seen["workers"] >= 2
+    assert before["spilled_objects"] > 200
+    assert before["spilled_bytes"] > before["live_bytes"] > 200_000_000
+    assert before["disk_bytes"] == pytest.approx(seen["on_disk"], rel=0.2)
+    assert before["restored_bytes"] >= 1_000_000 * before["restored_objects"]
+    assert after["deleted_bytes"] > 200_000_000
+    assert after["directories_skipped"] == after["fallback_directories"] == 0
+    assert after["damaged_objects"] == after["lost_objects"] == after["failed_punches"] == 0
+    for operation in ("spill", "restore", "delete"):
+        calls = after[f"call_seconds_count/{operation}"]
+        assert after[f"call_seconds_bucket/{operation}/+Inf"] == calls > 0
+    assert len(after) <= 50
+
+
 def test_directory_of_a_dead_raylet_is_removed_and_others_stay(ray_env: RayEnv, root: Path) -> None:
     seen = ray_env.run_program(PROGRAMS / "spill_leftovers.py", [root])
     assert seen == {"judged": True, "removed": True, "foreign_stays": True, "unknown_stays": True}

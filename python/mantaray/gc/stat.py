@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mantaray.gc.telemetry import DIRECTORY, start_ticks
+from mantaray.gc.telemetry import DIRECTORY
+from mantaray.node_files import start_ticks
 
 _RAYLET_OPTION = b"--session_dir="
 

@@ -6,13 +6,13 @@ disturbs no process, and works when one hangs.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from mantaray.gc.model import Collection, Counts
+from mantaray.node_files import start_ticks, write_file
 
 DIRECTORY = "mantaray-gc"
 WRITE_PERIOD_S = 0.5
@@ -54,27 +54,9 @@ class StateFile:
         content: dict[str, Any] = {**self._about, **told[0], "state": state, "at": time.time()}
         if last is not None:
             content["last"] = {"kind": last.kind.value, "why": last.why, "pause_s": last.pause_s}
-        self.path.parent.mkdir(exist_ok=True)
-        partial = self.path.with_suffix(".part")
-        partial.write_text(json.dumps(content))
-        os.replace(partial, self.path)
+        write_file(self.path, content)
         return False
 
     def remove(self) -> None:
         """Remove the file of a process that ends."""
         self.path.unlink(missing_ok=True)
-
-
-def start_ticks(pid: int, proc: str = "/proc") -> int:
-    """Return when a process started, in clock ticks since boot; it tells two of one id apart.
-
-    Args:
-        pid: its id.
-        proc: where the kernel shows processes.
-
-    Raises:
-        OSError: there is no such process.
-    """
-    stat = Path(proc, str(pid), "stat").read_text(errors="replace")
-    # The name in brackets may hold anything.
-    return int(stat.rpartition(")")[2].split()[19])

@@ -148,6 +148,21 @@ def make_node_directory(directory: str, name: str) -> str:
     return path
 
 
+def is_usable(path: str, device: int) -> bool:
+    """Return whether a node's directory can be written to at the moment.
+
+    Args:
+        path: the node's own directory. It may be missing; spilling makes it again.
+        device: the device that it lay on when the node started, 0 for not known.
+    """
+    there = path if os.path.isdir(path) else os.path.dirname(path)
+    try:
+        on_its_disk = device in (0, os.stat(there).st_dev)
+    except OSError:
+        return False
+    return on_its_disk and os.access(there, os.W_OK | os.X_OK)
+
+
 def make_usable(places: Sequence[tuple[str, int]], name: str, *, at_least_one: bool) -> list[str]:
     """Make a node's directory in each place where that can be done now; warn of the others.
 

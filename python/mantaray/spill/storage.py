@@ -20,12 +20,14 @@ from types import ModuleType
 from typing import Any
 
 from mantaray.spill import damage, no_room, node_lock, owner
-from mantaray.spill.config import SpillConfig, make_usable, read_config
+from mantaray.spill.config import SpillConfig, is_usable, make_usable, read_config
 from mantaray.spill.handover import CAP_KEY, directories_in, handed_on
 from mantaray.spill.local_store import LocalStore
+from mantaray.spill.node import STATE_DIRECTORY
 from mantaray.spill.patience import Patience
 from mantaray.spill.recovery import Recovery
 from mantaray.spill.spare_memory import has_spare_memory
+from mantaray.spill.telemetry import DELETED_BYTES, RESTORED_BYTES, RESTORED_OBJECTS, Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +83,8 @@ class SpillStorage:
         self._engine_lock = threading.Lock()
         self._engine: Any = None
         self._recovery: Any = None
+        self._telemetry: Any = None
+        self._fallback_directories = 0
         self._in_use: list[int] = []
         self._stop = threading.Event()
         self._ticker: threading.Thread | None = None
@@ -115,7 +119,8 @@ class SpillStorage:
         if self._cache_follows_memory:
             engine.keep_in_cache(has_spare_memory())
         try:
-            urls: list[bytes] = engine.spill(objects)
+            with self._telemetry.timed("spill"):
+                urls: list[bytes] = engine.spill(objects)
         except self._native.SpillNoSpaceError as error:
             if self._is_news("no room", no_room.REPEAT_S):
                 logger.error("%s.", error)
@@ -135,7 +140,11 @@ class SpillStorage:
         engine = self._started()
         total_bytes = 0
         for ref, url_bytes in zip(object_refs, url_with_offset_list, strict=True):
-            total_bytes += self._restore(engine, ref, url_bytes.decode())
+            with self._telemetry.timed("restore"):
+                size_bytes = self._restore(engine, ref, url_bytes.decode())
+            self._telemetry.add(RESTORED_OBJECTS)
+            self._telemetry.add(RESTORED_BYTES, size_bytes)
+            total_bytes += size_bytes
         return total_bytes
 
     def _restore(self, engine: Any, ref: Any, url: str) -> int:
@@ -192,7 +201,11 @@ class SpillStorage:
 
     def delete_spilled_objects(self, urls: Sequence[bytes]) -> None:
         """Delete spilled objects; what is gone already is no error."""
-        self._started().delete([url.decode() for url in urls])
+        engine = self._started()
+        names = [url.decode() for url in urls]
+        with self._telemetry.timed("delete"):
+            engine.delete(names)
+        self._telemetry.add(DELETED_BYTES, sum(map(_size_in, names)))
 
     def destroy_external_storage(self) -> None:
         """Remove this node's directories with all that is in them."""
@@ -231,13 +244,16 @@ class SpillStorage:
             node_id=self._node_id,
             state_directory=state_directory,
         )
+        self._telemetry = Telemetry(state_directory, self._node_id, engine.stats)
         no_room.quieten_rays_log()
         for directory in self._directories:
             with contextlib.suppress(OSError):  # vanished; the engine passes it over
                 self._in_use.append(owner.mark_in_use(directory))
         for line in engine.unusable():
             logger.warning("Spill directory %s. It is passed over until it can be used.", line)
-        for line in engine.limitations():
+        limitations = engine.limitations()
+        self._fallback_directories = len(limitations)
+        for line in limitations:
             logger.warning(
                 "Spill directory %s not supported by its file system: spilling falls back, "
                 "see docs/spilling.md.",
@@ -267,8 +283,19 @@ class SpillStorage:
         while not self._stop.wait(TICK_PERIOD_S):
             try:
                 engine.tick()
+                if self._telemetry.is_due():
+                    self._tell()
             except Exception:
                 logger.exception("Reclaiming spilled data failed; it is tried again.")
+
+    def _tell(self) -> None:
+        """Write what the node's metrics tell of this IO worker."""
+        usable = {
+            path: is_usable(path, device)
+            for path, device in zip(self._directories, self._devices, strict=True)
+        }
+        with contextlib.suppress(OSError):  # A figure is missing for a moment.
+            self._telemetry.write(usable, self._fallback_directories)
 
     def _close(self) -> None:
         """Do the pending punches, once their readers have had the grace time."""
@@ -283,6 +310,7 @@ class SpillStorage:
         if self._ticker is not None:
             self._ticker.join()
         engine.close()
+        self._tell()
         while self._in_use:
             os.close(self._in_use.pop())
 
@@ -320,6 +348,12 @@ class _Payload:
                 self.reader = self._reopen()
 
 
+def _size_in(url: str) -> int:
+    """Return the bytes of an object that its URL names, 0 when it names none."""
+    size = url.rpartition("&size=")[2]
+    return int(size) if size.isdecimal() else 0
+
+
 def _system_config() -> dict[str, object]:
     """Return the cluster's system configuration, for the knobs that upstream reads from it."""
     import ray
@@ -346,7 +380,7 @@ def _state_directory(node_id: str) -> str:
     node = getattr(ray._private.worker, "_global_node", None)
     if node is None:
         return ""
-    return os.path.join(node.get_session_dir_path(), "mantaray_spill", node_id)
+    return os.path.join(node.get_session_dir_path(), STATE_DIRECTORY, node_id)
 
 
 def make_storage_class(external_storage: ModuleType) -> type:

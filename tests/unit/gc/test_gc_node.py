@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from mantaray.gc.model import Collection, Counts, Kind
 from mantaray.gc.node import NodeCounts
-from mantaray.gc.telemetry import DIRECTORY, StateFile, start_ticks
+from mantaray.gc.telemetry import DIRECTORY, StateFile
+from mantaray.node_files import start_ticks
 
 from mantaray import node_figures
 
