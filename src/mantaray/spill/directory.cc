@@ -138,6 +138,7 @@ absl::StatusOr<Capabilities> DirectorySet::TryOut(const std::string& scratch_dir
     // A missing /proc is NotFound for a link alone.
     const auto make_link = [&] {
       const absl::Status made = fs_->Link(file->fd(), link);
+      if (absl::IsAlreadyExists(made)) return absl::UnavailableError(absl::StrCat(link, " cannot be removed"));
       return absl::IsNotFound(made) && fs_->Space(scratch_directory).ok() ? absl::UnimplementedError("no /proc") : made;
     };
     absl::Status linked = file.ok() ? make_link() : file.status();
@@ -162,8 +163,12 @@ absl::StatusOr<Capabilities> DirectorySet::TryOut(const std::string& scratch_dir
     capabilities.missing = absl::StrJoin(missing, ", ");
     return capabilities;
   };
+  const auto clean = [&] {
+    for (const std::string& made : {name, link}) fs_->Unlink(made).IgnoreError();
+  };
+  clean();  // an earlier trial may have met an error when it cleaned up
   absl::StatusOr<Capabilities> capabilities = try_out();
-  for (const std::string& made : {name, link}) fs_->Unlink(made).IgnoreError();
+  clean();
   return capabilities;
 }
 

@@ -281,8 +281,9 @@ bool Engine::Defer(const std::string& url) {
   {
     MutexLock lock(&small_mutex_);
     if (deferred_deletes_.size() >= kMaxDeferredDeletes) return false;
-    // Several workers take over what a dead one owed.
-    if (!deferred_deletes_.insert(url).second) return true;
+    // Known already when several workers take over what a dead one owed, or when Ray asks again because the journal
+    // could not be written.
+    if (!deferred_deletes_.insert(url).second) return journal_.Complete();
   }
   return journal_.Add(url);
 }

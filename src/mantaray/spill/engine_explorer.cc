@@ -41,7 +41,7 @@ struct Arguments {
   uint64_t seconds = 0;
   bool trace = false;
   Bug bug = Bug::kNone;
-  absl::string_view sign;  // words that a violation must have to count
+  absl::string_view sign = {};  // words that a violation must have to count
 };
 
 struct Found {
