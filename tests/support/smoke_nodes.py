@@ -59,7 +59,9 @@ def leave_old_log(cluster: Cluster) -> Path:
     (logs,) = {
         Path(file.path).parent for file in raylet.open_files() if "/logs/raylet" in file.path
     }
-    log = logs / "worker-0123456789abcdef-01000000-1.out"
+    # Where Ray puts the logs of dead workers. It follows and moves those that lie beside the directory.
+    (logs / "old").mkdir(exist_ok=True)
+    log = logs / "old" / "worker-0123456789abcdef-01000000-1.out"
     log.write_text("the last words of a worker\n")
     changed_at_s = time.time() - 2 * _DAY_S
     os.utime(log, (changed_at_s, changed_at_s))
