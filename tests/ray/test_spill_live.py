@@ -284,7 +284,7 @@ def test_the_metrics_of_a_node_tell_of_its_spilling_however_many_io_workers_it_h
     assert seen["emptied"], after
     assert seen["workers"] >= 2
     assert before["spilled_objects"] > 200
-    assert before["spilled_bytes"] > before["live_bytes"] > 200_000_000
+    assert before["spilled_bytes"] >= before["live_bytes"] > 200_000_000
     assert before["disk_bytes"] == pytest.approx(seen["on_disk"], rel=0.2)
     assert before["restored_bytes"] >= 1_000_000 * before["restored_objects"]
     assert after["deleted_bytes"] > 200_000_000
