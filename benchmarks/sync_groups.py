@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import results
 import sync_arms
 from sync_arms import Arm, CpuMeter, Generator, RelayCommand
 
@@ -178,6 +179,39 @@ def title(cell: dict[str, Any]) -> str:
         f"Ray {cell['ray']}, {cell['nodes']} {registered}simulated nodes, "
         f"{cell['hz']:g} view(s) a second{scarce}"
     )
+
+
+def tables(cells: Sequence[dict[str, Any]]) -> dict[str, results.Table]:
+    """Return the tables as the documentation has them."""
+    head = ("Ray", "arm", "", "ready p50 ms", "ready p99 ms", "groups/s", "GCS CPU s")
+    found: dict[str, results.Table] = {}
+    for name, members in itertools.groupby(cells, key_of):
+        rows = [
+            [cell["ray"], cell["arm"], phase, *_shown(cell, of_phase), str(cell["runs"])]
+            for cell in members
+            for of_phase, phase in (
+                ("quiet", "quiet"),
+                ("loaded", f"{cell['nodes']} nodes publish"),
+            )
+        ]
+        earlier = found[name][1] if name in found else []
+        found[name] = ((*head, "relays CPU s", "runs"), [*earlier, *rows])
+    return found
+
+
+def key_of(cell: dict[str, Any]) -> str:
+    """Return by which key pages refer to the table that a cell stands in."""
+    return ("scarce" if cell["slots"] < SLOTS else "ample") + (
+        "-registered" if cell["registered"] else ""
+    )
+
+
+def _shown(cell: dict[str, Any], phase: str) -> list[str]:
+    figures = cell[phase]
+    shown = [f"{figures[name]:#.3g}".rstrip(".") for name in ("p50_ms", "p99_ms", "groups_s")]
+    shown.append(f"{figures['gcs_cpu_s']:.1f}")
+    has_relays = cell["arm"].startswith("relays")
+    return [*shown, f"{figures['relay_cpu_s']:.1f}" if has_relays else ""]
 
 
 def _ratio(figure: float, stock: float) -> str:

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import results
 import sync_arms
 import sync_storm
 
@@ -47,22 +48,41 @@ def row(cell: sync_storm.Cell, figures: dict[str, Any], planned: Prediction) -> 
         "relay_cores": figures["relay_cpu_s"] / seconds / relays if relays else None,
         "planned_relay_cores": planned.relay_cores if relays else None,
         "p99_ms": figures["staleness_p99_ms"],
+        "shown_p99": sync_storm.bounded(figures, "staleness_p99_ms"),
         "planned_p99_ms": planned.staleness_p99_ms,
     }
 
 
-def print_markdown(rows: list[dict[str, Any]]) -> None:
-    """Print the table."""
+def table(rows: list[dict[str, Any]]) -> results.Table:
+    """Return the table as the documentation has it."""
     heads = ("GCS cores", "cores a relay", "p99 staleness ms")
-    named = " | ".join(f"{head}: measured | predicted" for head in heads)
-    print(f"| nodes x Hz | Ray | arm | {named} |\n|{'---|' * 9}")
+    named = [title for head in heads for title in (f"{head}: measured", "predicted")]
+    shown = []
     for each in rows:
         cores = [each["gcs_cores"], each["planned_gcs_cores"]]
         cores += [each["relay_cores"], each["planned_relay_cores"]]
-        shown = ["" if value is None else f"{value:.2f}" for value in cores]
-        shown += [sync_storm.show(each["p99_ms"]), sync_storm.show(each["planned_p99_ms"])]
+        cells = ["" if value is None else f"{value:.2f}" for value in cores]
+        cells += [each["shown_p99"], sync_storm.show(each["planned_p99_ms"])]
         load = f"{each['nodes']} x {each['hz']:g}"
-        print(f"| {load} | {each['ray']} | {each['arm']} | {' | '.join(shown)} |")
+        shown.append([load, each["ray"], each["arm"], *cells])
+    return ["nodes x Hz", "Ray", "arm", *named], shown
+
+
+def print_markdown(rows: list[dict[str, Any]]) -> None:
+    """Print the table in Markdown."""
+    head, shown = table(rows)
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for each in shown:
+        print(f"| {' | '.join(each)} |")
+
+
+def compared(path: Path) -> list[dict[str, Any]]:
+    """Return what was measured and predicted of each cell that the runs of a file have."""
+    return [
+        row(cell, figures, planned)
+        for cell, figures in sync_storm.summarise(sync_arms.load_runs(path)).items()
+        if (planned := prediction(cell)) is not None
+    ]
 
 
 def main() -> None:
@@ -73,11 +93,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    rows = [
-        row(cell, figures, planned)
-        for cell, figures in sync_storm.summarise(sync_arms.load_runs(options.results)).items()
-        if (planned := prediction(cell)) is not None
-    ]
+    rows = compared(options.results)
     if options.json:
         print(json.dumps(rows))
     else:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
-from tools import reference
+from tools import figures, reference
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SITE = REPOSITORY / "build" / "site"
@@ -46,7 +46,7 @@ def loaded_from_elsewhere(html: str) -> list[str]:
 
 def main() -> int:
     """Build the site; return the exit status."""
-    if reference.main(["--check"]) != 0:
+    if reference.main(["--check"]) != 0 or figures.main(["--check"]) != 0:
         return 1
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--clean"],

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.support.rays import REPOSITORY
 
 # What `make demo` runs, what reads figures and measures nothing, and a part of another one.
-NOT_IN_BENCH = {"spill_demo", "sync_plan", "sync_groups_register"}
+NOT_IN_BENCH = {"spill_demo", "sync_plan", "sync_figures", "results", "sync_groups_register"}
 PROGRAMS = {
     path.stem
     for path in (REPOSITORY / "benchmarks").glob("*.py")

@@ -17,7 +17,7 @@ def a_run(nodes: int, arm: str, **figures: Any) -> dict[str, Any]:
     """Return a run with these figures; the others are 1."""
     plain = (
         "staleness_p50_ms staleness_p99_ms gcs_cpu_s relay_cpu_s generator_cpu_s machine_cpu_s"
-        " lateness_p99_ms relay_rss_mb gcs_rss_mb missing lost_at_join join_ms messages bytes"
+        " lateness_p99_ms relay_rss_mb gcs_rss_mb missing measured lost_at_join join_ms messages bytes"
     )
     run: dict[str, Any] = dict.fromkeys(plain.split(), 1.0)
     run |= {"client": "light", "hz": 1.0, "nodes": nodes, "ray": "2.60.0", "arm": arm}
@@ -64,7 +64,15 @@ def test_what_never_converged_is_slower_than_anything_that_did() -> None:
     (figures,) = sync_storm.summarise(runs).values()
     assert figures["burst_median_ms"] == float("inf")
     assert figures["join_s"] == float("inf")
-    assert sync_storm.show(figures["join_s"]) == "never"
+    assert sync_storm.show(figures["burst_median_ms"]) == "> 30,000"
+
+
+def test_a_staleness_that_was_cut_off_is_shown_as_a_bound() -> None:
+    run = a_run(800, "direct", staleness_p99_ms=18_088.0, missing=31.0, measured=100.0)
+    (figures,) = sync_storm.summarise([run]).values()
+    assert sync_storm.bounded(figures, "staleness_p99_ms") == "> 18,088 (31 % undelivered)"
+    assert sync_storm.bounded(figures, "staleness_p50_ms") == "1.00"
+    assert sync_storm.bounded(figures | {"missing": 0}, "staleness_p99_ms") == "18,088"
 
 
 def test_the_memory_of_a_relay_is_the_worst_of_all_runs() -> None:
