@@ -1,4 +1,4 @@
-"""Makes the pages of docs/reference from the installed Mantaray, so that they cannot disagree with it.
+"""Makes docs/reference and the dashboard from Mantaray and its sources, so that they always agree.
 
 python -m tools.reference            writes the pages
 python -m tools.reference --check    names the pages that differ, and fails if there are any
@@ -15,12 +15,15 @@ import click
 from mantaray.cli.main import main as mantaray_command
 from mantaray.settings import SETTINGS, Setting
 
-from mantaray.spill import node as spilling
+from tools.dashboard import dashboard
 from tools.markdown import table
 from tools.messages import by_component, native_messages, python_messages
+from tools.metrics import Metric, node_metrics, relay_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAGES = REPOSITORY / "docs" / "reference"
+PAGES = REPOSITORY / "docs"
+PYTHON = REPOSITORY / "python" / "mantaray"
+RELAY = REPOSITORY / "src" / "mantaray" / "relay"
 REMAKE = "`.venv/bin/python -m tools.reference`"
 # The first group that matches a setting's name is where it is shown.
 GROUPS: Mapping[str, str] = {
@@ -56,6 +59,24 @@ an IO worker, or in the log of the relay.
 
 This page is made by {REMAKE}. Do not edit it.
 """
+_METRICS_OPENING = f"""\
+# Metrics
+
+This page lists every metric of Mantaray. [Alerts and dashboards](../monitoring.md) says how to collect
+them, and has alert rules and a Grafana dashboard.
+
+This page is made by {REMAKE}. Do not edit it.
+"""
+_METRICS_NOTES = {
+    "Of each node": """\
+The agent of a node exports these beside Ray's own metrics, at the port that Ray lists as its metrics export
+port. Ray adds the label `ip` and labels of its own. Ray exports all of them as gauges, sums too.
+""",
+    "Of each relay": """\
+A relay exports these at `/metrics` of its `--admin-listen` address. A histogram has the series `_bucket`,
+`_sum` and `_count`.
+""",
+}
 _COMMANDS_OPENING = f"""\
 # Commands
 
@@ -63,30 +84,16 @@ This page lists every command of the `mantaray` program with its options.
 
 This page is made by {REMAKE}. Do not edit it.
 """
-_METRICS_OPENING = f"""\
-# Metrics
-
-This page lists the metrics of spilling. The agent of each node exports them to Prometheus beside Ray's own.
-The number of series of a node does not depend on its number of processes or objects. They appear when an IO
-worker of the node has started.
-
-Sums cover all IO workers of the node since its agent started, those that have ended too. Live and disk
-bytes are read from the spill directories in the background, at most every ten seconds and with about 1 % of
-a processor, so on a node with millions of objects they may be minutes old.
-
-[Garbage collection](../gc.md) and [the overlay](../overlay.md#a-whole-cluster) have metrics of their own.
-
-This page is made by {REMAKE}. Do not edit it.
-"""
 
 
 def pages() -> dict[str, str]:
-    """Return every generated page by its file name."""
+    """Return every generated file by its path below docs."""
     return {
-        "settings.md": settings_page(SETTINGS),
-        "commands.md": commands_page(mantaray_command),
-        "messages.md": messages_page(),
-        "metrics.md": metrics_page(),
+        "reference/settings.md": settings_page(SETTINGS),
+        "reference/commands.md": commands_page(mantaray_command),
+        "reference/messages.md": messages_page(),
+        "reference/metrics.md": metrics_page(),
+        "monitoring/mantaray-dashboard.json": dashboard(all_metrics()),
     }
 
 
@@ -136,7 +143,7 @@ def messages_page() -> str:
     """Return the page of messages: a table a component, Python's before those of the native code."""
     tables = []
     for language, messages in (
-        ("", python_messages(REPOSITORY / "python" / "mantaray")),
+        ("", python_messages(PYTHON)),
         ("Native code: ", native_messages(REPOSITORY / "src" / "mantaray")),
     ):
         for component, found in by_component(list(messages)).items():
@@ -146,23 +153,29 @@ def messages_page() -> str:
     return _MESSAGES_OPENING + "".join(tables)
 
 
+def all_metrics() -> list[Metric]:
+    """Return every metric, those of nodes before those of relays."""
+    return [*node_metrics(PYTHON), *relay_metrics(RELAY)]
+
+
 def metrics_page() -> str:
-    """Return the page of metrics, one table a kind."""
-    kinds = {
-        "Sums": (spilling.SUMS, "-"),
-        "Waiting": (spilling.PENDING, "-"),
-        "Directories": (spilling.LARGEST, "-"),
-        "On disk": (spilling.ON_DISK, "-"),
-        "Durations": ((spilling.CALL_BUCKETS,), "`Operation`, `le`"),
-        "Sums of durations": ((spilling.CALL_SECONDS, spilling.CALLS), "`Operation`"),
-    }
+    """Return the page of metrics."""
+    head = ("metric", "type", "labels", "what it says")
     tables = []
-    for title, (metrics, labels) in kinds.items():
+    for title, metrics in (
+        ("Of each node", node_metrics(PYTHON)),
+        ("Of each relay", relay_metrics(RELAY)),
+    ):
         rows = [
-            (f"`ray_{spilling.PREFIX}{each.name}`", labels, each.unit, each.description)
+            (
+                f"`{each.name}`",
+                each.kind,
+                ", ".join(f"`{label}`" for label in each.labels),
+                each.description,
+            )
             for each in metrics
         ]
-        tables.append(f"\n## {title}\n\n{table(('metric', 'labels', 'unit', 'meaning'), rows)}")
+        tables.append(f"\n## {title}\n\n{_METRICS_NOTES[title]}\n{table(head, rows)}")
     return _METRICS_OPENING + "".join(tables)
 
 
@@ -180,12 +193,12 @@ def main(arguments: Sequence[str]) -> int:
     differing = [name for name, text in pages().items() if _written(name) != text]
     if arguments:
         for name in differing:
-            print(f"docs/reference/{name} is out of date; run {REMAKE}", file=sys.stderr)
+            print(f"docs/{name} is out of date; run {REMAKE}", file=sys.stderr)
         return 1 if differing else 0
-    PAGES.mkdir(exist_ok=True)
     for name in differing:
+        (PAGES / name).parent.mkdir(exist_ok=True)
         (PAGES / name).write_text(pages()[name])
-        print(f"docs/reference/{name} is made", file=sys.stderr)
+        print(f"docs/{name} is made", file=sys.stderr)
     return 0
 
 
