@@ -15,6 +15,7 @@ import click
 from mantaray.cli.main import main as mantaray_command
 from mantaray.settings import SETTINGS, Setting
 
+from tools.architecture import picture
 from tools.dashboard import dashboard
 from tools.markdown import table
 from tools.messages import by_component, native_messages, python_messages
@@ -59,6 +60,17 @@ an IO worker, or in the log of the relay.
 
 This page is made by {REMAKE}. Do not edit it.
 """
+_SYNC_MESSAGES_OPENING = f"""\
+# Format of sync messages
+
+This page shows the bytes that raylets, the GCS and relays send one another on a sync stream. A relay
+speaks the format of Ray 2.48 to 2.60. [The relay](../relay.md) explains what the messages are for.
+
+The opening comment of the schema describes the two dialects and the metadata of a stream. Tests compare the
+schema with what the `gcs_server` of each Ray carries.
+
+This page is made by {REMAKE}. Do not edit it.
+"""
 _METRICS_OPENING = f"""\
 # Metrics
 
@@ -93,7 +105,9 @@ def pages() -> dict[str, str]:
         "reference/commands.md": commands_page(mantaray_command),
         "reference/messages.md": messages_page(),
         "reference/metrics.md": metrics_page(),
+        "reference/sync-messages.md": sync_messages_page(),
         "monitoring/mantaray-dashboard.json": dashboard(all_metrics()),
+        "images/architecture.svg": picture(),
     }
 
 
@@ -177,6 +191,12 @@ def metrics_page() -> str:
         ]
         tables.append(f"\n## {title}\n\n{_METRICS_NOTES[title]}\n{table(head, rows)}")
     return _METRICS_OPENING + "".join(tables)
+
+
+def sync_messages_page() -> str:
+    """Return the page of the wire format, which is the schema."""
+    schema = (REPOSITORY / "src" / "mantaray" / "proto" / "ray_syncer.proto").read_text()
+    return f"{_SYNC_MESSAGES_OPENING}\n```proto\n{schema}```\n"
 
 
 def _paragraphs(text: str) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 import pytest
+from mantaray.overlay.hooks import OVERLAY
 
-from tools import reference
+from tools import architecture, reference
 from tools.docs import loaded_from_elsewhere
 from tools.messages import Message, native_messages, python_messages
 
@@ -74,3 +75,16 @@ def test_messages_of_native_code_are_found_across_lines(tmp_path: Path) -> None:
     assert list(native_messages(tmp_path)) == [
         Message("part", "… lies (far) away, …", "", "NotFoundError")
     ]
+
+
+def test_the_picture_shows_every_patch_and_every_word_fits_its_box() -> None:
+    OVERLAY.discover()
+    processes = [process for _, column in architecture.COLUMNS for process in column]
+    assert {patch for each in processes for patch in each.patches} == {
+        patch.name for patch in OVERLAY.patches()
+    }
+    inside = architecture.COLUMN - 4 * architecture.PADDING
+    for process in processes:
+        assert all(len(line) * architecture.CHARACTER < 1.15 * inside for line in process.does)
+        chips = sum(len(patch) * architecture.CHARACTER + 22 for patch in process.patches)
+        assert chips - 8 <= inside
