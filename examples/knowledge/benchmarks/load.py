@@ -136,38 +136,26 @@ def report(results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draw the disk over time and the waits of all askers (needs matplotlib)."""
+    """Draw the disk over time (needs matplotlib); each line is named at its end."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    colours = {"stock": "tab:red", "mantaray": "tab:blue"}
-    figure, (disk, waits) = pyplot.subplots(1, 2, figsize=(12, 4.2), constrained_layout=True)
+    figure, disk = pyplot.subplots(figsize=(6.5, 4.2), constrained_layout=True)
+    looks = {"stock": ("stock Ray", "tab:red"), "mantaray": ("Mantaray", "tab:blue")}
     for arm in ARMS:
-        for number, run in enumerate(results[arm]):
-            label = {"stock": "stock Ray", "mantaray": "Mantaray"}[arm] if number == 0 else None
+        name, colour = looks[arm]
+        for run in results[arm]:
             seconds, used = zip(*run["disk"], strict=True)
-            disk.plot(seconds, [n / 1e6 for n in used], color=colours[arm], label=label, alpha=0.8)
-            for phase, style in (("busy", "-"), ("calm", "--")):
-                waited = sorted(run[f"{phase}_waits_ms"])
-                share = [(place + 1) / len(waited) for place in range(len(waited))]
-                text = (
-                    f"{label}, {'while ingesting' if phase == 'busy' else 'after'}"
-                    if label
-                    else None
-                )
-                spent = [wait / 1000 for wait in waited]
-                waits.plot(spent, share, style, color=colours[arm], label=text, alpha=0.8)
+            disk.plot(seconds, [n / 1e6 for n in used], color=colour, linewidth=2)
+        end = (seconds[-1], used[-1] / 1e6)
+        place = {"textcoords": "offset points", "ha": "right", "color": colour, "fontsize": 12}
+        disk.annotate(name, end, (0, 6), **place)
     disk.set(title="Spilled data on disk", xlabel="seconds since the crawl began", ylabel="MB")
-    waits.set(
-        title="Askers who all ask at once", xlabel="answered within, s", ylabel="share of askers"
-    )
-    for axis in (disk, waits):
-        axis.grid(alpha=0.3)
-        axis.set_xlim(left=0)
-        axis.set_ylim(bottom=0)
-        axis.legend(fontsize=8)
+    disk.grid(alpha=0.25)
+    disk.set_xlim(left=0)
+    disk.set_ylim(bottom=0)
     figure.savefig(path, dpi=110)
 
 
