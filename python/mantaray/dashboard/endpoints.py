@@ -1,7 +1,7 @@
 """The profiling endpoints of the dashboard's head: the node is found first, then Ray's own runs.
 
-A handler of Ray looks the agent of a node up by address. Around it, this module decides which node
-is meant (see `links`) and hands that node's agent to the look-up for the length of the request.
+A handler of Ray looks up the agent of a node by address. Around it, this module decides which node
+is meant (see `links`), and gives that node's agent to the look-up while the request lasts.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from mantaray.dashboard.links import (
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
-# The agent that the request under way is meant for: (node id, ip, HTTP port, gRPC port).
+# The agent that the current request is meant for: (node id, ip, HTTP port, gRPC port).
 _AGENT: ContextVar[tuple[Any, ...] | None] = ContextVar("mantaray_profiled_agent", default=None)
-# Of what the GCS returns at once; a bound that is never reached, for Ray's own is 10,000.
+# How many entries the GCS may return at once. Ray's own limit is 10,000, so this one is never
+# reached.
 _MOST_ENTRIES = 10_000_000
 
 
@@ -35,7 +36,7 @@ def resolving(module: ModuleType, original: Handler) -> Handler:
 
     Args:
         module: Ray's module of these endpoints.
-        original: the handler in it; it does the rest.
+        original: the handler in it, which does everything else.
     """
 
     @functools.wraps(original)
@@ -76,14 +77,14 @@ def answering(original: Handler) -> Handler:
 
 
 def _is_worker_link(module: ModuleType, query: Any) -> bool:
-    """Return whether it is for us: not of a task, complete, and profiling is not switched off."""
+    """Return whether Mantaray handles a link: it is not of a task, it is complete, and profiling is on."""
     if not getattr(module, "RAY_DASHBOARD_ENABLE_PROFILING", True) or "task_id" in query:
         return False
     return bool(query.get("pid") and (query.get("node_id") or query.get("ip")))
 
 
 async def _find_node(head: Any, request: Any) -> tuple[LiveNode, bool]:
-    """Return the node that is meant, and whether the link itself tells it (else: redirect)."""
+    """Return the node that is meant, and whether the link names it (if not, redirect)."""
     query = request.query
     pid, ip = check_pid(query["pid"]), query.get("ip")
     nodes = await _live_nodes(head)
@@ -152,7 +153,7 @@ def _other_parameters(request: Any) -> list[tuple[str, str]]:
 def _link(request: Any, node: LiveNode | None) -> str:
     """Return the request's own link with another node or none, relative to where it came from.
 
-    Relative, because the dashboard may be shown below a path of some proxy.
+    The link is relative because a proxy may serve the dashboard below a path.
     """
     parameters = _other_parameters(request)
     if node is not None:

@@ -1,4 +1,4 @@
-"""Which node a profiling link means: decided from values alone, without Ray or a web server.
+"""Decides which node a profiling link means, from values alone, without Ray or a web server.
 
 A link names a process by its id and a node by `node_id` or, as pages of old did, by `ip`. Several
 nodes may share an address (pods on the network of their host, raylets on one machine), and process
@@ -16,7 +16,7 @@ NODE_ID_DIGITS = 56
 
 
 class LinkError(Exception):
-    """A link that cannot be followed, as it is told to the one who followed it."""
+    """A link that cannot be followed. The message is for the person who followed it."""
 
     def __init__(self, status: int, text: str) -> None:
         """Keep the answer.
@@ -32,12 +32,12 @@ class LinkError(Exception):
 
 @dataclass(frozen=True)
 class LiveNode:
-    """A node that the GCS takes for alive.
+    """A node that is alive according to the GCS.
 
     Attributes:
         node_id: in lower-case hexadecimal.
         address: its ip.
-        name: what people call it; Ray's default is the address.
+        name: of the node; Ray's default is the address.
     """
 
     node_id: str
@@ -99,14 +99,15 @@ def nodes_at(ip: str, nodes: Iterable[LiveNode]) -> list[LiveNode]:
 def owner_of(
     pid: int, ip: str, candidates: Collection[LiveNode], holders: Collection[str], link: str
 ) -> LiveNode:
-    """Return the one node of several on an address that has a live worker or driver with this id.
+    """Return the node of an address that has a live worker or driver with this process id.
 
     Args:
         pid: the process.
         ip: the address they share.
         candidates: the live nodes with that address.
         holders: ids of the nodes that have such a process.
-        link: the link without node_id; each candidate's is listed where none can be chosen.
+        link: the link without node_id. If none can be chosen, the error lists a link for each
+            candidate.
 
     Raises:
         LinkError: none has it, or more than one has.

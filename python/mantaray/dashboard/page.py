@@ -1,11 +1,12 @@
 """The page of the dashboards of Ray 2.48 and 2.49, served with node ids in its profiling links.
 
-The compiled front end is changed in memory when it is served; Ray's files stay as they are. The
-edits were written for two bundles and are made to no other: each is known by its SHA-256. A link
-carries both, `ip` as before and `node_id`, so that it also works where the endpoints came as stock.
+Mantaray changes the compiled front end in memory when it is served, and leaves Ray's files as they
+are. The edits were written for two bundles, which are recognised by their SHA-256, and are made to
+no other. A link carries `ip` as before and `node_id` as well, so it also works with stock
+endpoints.
 
-The changed script has an address of its own. A browser may keep scripts for a year, and one that
-goes back to a stock dashboard must not bring ours along.
+The changed script has an address of its own. A browser may keep scripts for a year, and must not
+use this one with a stock dashboard.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Edit:
         pattern: a regular expression for the place.
         becomes: what is put there, with the groups of the pattern.
         count: in how many places.
-        why: what it is for.
+        why: its purpose.
     """
 
     pattern: str
@@ -49,7 +50,7 @@ class FrontEnd:
     """A compiled front end that the edits were written for.
 
     Attributes:
-        releases: the Rays that it came with, in words.
+        releases: the releases of Ray that contain it, in words.
         index_sha256: of its index.html.
         script: the bundle, relative to the directory of the front end.
         script_sha256: of the bundle.

@@ -28,7 +28,7 @@ class HeapGuard:
 
     Args:
         collector: the collector of this process.
-        on_owed: called when a search has come to be owed. The call comes in the middle of an allocation
+        on_owed: called when a search has become due. The call comes in the middle of an allocation
             of any thread, so it must not take a lock.
     """
 
@@ -58,7 +58,7 @@ class HeapGuard:
             setattr(gc, name, self._stand_ins[name])
 
     def detach(self) -> None:
-        """Watch no more. A function that somebody else has replaced since stays as it is."""
+        """Stop watching. A function that another library has replaced since stays as it is."""
         if self._notice in gc.callbacks:
             gc.callbacks.remove(self._notice)
         for name, original in self._originals.items():

@@ -33,22 +33,22 @@ from mantaray.gc.model import Collection, Counts, Kind, Policy
 if TYPE_CHECKING:
     from mantaray.gc.interfaces import Heap, Search, World
 
-# What one block of memory adds to a full collection, and one container to any, before it was
-# measured. Measured on an idle machine: 0.05 and 0.07 us.
+# How much longer each block of memory makes a full collection, and each container any collection.
+# These values, of an idle machine, count until the process has measured its own.
 _FIRST_PAUSE_PER_BLOCK_S = 40e-9
 _FIRST_PAUSE_PER_OBJECT_S = 150e-9
-# Fewer objects than this say nothing about the pause of one.
-_TELLING_OBJECTS = 20_000
-# Triggers in a row that freed nothing of the store: pressure persists. While it does, Ray asks every
-# 10 to 30 seconds; without any it asks every ten minutes, which is no pressure.
+# A collection of fewer objects than this is too short to learn the pause per object from.
+_OBJECTS_TO_LEARN_FROM = 20_000
+# If so many triggers in a row freed nothing of the store, the shortage persists. During a shortage
+# Ray asks every 10 to 30 seconds. Without one it asks every ten minutes.
 _FRUITLESS_TRIGGERS = 2
 _PRESSURE_GAP_S = 120.0
-# Fulls in an idle process may take this many times the share of others.
+# Full collections in an idle process may take this many times the share of time.
 _IDLE_SHARE_FACTOR = 5
 # As CPython does: a heap that has grown by a quarter is worth a look.
 _GROWTH = 1.25
 _GROWTH_BYTES = 64_000_000
-# Ray asks every process once in this time anyhow; something frozen does not wait longer.
+# Ray asks every process once in this time, so frozen objects do not wait longer either.
 _MAX_AGE_S = 600.0
 # A search follows automatic freezing after this time at the latest, if searches may take their share.
 _SEARCH_AGE_S = 60.0
@@ -61,14 +61,14 @@ _SEARCH_FAILED_S = 300.0
 # The longest stall that an automatic collection of the oldest generation, or one step of freeing what a
 # search has found, is meant to cause.
 _STEP_PAUSE_S = 0.003
-# Ray itself switches the collector off for moments; wait for so long, looking so often.
+# Ray itself switches the collector off for moments. Wait this long for it, and look this often.
 _DISABLED_WAIT_S = 1.0
 _DISABLED_LOOK_S = 0.02
 _LONGEST_LOOK_S = 1.0
 
 
 class _Probe:
-    """Garbage of ours, made after a freeze: if a collection does not find it, someone froze it."""
+    """Garbage made after each freeze. If a collection does not find it, the program has frozen it."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -94,8 +94,8 @@ class Collector:
         world: what is known of the process.
         policy: the knobs.
         clock: monotonic seconds.
-        cpu_clock: seconds that the calling thread has run. How long the next collection will take is
-            learned from it, for a busy machine stretches a pause by chance.
+        cpu_clock: seconds that the calling thread has run. The collector learns from it how long
+            the next collection will take, because on a busy machine pauses are longer by chance.
         can_freeze: False where freezing does not make collections shorter (free-threaded Python).
         on_collection: called after each collection, outside its pause.
         search: finds garbage without stopping the process; None if there is no such way.
@@ -115,8 +115,8 @@ class Collector:
     ) -> None:
         self.counts = Counts()
         self.policy = policy
-        # Held while something is decided or collected, so that a fork waits for the end of it. A
-        # destructor that runs in a collection may fork too.
+        # Held while the collector decides or collects, so that a fork waits until it has finished.
+        # It is reentrant because a destructor that runs in a collection may fork too.
         self.at_work = threading.RLock()
         self._heap = heap
         self._world = world
@@ -127,7 +127,8 @@ class Collector:
         self._triggers = 0
         self._asked_at: float | None = None
         self._can_freeze = can_freeze
-        self._moves: bool | None = None if can_freeze else False
+        # None until it is known; False once the program freezes objects of its own.
+        self._owns_freezing: bool | None = None if can_freeze else False
         self._has_frozen = False
         self._probe: _Probe | None = None
         self._owed_since: float | None = None
@@ -148,26 +149,26 @@ class Collector:
 
     @property
     def freezes(self) -> bool:
-        """Whether survivors are frozen; not so where the user has frozen something."""
-        return self._moves is not False
+        """Whether survivors are frozen. They are not if the program has frozen objects."""
+        return self._owns_freezing is not False
 
     @property
     def has_frozen(self) -> bool:
-        """Whether what is frozen was frozen by this collector alone."""
-        return self._has_frozen and self._moves is True
+        """Whether objects are frozen, and this collector froze all of them."""
+        return self._has_frozen and self._owns_freezing is True
 
     def give_way_to_user(self) -> None:
         """Freeze and unfreeze nothing from now on: the program freezes objects of its own."""
         with self.at_work:
-            if self._has_frozen and self._moves:
+            if self._has_frozen and self._owns_freezing:
                 self._heap.unfreeze()
             self._has_frozen = False
-            self._moves = False
+            self._owns_freezing = False
             self._probe = None
 
     @property
     def owes_full(self) -> bool:
-        """Whether something was put out of sight that no full collection has seen since."""
+        """Whether objects were frozen that no full collection has visited since."""
         return self._owed_since is not None
 
     def trigger(self) -> None:
@@ -179,7 +180,7 @@ class Collector:
         """Do what is due.
 
         Returns:
-            After how many seconds to call again; None: not before the next trigger.
+            After how many seconds to call again; None if not before the next trigger.
         """
         with self.at_work:
             self._take_triggers()
@@ -192,7 +193,7 @@ class Collector:
                     return _DISABLED_LOOK_S
                 self._answer()
             elif self.owes_full and self._searching is None:
-                self._look()
+                self._run_what_is_owed()
             if self._asked_at is not None:
                 return _DISABLED_LOOK_S
             if self._searching is not None:
@@ -200,7 +201,7 @@ class Collector:
             return min(self.policy.idle_s / 2, _LONGEST_LOOK_S) if self.owes_full else None
 
     def restart(self) -> None:
-        """Go on in a forked child: what is frozen stays so, nothing is asked for."""
+        """Continue in a forked child. Frozen objects stay frozen, and no trigger is open."""
         self.at_work = threading.RLock()
         self._triggers_lock = threading.Lock()
         self._triggers = 0
@@ -235,7 +236,7 @@ class Collector:
             self.at_work.release()
 
     def automatic_ends(self) -> None:
-        """Freeze again what a collection by the program has seen."""
+        """Freeze the objects again that a collection by the program has visited."""
         if self._thawed_for_user and self.at_work.acquire(blocking=False):
             try:
                 self._thawed_for_user = False
@@ -245,20 +246,20 @@ class Collector:
                 self.at_work.release()
 
     def thaw(self) -> None:
-        """Put everything back where it was, if nobody else has frozen anything."""
+        """Unfreeze everything, unless the program has frozen objects."""
         with self.at_work:
-            if self._moves and self._has_frozen:
-                seen = self._see_to_the_user(2) is not None
-                if seen and self._moves:
+            if self._owns_freezing and self._has_frozen:
+                seen = self._collect_unfrozen(2) is not None
+                if seen and self._owns_freezing:
                     self._heap.unfreeze()
             self._has_frozen = False
             self._probe = None
-            self._moves = None if self._can_freeze else False
+            self._owns_freezing = None if self._can_freeze else False
             self._owed_since = None
             self._fruitless = 0
 
     def _thaw_for_user(self) -> None:
-        if self._moves and self._has_frozen:
+        if self._owns_freezing and self._has_frozen:
             self._heap.unfreeze()
             self._thawed_for_user = True
 
@@ -266,7 +267,7 @@ class Collector:
         if self._search is None or not self._may_freeze() or self._full_is_short():
             return False
         if not self._search.is_possible:
-            # Modules are not loaded in the middle of an allocation: the next step finds out.
+            # No module is loaded in the middle of an allocation. The next step finds out.
             return self._search.is_possible is None
         limit = int(_STEP_PAUSE_S / self._pause_per_object_s)
         # A heap that was never frozen is known to be large. Counting it would take long.
@@ -280,10 +281,10 @@ class Collector:
         return True
 
     def _may_freeze(self) -> bool:
-        if self._moves is None:
-            # What the user has frozen before is not ours to unfreeze.
-            self._moves = self._heap.get_freeze_count() == 0
-        return self._moves
+        if self._owns_freezing is None:
+            # Objects that the program froze earlier must stay frozen.
+            self._owns_freezing = self._heap.get_freeze_count() == 0
+        return self._owns_freezing
 
     def _take_triggers(self) -> None:
         with self._triggers_lock:
@@ -298,8 +299,8 @@ class Collector:
     def _has_waited(self) -> bool:
         """Return whether a trigger has waited long enough for a collector that is switched off.
 
-        Ray switches it off for moments. Stock Ray collects in a process that keeps it off, and so does
-        this collector.
+        Ray switches it off for moments. Stock Ray collects even in a process that keeps it off, and
+        so does this collector.
         """
         assert self._asked_at is not None
         return self._clock() - self._asked_at >= _DISABLED_WAIT_S
@@ -326,9 +327,9 @@ class Collector:
             self._owed_since = self._clock()
         self._is_asked_to_search = True
         if self._searching is None:
-            self._look()
+            self._run_what_is_owed()
 
-    def _look(self) -> None:
+    def _run_what_is_owed(self) -> None:
         """Start the search, or run the full collection, that is owed if the time for it has come."""
         now = self._clock()
         if self._search_is_usable(now):
@@ -336,7 +337,7 @@ class Collector:
             if why is None or self._start_search(why):
                 return
         if now >= self._idle_full_allowed_at and self._world.is_idle(self.policy.idle_s):
-            self._recheck_the_user()
+            self._resume_freezing()
             self._full("idle")
         elif now < self._full_allowed_at:
             return
@@ -350,7 +351,7 @@ class Collector:
     def _search_is_usable(self, now: float) -> bool:
         if self._search is None or now < self._search_usable_at:
             return False
-        return self._moves is True and self._has_frozen and not self._full_is_short()
+        return self._owns_freezing is True and self._has_frozen and not self._full_is_short()
 
     def _why_search(self, now: float) -> str | None:
         """Return why a search is due now; None if none is."""
@@ -373,13 +374,13 @@ class Collector:
             return False
         now = self._clock()
         self._searching = _Searching(why, now, self._world.held(), now - before_s)
-        # What is frozen from now on is owed another search.
+        # Objects that are frozen from now on need another search.
         self._is_asked_to_search = False
         self._owed_since = None
         return True
 
     def _follow_search(self) -> None:
-        """See what has become of the search; free a part of what it has found."""
+        """Check on the search, and free a part of what it has found."""
         running = self._searching
         assert self._search is not None
         assert running is not None
@@ -419,7 +420,7 @@ class Collector:
         self._search_allowed_at = self._clock() + took_s / _SEARCH_SHARE
         self._fruitless = 0
         self._rss_base_bytes = self._world.rss_bytes()
-        self._tell(Kind.SEARCH, running.why, running.pause_s, running.objects, running.held)
+        self._report(Kind.SEARCH, running.why, running.pause_s, running.objects, running.held)
 
     def _full_is_short(self) -> bool:
         blocks = self._world.blocks()
@@ -436,11 +437,11 @@ class Collector:
             return rss_bytes > self.policy.rss_limit_bytes
         return rss_bytes > self._rss_base_bytes * _GROWTH + _GROWTH_BYTES
 
-    def _reach(self) -> tuple[int | None, int]:
+    def _short_generation(self) -> tuple[int | None, int]:
         """Return the oldest generation that a short collection can take in, and its objects.
 
-        A heap that was never frozen is known to be large, else it would have been collected in full:
-        its oldest generation is not even counted, for that touches every object too.
+        A heap that was never frozen is known to be large, or it would have been collected in full.
+        Its oldest generation is not even counted, because counting touches every object too.
         """
         bound = self.policy.short_pause_s / self._pause_per_object_s
         younger = len(self._heap.get_objects(0)) + len(self._heap.get_objects(1))
@@ -453,40 +454,41 @@ class Collector:
         return 1, younger
 
     def _young(self) -> int:
-        """Collect what is new as far as that is short, freeze it; return what was released."""
-        generation, objects = self._reach()
+        """Collect and freeze the new objects, as far as that is short; return what was released."""
+        generation, objects = self._short_generation()
         held = self._world.held()
         before_s, before_cpu_s = self._clock(), self._cpu_clock()
         found: int | None = 0
         if generation is not None:
-            found = self._see_to_the_user(generation)
+            found = self._collect_unfrozen(generation)
         if found is None:
             return 0
-        if self._moves:
+        if self._owns_freezing:
             self._freeze()
         pause_s = self._clock() - before_s
-        if objects > _TELLING_OBJECTS:
+        if objects > _OBJECTS_TO_LEARN_FROM:
             took_s = self._cpu_clock() - before_cpu_s
             self._pause_per_object_s = (self._pause_per_object_s + took_s / objects) / 2
-        return self._tell(Kind.YOUNG, "trigger", pause_s, found, held)
+        return self._report(Kind.YOUNG, "trigger", pause_s, found, held)
 
     def _full(self, why: str) -> None:
-        """Collect everything that we may."""
+        """Collect everything, except objects that the program has frozen."""
         held = self._world.held()
         before_s, before_cpu_s = self._clock(), self._cpu_clock()
         found = 0
-        if self._moves and self._has_frozen:
-            # First the new alone: it shows whether somebody else has frozen something.
-            new = self._see_to_the_user(2)
+        if self._owns_freezing and self._has_frozen:
+            # Collect only the new objects first, which shows whether the program has frozen
+            # objects.
+            new = self._collect_unfrozen(2)
             if new is None:
                 return
             found = new
-        if self._moves:
+        if self._owns_freezing:
             self._heap.unfreeze()
         try:
             found += self._collect(2)
         finally:
-            if self._moves:
+            if self._owns_freezing:
                 self._freeze()
         end_s = self._clock()
         pause_s, took_s = end_s - before_s, self._cpu_clock() - before_cpu_s
@@ -496,9 +498,9 @@ class Collector:
         self._fruitless = 0
         self._last_full = (took_s, self._world.blocks())
         self._rss_base_bytes = self._world.rss_bytes()
-        self._tell(Kind.FULL, why, pause_s, found, held)
+        self._report(Kind.FULL, why, pause_s, found, held)
 
-    def _tell(self, kind: Kind, why: str, pause_s: float, objects: int, held: int) -> int:
+    def _report(self, kind: Kind, why: str, pause_s: float, objects: int, held: int) -> int:
         """Count and report a collection; return what it released."""
         released = max(0, held - self._world.held())
         done = Collection(kind, why, pause_s, objects, released)
@@ -518,15 +520,15 @@ class Collector:
         self._has_frozen = True
         self._probe = _Probe()
 
-    def _see_to_the_user(self, generation: int) -> int | None:
-        """Collect what is in sight, and see by it whether the user has frozen something.
+    def _collect_unfrozen(self, generation: int) -> int | None:
+        """Collect all unfrozen objects, and learn whether the program has frozen objects.
 
-        The probe was made after our last freeze. A collection of everything in sight finds it,
-        unless it was put out of sight by somebody else.
+        The probe was made after this collector's last freeze. A collection of all objects that are
+        not frozen finds it, unless the program has frozen it.
 
         Returns:
-            How many unreachable objects were found; None when another collection was running, so
-            that nothing was done: then the trigger is asked again.
+            How many unreachable objects were found. None if another collection was running, so that
+            nothing was done; the trigger is then open again.
         """
         probe = None
         if generation == 2 and self._probe is not None:
@@ -538,11 +540,14 @@ class Collector:
             self._asked_at = self._clock()
             return None
         if probe is not None and probe() is not None:
-            self._moves = False
+            self._owns_freezing = False
         return found
 
-    def _recheck_the_user(self) -> None:
-        """Freeze again once the user has unfrozen everything; only asked when it hurts nobody."""
-        if self._can_freeze and self._moves is False and self._heap.get_freeze_count() == 0:
-            self._moves = True
+    def _resume_freezing(self) -> None:
+        """Freeze again if the program has unfrozen everything.
+
+        Called only in an idle process, because counting frozen objects takes time.
+        """
+        if self._can_freeze and self._owns_freezing is False and self._heap.get_freeze_count() == 0:
+            self._owns_freezing = True
             self._has_frozen = False

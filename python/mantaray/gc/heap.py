@@ -9,7 +9,7 @@ _OLDEST = 2
 
 
 class PythonHeap:
-    """The functions of `gc`, kept, because stand-ins for the program's calls may be put in their places."""
+    """The functions of `gc`, kept because stand-ins may take their places later."""
 
     def __init__(self) -> None:
         self.collect = gc.collect
@@ -21,11 +21,11 @@ class PythonHeap:
         self._get_objects = gc.get_objects
 
     def get_objects(self, generation: int | None = None) -> list[Any]:
-        """Return the objects in sight, of one generation or all."""
+        """Return the objects that are not frozen, of one generation or all."""
         return self._get_objects(generation)
 
     def count_oldest(self, limit: int) -> int:
-        """Return how many objects the oldest generation has in sight, counting up to `limit`."""
+        """Return how many unfrozen objects the oldest generation has, counting up to `limit`."""
         from mantaray._native import gc as native
 
         return native.count_objects(_OLDEST, _OLDEST, limit)

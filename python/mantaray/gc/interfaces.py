@@ -6,31 +6,31 @@ from typing import Any, Protocol
 
 
 class Heap(Protocol):
-    """What is used of the module `gc`; sizes of generations come from `get_objects`."""
+    """The part of the module `gc` that a collector uses. `get_objects` gives the sizes of generations."""
 
     def collect(self, generation: int = 2) -> int:
         """Collect up to a generation; return the number of unreachable objects."""
 
     def freeze(self) -> None:
-        """Move everything out of sight."""
+        """Freeze all objects, so that later collections skip them."""
 
     def unfreeze(self) -> None:
-        """Move everything back into the oldest generation."""
+        """Move all frozen objects back into the oldest generation."""
 
     def isenabled(self) -> bool:
         """Return whether automatic collection is on."""
 
     def get_freeze_count(self) -> int:
-        """Return how many objects are out of sight; takes time in proportion."""
+        """Return how many objects are frozen. The time it takes grows with their number."""
 
     def get_objects(self, generation: int | None = None) -> list[Any]:
-        """Return the objects in sight, of one generation or all."""
+        """Return the objects that are not frozen, of one generation or all."""
 
     def get_stats(self) -> list[dict[str, int]]:
-        """Return what each generation has seen."""
+        """Return the statistics of each generation."""
 
     def count_oldest(self, limit: int) -> int:
-        """Return how many objects the oldest generation has in sight, counting up to `limit`."""
+        """Return how many unfrozen objects the oldest generation has, counting up to `limit`."""
 
 
 class Search(Protocol):
@@ -50,7 +50,7 @@ class Search(Protocol):
         """Return whether the search succeeded; None while it runs."""
 
     def bring(self, limit: int) -> int:
-        """Move found garbage to the youngest generation, about so many objects; return how many."""
+        """Move about so many objects of found garbage to the youngest generation; return how many."""
 
     def left(self) -> int:
         """Return how many found objects have not been brought."""
@@ -63,7 +63,7 @@ class World(Protocol):
     """What the collector asks about its process."""
 
     def held(self) -> int:
-        """Return how much of the object store this process may hold: references and buffers."""
+        """Return how many references to objects and buffers of the object store this process holds."""
 
     def is_idle(self, for_s: float) -> bool:
         """Return whether no task has run for so many seconds."""

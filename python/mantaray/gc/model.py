@@ -1,4 +1,4 @@
-"""The terms of garbage collection in a process: what a collector is handed, and what it reports."""
+"""The values of garbage collection in a process: what a collector is given, and what it reports."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Collection:
 
     Attributes:
         kind: how much was looked at.
-        why: what brought it about, in a word.
+        why: its cause, in one word.
         pause_s: the stall of the process, in seconds; of a search, the longest of several.
-        objects: unreachable objects found.
+        objects: how many unreachable objects it found.
         released: how much less of the object store is held.
     """
 
@@ -54,7 +54,7 @@ class Collection:
 
 @dataclass
 class Counts:
-    """What has happened so far. Pauses in seconds."""
+    """Counts of what has happened so far, and the longest pauses in seconds."""
 
     triggers: int = 0
     coalesced: int = 0

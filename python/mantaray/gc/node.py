@@ -1,7 +1,7 @@
-"""What the processes of one node have told of their garbage collections, summed up for the node's metrics.
+"""The sums of what the processes of one node report of their garbage collections, as metrics.
 
-Ten series a node, however many processes it has: each process writes a small file (see `telemetry`), and
-the agent of the node reads them.
+A node has ten series, however many processes it has. Each process writes a small file (see
+`telemetry`), and the agent of the node reads the files.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _TOLD = {
 
 
 class NodeCounts:
-    """Sums up the files of one node's processes. Sums never fall: what has ended stays counted."""
+    """Sums up the files of one node's processes. Sums never fall, because ended processes stay counted."""
 
     def __init__(self) -> None:
         self._files = NodeFiles(_SUMS, [f"longest_{kind.value}_s" for kind in Kind])
 
     def figures(self, session_dir: str, node_id: str, proc: str = "/proc") -> list[Figure]:
-        """Return the node's figures; none before a process has told something.
+        """Return the node's figures; none before a process has reported.
 
         Files that killed processes have left are removed.
 

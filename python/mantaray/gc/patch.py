@@ -1,9 +1,9 @@
-"""The patch `gc`: what Ray does when it wants memory of the object store back from a process.
+"""The patch `gc`: how a process answers when Ray wants memory of the object store back.
 
-Ray 2.48 calls `gc.collect` in a thread of its compiled part, through the name `gc` of that module: there
-a stand-in takes the call. Ray 2.60 has a thread for it, which is handed another function to call. The
-rest listens: to connecting and disconnecting, to tasks that come and go, and to buffers of the object
-store that values are made of.
+Ray 2.48 calls `gc.collect` in a thread of its compiled part, through the name `gc` of a module,
+where a stand-in takes the call. Ray 2.60 has a thread for it, which gets another function to call.
+The other hooks notice when the process connects and disconnects, when tasks start and end, and from
+which buffers of the object store values are made.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COMPILED = "ray._raylet"
 
 
 class _StandIn(ModuleType):
-    """The module `gc` but for `collect`, which only asks for a collection."""
+    """The module `gc`, except that `collect` only asks for a collection."""
 
     def __init__(self, module: ModuleType, collect: Callable[..., int]) -> None:
         super().__init__(module.__name__, module.__doc__)

@@ -14,9 +14,9 @@ from mantaray.settings import read_or_default
 
 _LOG = logging.getLogger(__name__)
 VARIABLE = settings.START_PYTHON_GC_MANAGER_THREAD.name
-# Ray 2.48 does not know it, and its GCS dies of a system configuration that holds it.
+# Ray 2.48 does not know this key, and its GCS ends if the system configuration contains it.
 SYSTEM_CONFIG_KEY = str(settings.START_PYTHON_GC_MANAGER_THREAD.upstream)
-# What the system configuration said with which this process started a head of Ray 2.48.
+# The value in the system configuration with which this process started a head of Ray 2.48.
 _from_system_config: bool | None = None
 
 
@@ -45,7 +45,7 @@ def is_wanted() -> bool:
 
 
 def check_for_start() -> None:
-    """Check all knobs where somebody starts a node or a driver.
+    """Check all knobs where a node or a driver is started.
 
     Raises:
         StartError: one of them is not allowed; one sentence.
@@ -59,8 +59,8 @@ def check_for_start() -> None:
 def handing_on(config: MutableMapping[str, Any] | None) -> Iterator[None]:
     """Take Ray 2.48's unknown key out of a system configuration while a head is started with it.
 
-    It goes into this process's environment, which the processes of the node inherit, and is kept for
-    a driver in this process. What the environment says already goes before.
+    The key goes into this process's environment, which the processes of the node inherit, and is
+    kept for a driver in this process. A value that the environment has already takes precedence.
     """
     global _from_system_config
     _from_system_config = None

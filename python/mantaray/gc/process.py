@@ -1,4 +1,4 @@
-"""What the collector needs to know of a process of Ray: what it holds of the store, and is it idle."""
+"""What the collector needs to know of a process of Ray: what it holds, and whether it is idle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import Any
 # A process that uses more of a core than this is not idle, whatever its tasks do.
 _IDLE_CPU_SHARE = 0.1
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-# Memory blocks are counted during this share of the time, and whenever memory has changed by so much.
+# Counting memory blocks takes at most this share of the time, except when memory has changed by so
+# much.
 _RECOUNT_SHARE = 0.0005
 _RECOUNT_CHANGE = 0.1
 _RECOUNT_BYTES = 8_000_000
@@ -24,13 +25,14 @@ _RECOUNT_BYTES = 8_000_000
 class Buffers:
     """Counts the buffers of the object store that values of this process lie in.
 
-    A value deserialised without a copy keeps its buffer, which Ray does not count: the reference may
-    be gone for long. So each buffer is handed on behind an array that can be watched. Without
-    numpy nothing can be watched, and a buffer once handed out counts for ever.
+    A value that was deserialised without a copy keeps its buffer, even long after its reference is
+    gone, and Ray does not count such buffers. So each buffer is handed on behind an array that can
+    be watched. Without numpy a buffer cannot be watched, and counts for ever once it was handed
+    out.
     """
 
     def __init__(self) -> None:
-        # By identity: an array has no hash, and so a reference to it has none either.
+        # Keyed by identity, because an array has no hash, and neither has a weak reference to it.
         self._watched: dict[int, weakref.ref[Any]] = {}
         self._unwatched = 0
 
@@ -38,7 +40,7 @@ class Buffers:
         return len(self._watched) + self._unwatched
 
     def watch(self, buffers: Sequence[Any]) -> list[Any]:
-        """Return the buffers to use instead of these: same bytes, read-only as they are."""
+        """Return the buffers to use instead of these. They have the same bytes and are as read-only."""
         numpy = _numpy()
         return [self._watch(buffer, numpy) for buffer in buffers]
 
@@ -46,7 +48,7 @@ class Buffers:
         try:
             array = numpy.frombuffer(buffer, dtype=numpy.uint8)
         except (AttributeError, ValueError, TypeError, BufferError):
-            # No numpy; or the buffer is empty, or not a run of bytes that numpy can stand before.
+            # There is no numpy, or the buffer is empty or has a form that numpy cannot wrap.
             self._unwatched += 1
             return buffer
         reference = weakref.ref(array, self._forget)
@@ -60,7 +62,7 @@ class Buffers:
 def _numpy() -> Any:
     """Return numpy, or None where there is none.
 
-    What lies in a buffer is nearly always an array, which is about to import it anyhow.
+    A buffer nearly always holds an array, whose deserialisation is about to import numpy anyway.
     """
     try:
         import numpy
@@ -83,25 +85,26 @@ class Activity:
         self._cpu: deque[tuple[float, float]] = deque(maxlen=256)
 
     def touch(self) -> None:
-        """Note that something of Ray's runs now."""
+        """Note that Ray is running a task, or that a driver puts or gets."""
         self.last_s = time.monotonic()
 
     def is_idle(self, for_s: float, is_worker: bool) -> bool:
         """Return whether no task has run for so many seconds; only the collector's thread asks.
 
         Args:
-            for_s: in seconds. Before it has been asked for that long, the answer is no.
-            is_worker: whether the main thread is Ray's; that of a driver counts by what it uses.
+            for_s: in seconds. The answer is no until the question has been asked for that long.
+            is_worker: whether the main thread is Ray's. A driver's main thread is judged by the
+                processor time it uses.
         """
         now = time.monotonic()
-        # What the collector itself takes says nothing of the tasks.
+        # The collector's own processor time says nothing about the tasks.
         self._cpu.append((now, time.process_time() - time.thread_time()))
         if now - self.last_s < for_s or self._uses_cpu(now, for_s):
             return False
         return not (is_worker and (runs_task_in_a_thread() or self._runs_task_in_a_loop()))
 
     def _uses_cpu(self, now: float, for_s: float) -> bool:
-        """Return whether the process was busy, or how busy it was is not known."""
+        """Return whether the process was busy; True if that is not known."""
         while len(self._cpu) > 1 and self._cpu[1][0] <= now - for_s:
             self._cpu.popleft()
         then, used = self._cpu[0]
@@ -116,14 +119,14 @@ class Activity:
             try:
                 tasks = asyncio.all_tasks(loop)
             except RuntimeError:
-                return True  # They change as fast as one looks.
+                return True  # Threads may start and end while they are listed.
             if any(_is_of_ray(task) for task in tasks):
                 return True
         return False
 
 
 def _is_of_ray(task: asyncio.Task[Any]) -> bool:
-    """Return whether a task of an event loop is a call of an actor, not of the user's making.
+    """Return whether a task of an event loop is a call of an actor, and not one that the program made.
 
     Calls run inside a coroutine of Ray's compiled part.
     """
@@ -153,7 +156,7 @@ def _is_foreign(thread: threading.Thread) -> bool:
 
 
 class Blocks:
-    """Counts the blocks of memory that Python has given out, seldom if that takes long.
+    """Counts the blocks of memory that Python has given out; less often if counting takes long.
 
     Python visits all of its memory pools for it, with the GIL held: 15 ms for thirty million containers.
 
@@ -177,11 +180,12 @@ class Blocks:
         self._again_at = -float("inf")
 
     def __call__(self) -> int:
-        """Return how many blocks there are, or were a while ago, if memory has not changed much since."""
+        """Return how many blocks there are, or an earlier count if memory has hardly changed since."""
         try:
             rss_bytes = self._rss_bytes()
         except OSError:
-            # No descriptor is left. It is asked in the middle of an allocation, where nothing may fail.
+            # No file descriptor is left. The caller is in the middle of an allocation, where
+            # nothing may fail.
             return self._count()
         changed = abs(rss_bytes - self._known_rss_bytes)
         much = self._known_rss_bytes * _RECOUNT_CHANGE + _RECOUNT_BYTES
@@ -212,8 +216,8 @@ class RayProcess:
         """Return how many objects this process refers to, and buffers its values lie in.
 
         Each object that a reference of this process keeps alive, owned or borrowed, has an entry in
-        its in-process store, whose size is a number at hand; going through the table of references
-        takes 25 to 55 ms for 20,000 of them, in which the process stands still.
+        its in-process store, whose size is known at once. Walking the table of references would
+        stall the process for 25 to 55 ms if there are 20,000.
         """
         size: int = self._worker.core_worker.get_memory_store_size()
         return size + len(self._buffers)

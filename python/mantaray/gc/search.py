@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mantaray._native import gc as native_gc
 
 _LOG = logging.getLogger(__name__)
-# Notes of the child about one object: 12 bytes in a table that is kept 57 % full, and a place on a stack.
+# Bytes that the child notes about one object: 12 in a table that is kept 57 % full, and a place on
+# a stack.
 _BYTES_PER_BLOCK = 29
 # The share of the process's memory that is reserved for pages copied during a search.
 _COPIED_SHARE = 0.2
@@ -49,7 +50,7 @@ class ForkSearch:
         if self._is_possible is not None:
             return
         try:
-            # A damaged file would end this process, so a child process tries it first.
+            # Loading a damaged file would end this process, so a child process tries it first.
             native_module.load()
             from mantaray._native import gc as native
 
@@ -98,14 +99,14 @@ class ForkSearch:
 
 
 def available_bytes(proc: str = "/proc", cgroup_root: str = _CGROUP_ROOT) -> int:
-    """Return how much memory this process may still use, by the machine and by its control groups.
+    """Return how much memory the machine and the control groups still allow this process.
 
     Args:
         proc: where the kernel shows processes.
         cgroup_root: where control groups (version 1 or 2) are mounted.
 
     Raises:
-        OSError: the machine does not tell its memory.
+        OSError: the machine does not report its memory.
     """
     for line in Path(proc, "meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
@@ -115,7 +116,7 @@ def available_bytes(proc: str = "/proc", cgroup_root: str = _CGROUP_ROOT) -> int
 
 
 def _group_headrooms(proc: str, root: Path) -> Iterator[int]:
-    """Yield what each group of this process that has a limit has left. Unreadable groups have none."""
+    """Yield the remaining bytes of each control group with a limit; an unreadable group is skipped."""
     try:
         lines = Path(proc, "self", "cgroup").read_text().splitlines()
     except OSError:
@@ -144,7 +145,7 @@ def _headroom(group: Path, limit_file: str, usage_file: str) -> int | None:
         if limit == "max":
             return None
         usage = int((group / usage_file).read_text())
-        # Pages of files are given back before anything is ended.
+        # The kernel takes back pages of files before it ends a process.
         cached = _inactive_file_bytes((group / "memory.stat").read_text())
         return max(0, int(limit) - usage + cached)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The collector of this process, tied to Ray: made when it connects, ended when it disconnects."""
+"""The collector of this process: it is made when Ray connects and ends when Ray disconnects."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class Service:
         self.disconnect()
 
     def collect(self, generation: int = 2) -> int:
-        """Ask for a collection, and return at once; this is what Ray calls in stead of `gc.collect`.
+        """Ask for a collection and return at once. Ray calls this instead of `gc.collect`.
 
         Returns:
-            How many objects were freed: 0, for that is not known yet.
+            How many objects were freed, always 0, because it is not known yet.
         """
         if not self._is_attached or not self._is_wanted:
             return gc.collect(generation)
@@ -86,7 +86,7 @@ class Service:
                 on_collection=self._note,
                 search=ForkSearch(process.blocks, process.rss_bytes) if can_search() else None,
             )
-            self._thread = CollectorThread(self.collector, self._tell, WRITE_PERIOD_S)
+            self._thread = CollectorThread(self.collector, self._report, WRITE_PERIOD_S)
             self._guard = HeapGuard(self.collector, self._wake)
             atexit.register(self.disconnect, ends=True)
         assert self.collector is not None
@@ -115,13 +115,13 @@ class Service:
             file.remove()
 
     def _wake(self) -> None:
-        """Let the collector's thread look; called in the middle of an allocation, so without any lock."""
+        """Wake the collector's thread without any lock, from the middle of an allocation."""
         if self._thread is None:
             return
         try:
             _thread.start_new_thread(self._thread.wake, ())
         except RuntimeError:
-            # The interpreter is ending. Nothing has to be found any more.
+            # The interpreter is ending, so no search is needed any more.
             pass
 
     def _note(self, done: Collection) -> None:
@@ -135,8 +135,8 @@ class Service:
             done.released,
         )
 
-    def _tell(self) -> bool:
-        """Tell what has happened; return whether something is left to be told."""
+    def _report(self) -> bool:
+        """Write what has happened; return whether there is more to write."""
         collector, file = self.collector, self._file
         if collector is None or file is None:
             return False

@@ -1,4 +1,4 @@
-"""What the processes of this machine have told of their garbage collections, read from their files."""
+"""What the processes of this machine report of their garbage collections, read from their files."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ProcessStat:
 
     Attributes:
         pid: its id.
-        title: how it is called now, "ray::Model.predict" or a driver's command line.
-        told: what its file says.
+        title: what it is called now, "ray::Model.predict" or a driver's command line.
+        told: the content of its file.
     """
 
     pid: int
@@ -55,7 +55,7 @@ def running_sessions(proc: str = "/proc") -> list[str]:
 
 
 def stat_sessions(sessions: Iterable[str], proc: str = "/proc") -> list[ProcessStat]:
-    """Return the processes that have told something and still run, by session and id.
+    """Return the processes that have reported and still run, by session and id.
 
     Args:
         sessions: Ray's session directories.

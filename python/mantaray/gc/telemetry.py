@@ -1,7 +1,7 @@
-"""What a collector tells: a small file in the session's directory.
+"""What a collector reports: a small file in the session's directory.
 
-`mantaray gc stat` reads the files, and so does the agent of the node for its metrics (see `node`). Looking
-disturbs no process, and works when one hangs.
+`mantaray gc stat` and, for its metrics, the agent of the node read these files (see `node`).
+Reading them disturbs no process, and works even if a process hangs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StateFile:
         self._written_at = -WRITE_PERIOD_S
 
     def update(self, counts: Counts, state: str, last: Collection | None) -> bool:
-        """Write what has changed, not too often; return whether something is left to write.
+        """Write what has changed, at most at a bounded rate; return whether there is more to write.
 
         Raises:
             OSError: it cannot be written.

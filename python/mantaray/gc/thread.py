@@ -1,4 +1,4 @@
-"""The thread that runs a collector: started by the first trigger, joined at the end, gone after a fork."""
+"""The thread that runs a collector: the first trigger starts it, and the end of Ray joins it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _JOIN_TIMEOUT_S = 10.0
 
 
 class CollectorThread:
-    """Runs `Collector.step` when a trigger comes or the time has come that the step named.
+    """Runs `Collector.step` when a trigger comes, and at the time that the step asked for.
 
     Args:
         collector: what to run.
         after_step: called after each step; returns whether it wants to be called again soon.
-        soon_s: what soon is, in seconds.
+        soon_s: how soon that is, in seconds.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class CollectorThread:
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread is there."""
+        """Whether the thread runs."""
         thread = self._thread
         return thread is not None and thread.is_alive()
 
@@ -54,7 +54,7 @@ class CollectorThread:
         self._open = True
 
     def trigger(self) -> None:
-        """Ask for a collection; returns at once, collects nothing. From any thread."""
+        """Ask for a collection and return at once. Any thread may call this."""
         with self._lock:
             if not self._open:
                 return
@@ -62,7 +62,7 @@ class CollectorThread:
             self._run_now()
 
     def wake(self) -> None:
-        """Take the collector's next step now. From any thread."""
+        """Take the collector's next step now. Any thread may call this."""
         with self._lock:
             if self._open:
                 self._run_now()
@@ -74,7 +74,7 @@ class CollectorThread:
             self._thread.start()
 
     def close(self) -> None:
-        """Take no more triggers, let a collection that runs come to its end, join the thread."""
+        """Take no more triggers, wait for a collection in progress, and join the thread."""
         with self._lock:
             self._open = False
             thread, self._thread = self._thread, None
@@ -91,7 +91,7 @@ class CollectorThread:
                 self._wake.clear()
 
     def _step(self) -> float | None:
-        """Return how long to wait for a trigger, in seconds; None: as long as it takes."""
+        """Return how long to wait for a trigger, in seconds; None if without a limit."""
         try:
             wait_s = self._collector.step()
             if self._after_step():
@@ -103,7 +103,8 @@ class CollectorThread:
             return _AFTER_FAILURE_S
 
     def _before_fork(self) -> None:
-        # In this order everywhere: a collection may not be under way, nor a thread just starting.
+        # The locks are taken in this order everywhere. No collection may be in progress, and no
+        # thread starting.
         self._collector.at_work.acquire()
         self._lock.acquire()
 

@@ -1,4 +1,4 @@
-"""A growing log, piece by piece: what was added since the last look, never more than a bound.
+"""Reads a growing log piece by piece: each piece is new since the last one, and its size is bounded.
 
 Faults that a follower survives without losing a line that is still in a file:
 
@@ -23,9 +23,10 @@ from mantaray.logs.reading import open_regular
 from mantaray.logs.writers import may_be_written
 
 _READ_BYTES = 64 << 10
-# How much of what was read last is remembered, to tell a file that was truncated and has grown again.
+# How many of the latest bytes are remembered, to recognise a file that was truncated and has grown.
 _MEMORY_BYTES = 64
-# Files that were rotated away and may still be written to. Past this the one that was rotated first goes.
+# How many rotated files that may still be written to are followed. Beyond that the oldest is
+# closed.
 _MAX_OLD_FILES = 16
 
 
@@ -42,17 +43,17 @@ class _File:
         self._memory = self._memory[: min(position, _MEMORY_BYTES)]
         self._was_shorter = False
         self._in_hole = False
-        # What a copy holds that this file does not hold any more.
+        # The rest of the log in a copy, which this file no longer contains.
         self._rescued: _Rescue | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def read(self) -> str:
-        """Return the next piece, empty if there is none or only a part of a character."""
+        """Return the next piece; empty if there is none, or only a part of a character."""
         self._look_for_truncation()
         while True:
             data = self._next()
             text = self._decoder.decode(data)
-            # A block may end within the first character that it holds.
+            # A block may end within its first character.
             if text or not data:
                 return text
 
@@ -78,7 +79,7 @@ class _File:
         if size_bytes < self._position:
             self._was_shorter = True
             if size_bytes == 0:
-                # The next write tells whether the writer appends.
+                # The next write shows whether the writer appends.
                 return
         elif not self._was_shorter and self._before_position() == self._memory:
             return
@@ -98,7 +99,7 @@ class _File:
         self._memory = b""
 
     def _begin_behind_hole(self) -> None:
-        """Go on where a writer does that has kept its position while the file was truncated."""
+        """Continue at the position of a writer that kept it while the file was truncated."""
         self._find_copy()
         position = self._position if self._rescued is None else self._rescued.size_bytes
         try:
@@ -106,7 +107,7 @@ class _File:
         except OSError:
             self._position = os.fstat(self.fd).st_size
         self._memory = b""
-        # Holes end at the beginning of a block, and the data may begin later in it.
+        # A hole ends at the beginning of a block, and the data may begin later in that block.
         self._in_hole = True
 
     def _find_copy(self) -> None:
@@ -136,13 +137,13 @@ class _Rescue:
     def find(
         cls, path: str, identity: tuple[int, int], position: int, memory: bytes
     ) -> _Rescue | None:
-        """Return the copy that goes on where the log was read to; None if there is none.
+        """Return the copy that contains the bytes after the last one read; None if there is none.
 
         Args:
-            path: the log. Copies have its name and more.
-            identity: of the log, which is no copy of itself.
+            path: the log. Names of copies begin with its name.
+            identity: of the log itself, which does not count as a copy.
             position: how far the log was read, in bytes.
-            memory: what stood before this position.
+            memory: the bytes before this position.
         """
         if not memory:
             return None
@@ -174,7 +175,7 @@ class _Rescue:
 class Follower:
     """Reads a log as it grows.
 
-    One thread at a time may read. `close` may be called by any thread, also while another one reads.
+    One thread at a time may read. Any thread may call `close`, even while another thread reads.
     """
 
     def __init__(self, path: str, position: int = 0) -> None:
@@ -182,17 +183,17 @@ class Follower:
 
         Args:
             path: the log.
-            position: where to begin, in bytes.
+            position: where to start, in bytes.
         """
         self._path = path
         self._first_position = position
-        # Oldest first. The last one is, or was, the file of this path.
+        # Oldest first. The last one is, or was, the file at this path.
         self._files: list[_File] = []
         self._closed = False
         self._reading = threading.Lock()
 
     def read(self) -> str:
-        """Return what was added, at most 64 KiB of it; nothing when nothing was, or after `close`.
+        """Return what was added, at most 64 KiB of it; nothing if nothing was added, or after `close`.
 
         Raises:
             PermissionError: this user may not read it.
@@ -202,7 +203,7 @@ class Follower:
             with self._reading:
                 return "" if self._closed else self._read()
         finally:
-            # A call of `close` that came meanwhile left the files to this thread.
+            # If `close` was called meanwhile, it left the files to this thread.
             if self._closed:
                 self.close()
 
@@ -211,7 +212,7 @@ class Follower:
             with contextlib.suppress(FileNotFoundError):
                 self._files.append(_File(self._path, self._first_position))
         text = self._read_known()
-        # All of the known files has been read.
+        # All known files have been read.
         while not text and self._open_successors():
             text = self._read_known()
         return text
@@ -219,7 +220,7 @@ class Follower:
     def _read_known(self) -> str:
         for file in list(self._files):
             is_old = file is not self._files[-1]
-            # In this order: what a writer wrote before it went is read all the same.
+            # The order matters: what a writer wrote before it ended is still read.
             ended = is_old and not may_be_written(file.fd)
             if text := file.read():
                 return text
@@ -229,7 +230,7 @@ class Follower:
         return ""
 
     def _open_successors(self) -> bool:
-        """Open the files that came after the newest one that is followed; return whether any did."""
+        """Open the files that came after the newest followed one; return whether there are any."""
         if not self._files:
             return False
         newest = self._files[-1].identity
@@ -241,7 +242,7 @@ class Follower:
         known = {file.identity for file in self._files}
         before = len(self._files)
         for name in names:
-            # A successor that cannot be read must not end the reading of what is open.
+            # A successor that cannot be read must not stop the reading of open files.
             with contextlib.suppress(OSError):
                 file = _File(name, 0)
                 if file.identity in known:
@@ -254,7 +255,7 @@ class Follower:
         return len(self._files) > before
 
     def close(self) -> None:
-        """Let the files go for good. A read that is in progress lets them go when it is done."""
+        """Close the files for good. A read in progress closes them when it is done."""
         self._closed = True
         if self._reading.acquire(blocking=False):
             try:
@@ -275,7 +276,8 @@ def _rotated_after(path: str, identity: tuple[int, int]) -> list[str]:
         try:
             info = os.stat(name)
         except OSError:
-            # The file was compressed or removed. Which of the others came after it cannot be told.
+            # The file was compressed or removed, so it is unknown which of the others came after
+            # it.
             return []
         if (info.st_dev, info.st_ino) == identity:
             return names[::-1]
@@ -284,7 +286,7 @@ def _rotated_after(path: str, identity: tuple[int, int]) -> list[str]:
 
 
 class LineBatches:
-    """Cuts text into batches of lines, as Ray's job logs travel: so many lines or characters at most."""
+    """Cuts text into batches of lines with the limits of Ray's job logs, in lines and in characters."""
 
     MAX_LINES = 10
     MAX_CHARS = 20_000
@@ -295,10 +297,10 @@ class LineBatches:
         self._pending = ""
 
     def next(self) -> list[str] | None:
-        """Return the next lines with their ends, or None when there is nothing new.
+        """Return the next lines with their ends; None if there is nothing new.
 
-        A line that is not finished is returned as far as it goes once nothing follows, or once it is
-        longer than a batch may be.
+        An unfinished line is returned as far as it goes if nothing follows, or if it is longer than
+        a batch may be.
         """
         exhausted = False
         while not exhausted and not self._is_enough():

@@ -1,11 +1,11 @@
 """The patches `logs`, `joblogs` and `retention`: logs read in bounded memory, and old ones removed.
 
-`logs` is about the end of a log. Replaced are the two methods through which Ray reads the log of a
-job's driver: the last lines, which become the message of a failed job, and the lines as they come,
-which `ray job logs --follow` and `ray job submit` show. Stock Ray reads whole lines, however long
-they are, on the event loop.
+`logs` is about the end of a log. It replaces the two methods with which Ray reads the log of a
+job's driver. One reads the last lines, which become the message of a failed job. The other reads
+new lines, which `ray job logs --follow` and `ray job submit` show. Stock Ray reads whole lines,
+however long they are, on the event loop.
 
-`joblogs` is about whole logs, which the agent and the head pass on piece by piece; see `streaming`.
+With `joblogs` the agent and the head pass whole logs on piece by piece; see `streaming`.
 
 `retention` starts a process beside each raylet that removes old logs, if a setting limits them.
 """
@@ -45,7 +45,7 @@ def _install(module: ModuleType, installation: Installation) -> None:
         except FileNotFoundError:
             return ""  # the job ended before it wrote anything
         except (OSError, ValueError) as error:
-            # It becomes part of the message of a failed job, which must not get lost for it.
+            # It becomes part of the message of a failed job, which must not be lost because of it.
             return f"(the log cannot be shown: {error})"
 
     async def get_last_n_log_lines(
@@ -77,7 +77,8 @@ def _install_noting(module: ModuleType, installation: Installation) -> None:
 def _install_agent(module: ModuleType, installation: Installation) -> None:
     """Put another handler into the table of routes, from which the agent's server is made later.
 
-    The class's own method plays no part any more: the table holds what the decorator made of it.
+    The class's own method is not used any more, because the table contains what the decorator made
+    of it.
     """
     from mantaray.logs.streaming import answering
 
@@ -90,7 +91,7 @@ def _install_agent(module: ModuleType, installation: Installation) -> None:
 
 
 def _leads_to(route: Any, path: str) -> bool:
-    # Static directories are in the table as well; they have no method.
+    # Static directories are in the table too. They have no method.
     return getattr(route, "method", None) == "GET" and route.path == path
 
 

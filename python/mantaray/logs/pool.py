@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# More than there are readers as a rule, for each reader asks for one piece at a time.
+# Usually more than there are readers, because each reader asks for one piece at a time.
 _MAX_THREADS = 64
 _POOL = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="mantaray-logs")
 
@@ -22,7 +22,7 @@ async def in_thread(function: Callable[..., T], *arguments: object) -> T:
     """Call a function that reads a piece of a log in a thread; return what it returns.
 
     Args:
-        function: takes as long as the reading of one piece takes.
+        function: reads one piece.
         arguments: of the function.
     """
     return await asyncio.get_running_loop().run_in_executor(_POOL, function, *arguments)

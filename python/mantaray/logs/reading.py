@@ -1,4 +1,4 @@
-"""The last lines of a file, as a terminal would show them, whatever the file looks like.
+"""Reads the last lines of any file, as a terminal would show them.
 
 The file is read backwards from its end in growing blocks, until there are enough lines or a budget
 of bytes is used up. The budget depends on what is wanted, never on the file: a line of 10 GB costs
@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Read beyond what could be shown, to look for the beginning of lines behind rewritten ones.
+# How much more is read than can be shown, to find line ends behind rewritten lines.
 _REWRITES_BYTES = 1 << 20
 _MAX_UTF8_BYTES = 4
 _FIRST_BLOCK_BYTES = 16 << 10
@@ -26,7 +26,7 @@ _ATTEMPTS = 3
 
 
 class NotALogFileError(OSError):
-    """The path is a directory, a pipe or a device: nothing that has a last line."""
+    """The path is a directory, a pipe or a device, which has no last line."""
 
 
 class _ShrunkError(Exception):
@@ -51,8 +51,8 @@ def tail(
 ) -> str:
     """Return the last lines of a file.
 
-    What is not UTF-8 is replaced by U+FFFD. Takes memory and time for what is returned, not for what
-    the file holds.
+    Bytes that are not UTF-8 become U+FFFD. Memory and time depend on the result and not on the size
+    of the file.
 
     Args:
         path: a regular file.
@@ -123,7 +123,7 @@ def open_regular(path: str) -> int:
         PermissionError: this user may not read it.
         NotALogFileError: it is not a regular file.
     """
-    # Not blocking, for a pipe would wait here until somebody writes to it.
+    # Non-blocking, because opening a pipe would wait until a process writes to it.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
@@ -134,7 +134,7 @@ def open_regular(path: str) -> int:
 def _read_back(fd: int, lines: int, max_chars: int, *, strict: bool) -> tuple[bytes, bool]:
     """Return the end of the file, enough of it for so many lines, and whether that is all of it."""
     start = end = os.fstat(fd).st_size
-    # One character too many, so that a front cut in the middle of one is never shown.
+    # One character more, so that a first character that was cut is never shown.
     budget_bytes = _MAX_UTF8_BYTES * (max_chars + 1) + _REWRITES_BYTES
     block_bytes = _FIRST_BLOCK_BYTES
     blocks: list[bytes] = []
@@ -155,11 +155,11 @@ def _read_back(fd: int, lines: int, max_chars: int, *, strict: bool) -> tuple[by
 
 def _lines_of(data: bytes, whole: bool, rewrites: str) -> list[str]:
     if not whole:
-        # The front may be the rest of a character that began before it.
+        # The first bytes may be the rest of a character.
         cut = next((at for at, byte in enumerate(data[:3]) if byte & 0xC0 != 0x80), 3)
         data = data[cut:]
     text = data.decode("utf-8", errors="replace").replace("\r\n", "\n")
-    # Not splitlines(): it also splits at form feeds and at characters of other scripts.
+    # splitlines() would also split at form feeds and at characters of other scripts.
     lines = [line + "\n" for line in text.split("\n")]
     lines[-1] = lines[-1][:-1]
     if not lines[-1]:
@@ -168,7 +168,7 @@ def _lines_of(data: bytes, whole: bool, rewrites: str) -> list[str]:
 
 
 def _last_state(line: str) -> str:
-    """Return what was written last into a line; one that ends with a carriage return still shows it."""
+    """Return the last state of a line. A carriage return at its end changes nothing."""
     if "\r" not in line:
         return line
     end = "\n" if line.endswith("\n") else ""

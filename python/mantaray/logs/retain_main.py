@@ -18,7 +18,7 @@ PERIOD_S = 30.0
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Look at the logs now and again until the process has ended."""
+    """Look at the logs at intervals until the process has ended."""
     pid, directory = arguments
     limits = read_limits()
     try:

@@ -24,7 +24,7 @@ DEFAULT_DIRECTORIES = "/tmp/ray/session_2*/logs"
 
 @dataclass(frozen=True)
 class Limits:
-    """What may stay. None sets no limit.
+    """The limits of what may stay; None is no limit.
 
     Attributes:
         max_bytes: all log files together, in bytes on disk.
@@ -36,13 +36,13 @@ class Limits:
 
     @property
     def any(self) -> bool:
-        """Whether anything is limited."""
+        """Whether there is a limit."""
         return self.max_bytes is not None or self.max_age_s is not None
 
 
 @dataclass(frozen=True)
 class LogFile:
-    """A log file as it was found. Sizes in bytes on disk, times in seconds since the epoch."""
+    """A log file as it was found, with its size in bytes on disk and times in seconds since the epoch."""
 
     path: str
     size_bytes: int
@@ -52,7 +52,7 @@ class LogFile:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one file.
+    """The outcome for one file.
 
     Attributes:
         log: the file.
@@ -93,7 +93,7 @@ def clean(
     """Remove old log files.
 
     Args:
-        directories: where to look; everything below counts.
+        directories: where to look, including everything below.
         limits: what may stay.
         dry_run: only tell what would be removed.
         now_s: the time to compare with; the present by default.
@@ -140,7 +140,7 @@ def _remove(log: LogFile) -> str | None:
 
 
 def _why_kept(log: LogFile) -> str | None:
-    """Return why a file must stay, or None if nobody has it open and it is still the one found."""
+    """Return why a file must stay; None if no process has it open and it is still the one found."""
     try:
         fd = os.open(log.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -160,7 +160,8 @@ def _why_kept(log: LogFile) -> str | None:
 def _is_open_elsewhere(fd: int) -> bool | None:
     """Return whether another descriptor of the file is open anywhere; None if the kernel cannot say."""
     try:
-        # Who opens the file meanwhile makes the kernel send a signal. This one is ignored by default.
+        # If a process opens the file meanwhile, the kernel sends a signal. This one is ignored by
+        # default.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Answers that carry a whole job log, sent while it is read: in the agent, and through the head.
+"""Answers with a whole job log, which the agent and the head send while it is read.
 
 A request passes three servers: the head's, the job module's (a process of its own behind the head's)
-and that of the agent on the job's node. Each is given a handler here that lets Ray's own decide
-everything (which job, which node, which error) and only sends the log itself. Nobody holds more than
-some blocks of it: a client that reads slowly makes all of them wait.
+and that of the agent on the job's node. Each gets a handler here that leaves every decision to
+Ray's own (which job, which node, which error) and only sends the log itself. Each server holds a
+few blocks of the log at most, because a slow client makes all of them wait.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Handler = Callable[..., Awaitable[Any]]
 
 _LOG_ROUTE = "/api/jobs/{job_or_submission_id}/logs"
 _CONTENT_TYPE = {"Content-Type": "application/json; charset=utf-8"}
-# As long as Ray gives the whole answer; here it is the longest time without a byte.
+# Ray's limit for the whole answer. Here it is the longest time without a byte.
 _SILENCE_S = 300
 _LOGGER = logging.getLogger(__name__)
 
-# Paths of the logs that the request under way in the agent has asked for.
+# Paths of the logs that the current request in the agent has asked for.
 _ASKED: ContextVar[list[str] | None] = ContextVar("mantaray_asked_logs", default=None)
-# The request to the head's job module that is under way, and the answer to it once it has begun.
+# The current request to the head's job module, and its answer once that has begun.
 _UNDER_WAY: ContextVar[_Relayed | None] = ContextVar("mantaray_relayed_log", default=None)
 
 
@@ -37,7 +37,7 @@ _UNDER_WAY: ContextVar[_Relayed | None] = ContextVar("mantaray_relayed_log", def
 
 
 def noting(original: Callable[[Any, str], str]) -> Callable[[Any, str], str]:
-    """Return a method that reads a job's log, or for `answering` only says which one.
+    """Return a method that reads a job's log, or only returns its path for `answering`.
 
     Args:
         original: Ray's, which returns all of it.
@@ -58,7 +58,7 @@ def answering(original: Handler) -> Handler:
     """Return the agent's handler of requests for a whole log.
 
     Args:
-        original: Ray's. Its answer holds where it is an error, or there is no log.
+        original: Ray's. Its answer is used if it is an error, or if there is no log.
     """
 
     @functools.wraps(original)
@@ -115,21 +115,21 @@ async def _send(request: Any, log: WholeLog) -> Any:
 
 
 class _Relayed:
-    """A request, and the answer to it that comes from another server; None until it has begun."""
+    """A request, and the answer to it from another server, which is None until it has begun."""
 
     def __init__(self, request: Any) -> None:
         self._request = request
         self.response: Any = None
 
     async def send(self, upstream: Any, headers: dict[str, str]) -> Any:
-        """Send what another server answers, as it comes.
+        """Send the answer of another server as it arrives.
 
         Args:
             upstream: the answer, a response of aiohttp's client.
             headers: those to send.
 
         Returns:
-            The response; broken off where the other server has broken off.
+            The response, which breaks off if the other server breaks off.
         """
         from aiohttp import web
 
@@ -148,7 +148,7 @@ def passing_on(original: Handler) -> Handler:
     """Return the handler of the head's job module that passes on what the agent sends.
 
     Args:
-        original: Ray's. Its answer holds where nothing was passed on.
+        original: Ray's. Its answer is used if nothing was passed on.
     """
 
     @functools.wraps(original)
@@ -165,7 +165,7 @@ def passing_on(original: Handler) -> Handler:
 
 
 def fetching(module: ModuleType, original: Handler) -> Handler:
-    """Return the method that asks an agent for a log; for `passing_on` it sends it, too.
+    """Return the method that asks an agent for a log; for `passing_on` it also sends the log.
 
     Args:
         module: Ray's module of the head's job API.
@@ -221,12 +221,12 @@ def _route_of(request: Any) -> str | None:
 def _timeout() -> Any:
     from aiohttp import ClientTimeout
 
-    # Does not run while a slow client makes us wait.
+    # The timer does not run while a slow client delays the transfer.
     return ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
 
 
 def _break_off(request: Any, error: Exception) -> None:
-    """End an answer that has begun and cannot go on, so that nobody takes it for whole."""
+    """End an answer that cannot continue, so that the client does not take it for complete."""
     if not isinstance(error, ConnectionResetError):
         _LOGGER.warning(f"A job's log was sent in part only ({type(error).__name__}: {error})")
     if request.transport is not None:

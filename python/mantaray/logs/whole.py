@@ -1,4 +1,4 @@
-"""A whole log file as the text of a JSON object, piece by piece: memory for a block, not for the file.
+"""Reads a whole log file as the text of a JSON object, piece by piece, with memory for one block.
 
 What comes is what `json.dumps({"logs": open(path).read()})` would be: the encoding of the locale,
 every line end as "\\n", everything beyond ASCII escaped. A file is read twice, first to see that all
@@ -21,10 +21,10 @@ _BLOCKS_IN_A_CHECK = 16
 
 
 class UndecodableLogError(UnicodeDecodeError):
-    """A log is not text; says where in the file, which the plain error cannot without all of it."""
+    """A log is not text. The error names the place in the file, which the plain error cannot."""
 
     def __init__(self, error: UnicodeDecodeError, position: int) -> None:
-        """Say where.
+        """Name the place.
 
         Args:
             error: the error of the block.
@@ -42,9 +42,9 @@ class UndecodableLogError(UnicodeDecodeError):
 
 
 class WholeLog:
-    """The log as it was when it was opened; what is added later is not part of it.
+    """The log as it was when it was opened, without what is added later.
 
-    Thread-safe: `close` waits for a `read` under way.
+    Thread-safe. `close` waits for a `read` in progress.
     """
 
     def __init__(self, path: str) -> None:
@@ -58,13 +58,13 @@ class WholeLog:
             PermissionError: this user may not read it.
             NotALogFileError: it is not a regular file.
         """
-        # An object that closes itself if nobody is left to do so.
+        # This object closes the file itself when it is no longer referenced.
         self._file = io.FileIO(open_regular(path))
         self._size_bytes = os.fstat(self._file.fileno()).st_size
         self._encoding = locale.getpreferredencoding(False)
         self._checker: codecs.IncrementalDecoder | None = None
         self._checked_bytes = 0
-        # Should the file have been overwritten since the check, the answer goes on all the same.
+        # If the file was overwritten since the check, the answer continues all the same.
         decoder = codecs.getincrementaldecoder(self._encoding)("replace")
         self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
         self._position = 0
@@ -73,12 +73,12 @@ class WholeLog:
         self._lock = threading.Lock()
 
     def check_piece(self) -> bool:
-        """See whether the next piece of the log is text; return whether there is more to check.
+        """Check that the next piece of the log is text; return whether there is more to check.
 
-        A log is checked in pieces so that the check of a long one holds no thread for long.
+        A log is checked in pieces, so that the check of a long log blocks no thread for long.
 
         Raises:
-            UndecodableLogError: it holds something that is no text in the encoding of the locale.
+            UndecodableLogError: it contains bytes that are no text in the encoding of the locale.
             OSError: the file cannot be read.
         """
         with self._lock:
@@ -94,7 +94,7 @@ class WholeLog:
                 break
             is_last = self._checked_bytes + len(block) >= self._size_bytes
             pending = checker.getstate()[0]
-            # ASCII is the same in every encoding that a locale can have; looking is cheap.
+            # ASCII is the same in every encoding that a locale can have, and this check is cheap.
             if pending or not block.isascii():
                 try:
                     checker.decode(block, is_last)
@@ -111,7 +111,7 @@ class WholeLog:
     def read(self) -> bytes:
         """Return the next piece of the JSON text, nothing at its end.
 
-        What `check_piece` has not checked before the first call is checked in this call.
+        The first call checks what `check_piece` has not checked.
 
         Raises:
             UndecodableLogError: see `check_piece`.
@@ -123,7 +123,7 @@ class WholeLog:
             while not self._next and not self._ended:
                 block = self._block_at(self._position)
                 self._position += len(block)
-                # It ends early where it has become shorter.
+                # It ends early if the file has become shorter.
                 self._ended = not block
                 text = self._decoder.decode(block, final=self._ended)
                 self._next = json.dumps(text)[1:-1] + ('"}' if self._ended else "")
@@ -131,6 +131,6 @@ class WholeLog:
         return piece.encode("ascii")
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         with self._lock:
             self._file.close()

@@ -1,12 +1,13 @@
-"""The overlay: attaches patches to the Ray that is installed, checks first, and can take it back.
+"""The overlay: checks the installed Ray, attaches patches to it, and can detach them.
 
-`mantaray.pth` imports this package in every interpreter of the environment, so it loads nothing by
-itself: each name below is fetched from its module at first use.
+`mantaray.pth` imports this package in every interpreter of the environment. So it loads nothing by
+itself, and fetches each name below from its module at first use.
 """
 
 from __future__ import annotations
 
-# A plain name, for importing `typing` would cost more than all the rest; type checkers know it.
+# A plain name that type checkers know, because importing `typing` would cost more than everything
+# else.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mantaray.overlay.fingerprints import fingerprint as fingerprint

@@ -1,8 +1,8 @@
-"""What `mantaray.pth` imports when an interpreter starts.
+"""The module that `mantaray.pth` imports when an interpreter starts.
 
-It must cost next to nothing where Ray is never imported, and it must never break an interpreter,
-whatever is missing or wrong. So it imports nothing but `sys` and only watches for the first import
-of Ray; all the rest is loaded then.
+It must cost next to nothing if Ray is never imported, and it must never break an interpreter,
+whatever is missing or wrong. So it imports only `sys` and waits for the first import of Ray.
+Everything else is loaded then.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import sys
 
 
 class RayFinder:
-    """Stands first among the import finders, finds nothing, and notices that Ray is wanted."""
+    """The first import finder, which finds nothing and notices when Ray is imported."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Attach the overlay when `name` is Ray; leave finding it to the others in any case."""
+        """Attach the overlay if `name` is Ray. The other finders find the module."""
         if name == "ray":
             _attach()
-            # Only now: until here, another thread that wants Ray comes by and waits its turn.
+            # Set only now. Another thread that imports Ray meanwhile must come here and wait.
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
 
@@ -28,7 +28,7 @@ def _attach() -> None:
 
         attach()
     except Exception as error:
-        # Whatever it was, Ray is to be imported as if Mantaray were not there.
+        # Whatever the error was, Ray must be imported as if Mantaray were not there.
         if sys.stderr is not None:
             print(
                 f"mantaray: the overlay could not be attached ({error}); Ray runs as it came, "
@@ -38,7 +38,7 @@ def _attach() -> None:
 
 
 def start() -> None:
-    """Attach the overlay now if Ray is imported already, else as soon as it is."""
+    """Attach the overlay now if Ray is imported already, or as soon as it is imported."""
     if "ray" in sys.modules:
         _attach()
     elif not any(isinstance(finder, RayFinder) for finder in sys.meta_path):

@@ -1,6 +1,6 @@
 """Comparing a Ray's source files with what was reviewed for its release.
 
-Nothing of Ray is imported for it. What was asked for and what was found comes back as values.
+Nothing of Ray is imported for it. The results are values that say what was expected and found.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from mantaray.overlay.versions import Sources
 
 
 class Finding(NamedTuple):
-    """One target and what is in its place.
+    """One target, and what was found in its place.
 
     Attributes:
-        target: what was asked for.
+        target: the target.
         expected: the reviewed fingerprint; None if nobody has reviewed the target for this release.
         found: the fingerprint found; None where it is missing or was not computed.
         digest: SHA-256 of the source file, or None when there is no such file.
         trusted: whether the file is, byte for byte, that of the official release.
-        problem: why the target does not fit, in words; None when it fits.
+        problem: why the target does not fit, in words; None if it fits.
     """
 
     target: Target
@@ -49,7 +49,7 @@ def unreviewed(patch: Patch, version: str, known: KnownRay) -> str | None:
     missing = [str(each) for each in patch.targets_on(version) if str(each) not in reviewed]
     if not missing:
         return None
-    # A patch that was never accepted lacks all of its targets, which says nothing.
+    # A patch that was never accepted lacks all of its targets, so their names tell nothing.
     which = f" ({summarize(missing)})" if reviewed else ""
     return f"it has not been adapted to Ray {version}{which}"
 
@@ -67,7 +67,7 @@ def examine(
         trust_digests: do not parse a file that is, byte for byte, that of the known release.
 
     Returns:
-        One finding a target, in the same order within a module.
+        One finding for each target, in the same order within a module.
 
     Raises:
         packaging.specifiers.InvalidSpecifier: a target states its releases wrongly.

@@ -1,6 +1,6 @@
-"""Whether a patch is to be attached at all: settings first, then the version of Ray.
+"""Decides whether a patch is attached at all, by the settings first and then by the version of Ray.
 
-Pure: what is decided follows from the `Conditions` alone, which are gathered once at install.
+The decision depends only on the `Conditions`, which are gathered once at install.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def decide(patch: Patch, conditions: Conditions) -> tuple[State, str]:
 
 
 def decide_version(patch: Patch, version: str, known: KnownRay) -> tuple[State, str]:
-    """Return what the version of Ray makes of a patch, whatever the settings say.
+    """Return the state of a patch by the version of Ray, whatever the settings say.
 
     Args:
         patch: the patch.

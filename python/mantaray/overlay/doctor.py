@@ -1,6 +1,6 @@
-"""What the doctor finds: the Ray that is there (or in a wheel), each patch, its state and why.
+"""What the doctor finds: the Ray of the environment or of a wheel, and each patch with its state.
 
-Values only; `mantaray.cli.doctor` prints them.
+This module returns values. `mantaray.cli.doctor` prints them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Examine the installed Ray.
 
-    The modules that patches change are really imported, so that a patch that fails shows.
+    This imports the modules that patches change, so that a patch that fails is shown.
     """
     NOTICES.muted = True
     OVERLAY.install()

@@ -1,10 +1,10 @@
 """Fingerprints: what a piece of Ray's Python source *means*, in sixteen hexadecimal digits.
 
 A fingerprint is the hash of a normalised syntax tree. Comments, layout, docstrings and the
-annotations of arguments and results do not count; everything that runs does. The tree is written
-out by this module itself rather than by `ast.dump`, whose output changes from one Python to the
-next: empty fields are skipped and the few known differences between Python 3.10 and 3.13 are
-evened out, so that one set of fingerprints serves them all.
+annotations of arguments and results do not count. Everything that runs counts. This module writes
+the tree out itself, because the output of `ast.dump` changes from one Python to the next. It skips
+empty fields and hides the few known differences between Python 3.10 and 3.13, so that one set of
+fingerprints serves all of them.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def definitions(source: str | bytes, attribute: str) -> list[ast.stmt]:
 
 
 def _fingerprint_in(scope: list[ast.stmt], attribute: str) -> str | None:
-    # All of them in order: a property has two or three, and of alternatives behind an `if` any may
-    # be the one in use.
+    # All definitions in order. A property has two or three, and any of the alternatives behind an
+    # `if` may be the one in use.
     found = "\n".join(_write(node) for node in _definitions(scope, attribute))
     return hashlib.sha256(found.encode("ascii")).hexdigest()[:16] if found else None
 
@@ -125,12 +125,12 @@ def _write(value: object) -> str:
     if isinstance(value, ast.AST):
         fields = ",".join(f"{name}={_write(field)}" for name, field in _fields(value))
         return f"{type(value).__name__}({fields})"
-    # Escaped, since which characters repr() shows as they are changes with Unicode versions.
+    # Escaped, because the characters that repr() does not escape change with Unicode versions.
     return f"{type(value).__name__}:{value!a}"
 
 
 def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:
-    """Yield the fields that count; an empty one is skipped, for newer Pythons add some."""
+    """Yield the fields that count. Empty fields are skipped, because newer Pythons add some."""
     for name, field in ast.iter_fields(node):
         if name in _IGNORED_FIELDS or field is None or field == []:
             continue
@@ -154,7 +154,7 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _merged(values: list[ast.expr]) -> list[ast.expr]:
-    """Join neighbouring pieces of text in an f-string, which Pythons cut in different places."""
+    """Join neighbouring pieces of text in an f-string, which Python versions cut in different places."""
     merged: list[ast.expr] = []
     for value in values:
         text = value.value if isinstance(value, ast.Constant) else None

@@ -1,9 +1,9 @@
-"""The heart of the overlay: decides about each patch, waits for Ray's modules, attaches, undoes.
+"""The core of the overlay: decides about each patch, waits for Ray's modules, attaches and detaches.
 
 Locking: `_install_lock` makes a thread that wants Ray wait until the hooks are set; `_lock` guards
 the book-keeping and is held for moments only. Checks, installers and everything that undoes them
-run outside both, since they import modules and so may wait for a thread that holds an import lock
-and is itself waiting for us.
+run outside both. They import modules, so they may wait for a thread that holds an import lock and
+waits for one of these locks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ALIVE = (State.ARMED, State.ACTIVE)
 
 
 class _Entry:
-    """One patch and what became of it since the last install."""
+    """One patch and its state since the last install."""
 
     def __init__(self, patch: Patch, state: State, why: str) -> None:
         self.patch = patch
@@ -42,7 +42,7 @@ class _Entry:
         self.attached: list[str] = []
 
     def note_progress(self) -> None:
-        """Say which modules are changed and which are still waited for."""
+        """Note which modules are changed and which are not imported yet."""
         waiting = [name for name in self.patch.installers if name not in self.attached]
         parts = []
         if self.attached:
@@ -75,13 +75,13 @@ class Overlay:
         self._report_lock = threading.Lock()
 
     def _after_fork(self) -> None:
-        """Go on in a child process, which has what is attached but none of the other threads."""
+        """Continue in a child process, which has the attached patches and none of the other threads."""
         self._make_locks()
         self._report()
 
     @property
     def conditions(self) -> Conditions | None:
-        """What decided about every patch at the last install; None before the first."""
+        """The conditions of the last install; None before the first."""
         return self._conditions
 
     @property
@@ -95,10 +95,10 @@ class Overlay:
             return [self._patches[name] for name in sorted(self._patches)]
 
     def register(self, patch: Patch) -> None:
-        """Make a patch known; where the overlay is installed already, it is attached.
+        """Make a patch known, and attach it if the overlay is installed already.
 
         Args:
-            patch: the patch. The same one twice counts once.
+            patch: the patch. Registering the same patch twice counts once.
 
         Raises:
             ValueError: another patch has that name.
@@ -114,18 +114,18 @@ class Overlay:
         self._attach(self._watch())
 
     def attach(self) -> None:
-        """Install, unless somebody has uninstalled it before; what the bootstrap calls."""
+        """Install, unless the program has uninstalled it before. The bootstrap calls this."""
         if not self._declined:
             self.install()
 
     def install(self) -> None:
         """Find the patches and attach each that fits, now or when Ray imports what it changes.
 
-        A second call does nothing. Nothing that goes wrong with a patch is raised: the patch is
-        refused, and one line says so.
+        A second call does nothing. A patch that fails raises nothing here: it is refused, and one
+        line says so.
         """
         with self._install_lock:
-            # The second is this very thread again: looking for Ray passes by our own finder.
+            # The second case is this very thread, because the search for Ray passes our own finder.
             if self._installed or self._installing:
                 return
             self._installing = True
@@ -150,9 +150,9 @@ class Overlay:
         self._report()
 
     def uninstall(self) -> None:
-        """Take back everything that was changed, and stay away until the next `install`.
+        """Undo every change, and attach nothing until the next `install`.
 
-        Before Ray was imported, it keeps the bootstrap from attaching anything.
+        If Ray was not imported yet, this keeps the bootstrap from attaching anything.
         """
         with self._install_lock:
             self._declined = True
@@ -177,7 +177,7 @@ class Overlay:
             ]
 
     def discover(self) -> None:
-        """Import the module `patch` of each subpackage; it registers what it has."""
+        """Import the module `patch` of each subpackage, which registers its patches."""
         for name in _subpackages_with_a_patch():
             try:
                 importlib.import_module(f"mantaray.{name}.patch")
@@ -203,10 +203,11 @@ class Overlay:
             entry.note_progress()
 
     def _announce(self) -> None:
-        """Say what was refused from the start: one line if it is the same for all."""
+        """Report the patches that are refused from the start, in one line if the reason is the same for
+        all."""
         conditions = self._conditions
         if conditions is None or conditions.ray is None:
-            # Someone only asked whether there is a Ray.
+            # The program only asked whether there is a Ray.
             return
         if conditions.problem is not None:
             problem = conditions.problem
@@ -219,7 +220,7 @@ class Overlay:
                 _warn_refused(status.name, status.why)
 
     def _watch(self) -> list[str]:
-        """Set a hook on each module that is waited for; return those imported already."""
+        """Set a hook on each module to change; return the modules that are imported already."""
         with self._lock:
             wanted = {
                 name
@@ -236,11 +237,11 @@ class Overlay:
 
     def _attach(self, imported: Iterable[str]) -> None:
         for name in imported:
-            # Waits for another thread that is in the middle of importing it.
+            # This waits for another thread that is importing the module.
             self._imported(name, importlib.import_module(name))
 
     def _imported(self, name: str, module: ModuleType) -> None:
-        """Attach what waits for a module; this is what an import calls."""
+        """Attach the patches that wait for a module; its import calls this."""
         with self._lock:
             due = [
                 entry
@@ -257,7 +258,7 @@ class Overlay:
             self._report()
 
     def _apply(self, entry: _Entry, name: str, module: ModuleType) -> None:
-        """Check a patch and run one installer of it; whatever fails refuses the whole patch."""
+        """Check a patch and run one of its installers. Any failure refuses the whole patch."""
         installation = Installation()
         why = self._try_to_apply(entry, name, module, installation)
         with self._lock:
@@ -289,8 +290,8 @@ class Overlay:
     def rely_on_native(self, name: str) -> bool:
         """Load the native module for a patch that is about to use it.
 
-        Where it does not load, the patch is taken back and refused in this process. The caller then
-        has to do what Ray does without the patch.
+        If it does not load, the patch is undone and refused in this process. The caller must then
+        do what Ray does without the patch.
 
         Args:
             name: the patch.
@@ -312,7 +313,7 @@ class Overlay:
     def _try_to_apply(
         self, entry: _Entry, name: str, module: ModuleType, installation: Installation
     ) -> str | None:
-        """Return why it did not work, or None."""
+        """Return why it failed, or None."""
         try:
             if not entry.attached:
                 conflict = self._conflict(entry.patch)
@@ -340,7 +341,7 @@ class Overlay:
                     ray = conditions.ray if conditions else None
                     write_report(directory, ray.version if ray else None, self.status())
             except SettingError:
-                # Said already: a bad setting is a condition of its own.
+                # It was reported already, because a bad setting is a condition of its own.
                 return
             except OSError as error:
                 NOTICES.warn(f"cannot write a report ({error}); unset or correct {_REPORT_DIR}")
@@ -362,7 +363,7 @@ def _subpackages_with_a_patch() -> list[str]:
     found = {
         path.parent.name for root in mantaray.__path__ for path in Path(root).glob("*/patch.py")
     }
-    # What the overlay calls so is the definition of a patch, not one.
+    # The overlay's own module of this name defines what a patch is and contains none.
     return sorted(found - {"overlay"})
 
 

@@ -1,7 +1,7 @@
 """Changing objects of Ray so that every change can be taken back.
 
-Part of `mantaray.overlay`: an installer of a patch is handed an `Installation` and changes Ray
-through it alone, which is what makes rolling back and uninstalling possible.
+An installer of a patch gets an `Installation` and changes Ray only through it, which makes rolling
+back and uninstalling possible.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ABSENT = object()
 
 
 class Installation:
-    """The changes that one installer has made to one module, last first when they are undone."""
+    """The changes that one installer has made to one module. They are undone in reverse order."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
@@ -26,12 +26,12 @@ class Installation:
         """Set an attribute of a module, class or object.
 
         Args:
-            owner: whose attribute it is.
-            name: its name; it may be one that does not exist yet.
+            owner: the object with the attribute.
+            name: of the attribute, which need not exist yet.
             value: what to put there.
 
         Raises:
-            AttributeError, TypeError: the owner does not let itself be changed.
+            AttributeError, TypeError: the owner cannot be changed.
         """
         original = _own_attribute(owner, name)
         setattr(owner, name, value)
@@ -49,7 +49,7 @@ class Installation:
         self._undo.append(restore)
 
     def wrap(self, owner: object, name: str, wrapper: Wrapper) -> None:
-        """Put a function around one that exists; methods of every kind work.
+        """Wrap an existing function; methods of every kind work.
 
         Args:
             owner: the module or class whose function it is.
@@ -59,16 +59,16 @@ class Installation:
         Raises:
             AttributeError: there is no such function.
         """
-        # The raw attribute: a classmethod read with getattr is bound already.
+        # The raw attribute, because a classmethod that is read with getattr is bound already.
         original = inspect.getattr_static(owner, name)
         self.replace(owner, name, _wrapped(owner, original, wrapper))
 
     def on_undo(self, fn: Callable[[], None]) -> None:
-        """Call `fn` when everything is taken back, before what was changed earlier."""
+        """Call `fn` during the undo, before earlier changes are undone."""
         self._undo.append(fn)
 
     def undo(self) -> list[str]:
-        """Take back every change, the last first; return what could not be taken back, in words."""
+        """Undo every change, the last first; return in words what could not be undone."""
         problems = []
         while self._undo:
             try:
@@ -106,7 +106,7 @@ def _around_method(original: Any, wrapper: Wrapper) -> Callable[..., Any]:
 
 
 def _own_attribute(owner: object, name: str) -> object:
-    """Return what the owner itself holds under a name, unbound, without what it inherits."""
+    """Return the owner's own attribute of a name, unbound, without what it inherits."""
     attributes: Mapping[str, object] | None = getattr(owner, "__dict__", None)
     if attributes is None:
         return getattr(owner, name, _ABSENT)

@@ -1,6 +1,6 @@
 """Loads the native module in a process of its own and prints what went wrong, or nothing.
 
-Started by `mantaray.overlay.native_module`.
+`mantaray.overlay.native_module` starts it.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ import mantaray
 from mantaray.helpers import python_command
 
 NAME = "mantaray._native"
-# A child process inherits what the process that started it found out.
+# A child process inherits the verdict of the process that started it.
 VERDICT_VARIABLE = "_MANTARAY_NATIVE"
-# Generous: only a module that hangs reaches it.
+# The limit is generous, so only a module that hangs reaches it.
 _TRIAL_TIMEOUT_S = 120.0
 _AGAIN = "install ray-mantaray again"
 # e_machine of the ELF header, by what the kernel calls the machine.
@@ -39,9 +39,9 @@ class NativeError(RuntimeError):
 
 
 def quick_problem() -> str | None:
-    """Return why the native module cannot work, as far as its file and earlier trials tell.
+    """Return why the native module cannot work, as far as its file and earlier trials show.
 
-    Nothing is loaded. None means that no problem shows; `load` may still find one.
+    This loads nothing. None means that no problem is visible; `load` may still find one.
     """
     if NAME in sys.modules:
         return None
@@ -56,7 +56,7 @@ def quick_problem() -> str | None:
 
 
 def load() -> None:
-    """Load the native module, which later imports of it then find.
+    """Load the native module, so that later imports find it.
 
     Raises:
         NativeError: it cannot be loaded.
@@ -94,13 +94,13 @@ def _missing() -> str:
 
 
 def _identity(path: Path) -> list[object]:
-    """Return what tells this file from another one, and from itself after a new installation."""
+    """Return a value that changes with the file, and with each new installation of it."""
     info = path.stat()
     return [str(path), info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns]
 
 
 def _verdict_on(path: Path) -> tuple[str | None] | None:
-    """Return what a process above this one found out about the file; None if none has tried it."""
+    """Return the verdict of a parent process on the file; None if none has tried it."""
     try:
         identity, problem = json.loads(os.environ[VERDICT_VARIABLE])
     except (KeyError, ValueError):
@@ -136,7 +136,7 @@ def _file_problem(path: Path) -> str | None:
 
 
 def _tried() -> str | None:
-    """Let a child process load the module, unless one above has; return what went wrong."""
+    """Let a child process load the module, unless a parent has done so; return what went wrong."""
     path = find_module()
     if path is None:
         return _missing()
@@ -160,7 +160,7 @@ def _trial(path: Path) -> str | None:
     except subprocess.TimeoutExpired:
         return f"loading {path} takes longer than {_TRIAL_TIMEOUT_S:.0f} s; {_AGAIN}"
     except OSError:
-        # No child can be started here. This process has to try it itself.
+        # No child process can be started here, so this process must try it itself.
         return None
     if done.returncode == 0:
         return done.stdout.strip() or None

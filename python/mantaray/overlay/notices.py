@@ -1,4 +1,4 @@
-"""Telling people that something was not patched, once for a whole tree of processes."""
+"""Warnings that something was not patched, each once for a whole tree of processes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import sys
 import zlib
 
-# Handed on to child processes by the environment: the hundreds of workers of a node stay quiet
-# about what the process that started them has said already.
+# Child processes inherit this variable, so the hundreds of workers of a node do not repeat what the
+# process that started them has printed.
 _SAID = "_MANTARAY_SAID"
 
 

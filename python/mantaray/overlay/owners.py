@@ -1,7 +1,7 @@
 """Which distributions own the package directory `mantaray/`, read from their RECORD files.
 
 Another project on PyPI is called `mantaray` and installs a package of that name. pip writes both
-into one directory without a warning, and whichever came last replaces files of the other.
+into one directory without a warning, and the later one replaces files of the earlier.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import mantaray
 from mantaray.overlay.decide import Problem
 
 DISTRIBUTION = "ray-mantaray"
-# A custom wheel is a distribution of Ray that brings the package along.
+# A custom wheel is a distribution of Ray that contains the package.
 _CUSTOM_WHEEL = "ray"
 _OWNED = "mantaray/__init__.py"
 
@@ -27,7 +27,7 @@ class Owner:
 
     Attributes:
         name: normalised ("ray-mantaray").
-        version: as its metadata has it.
+        version: as in its metadata.
     """
 
     name: str
@@ -46,7 +46,7 @@ def owners(package: Path | None = None) -> list[Owner]:
     target = (package or Path(mantaray.__file__)).resolve()
     found = set()
     for distribution in importlib.metadata.distributions():
-        # A RECORD is searched as text: parsing all of an environment takes seconds.
+        # A RECORD is searched as text, because parsing those of a whole environment takes seconds.
         if f"\n{_OWNED}," not in "\n" + (distribution.read_text("RECORD") or ""):
             continue
         if Path(str(distribution.locate_file(_OWNED))).resolve() == target:

@@ -1,4 +1,4 @@
-"""Patches as values: what a patch touches, and what became of it."""
+"""Patches as values: what a patch changes, and its state."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Installer = Callable[[ModuleType, "Installation"], None]
 class Target(NamedTuple):
     """Something of Ray that a patch touches or relies on.
 
-    What it must look like is not stated here: the table of known Rays holds the reviewed fingerprint
-    of each release (see `mantaray.overlay.known`).
+    The table of known Rays holds the reviewed fingerprint of a target for each release (see
+    `mantaray.overlay.known`).
 
     Attributes:
         module: the full name of a Ray module, "ray._private.node".
@@ -52,15 +52,16 @@ class Patch(NamedTuple):
 
     Attributes:
         name: one lower-case word, what MANTARAY_PATCHES calls it.
-        summary: one line for people.
-        plain_since: the release that ships the plain form of the feature; only told to people.
+        summary: one line for users.
+        plain_since: the release that ships the plain form of the feature; it is only shown to
+            users.
         enough_since: the release from which Ray's own form is enough and nothing is patched.
-        targets: everything of Ray it touches or relies on, on any release; all that apply to the
-            Ray at hand are checked before anything is touched.
-        installers: for each Ray module to change, what changes it once it has been imported.
-        needs_native: whether it uses Mantaray's native module. The overlay refuses it where that
-            module is missing or visibly damaged. The patch itself calls `rely_on_native` before it
-            uses the module, since only loading shows every kind of damage.
+        targets: everything of Ray that it changes or relies on, on any release. Those that apply to
+            the present Ray are checked before anything is changed.
+        installers: for each Ray module to change, the function that changes it after its import.
+        needs_native: whether it uses Mantaray's native module. The overlay refuses it if that
+        module is missing or visibly damaged. The patch itself calls `rely_on_native` before it uses
+        the module, because only loading shows every kind of damage.
     """
 
     name: str
@@ -82,10 +83,11 @@ class Patch(NamedTuple):
 
 
 class State(str, Enum):
-    """What became of a patch in this process.
+    """The state of a patch in this process.
 
-    ARMED waits for Ray to import what it changes. ACTIVE has changed it. NATIVE is not needed, for
-    this Ray's own form is enough. OFF was switched off. REFUSED was not or no longer attached.
+    An ARMED patch waits until Ray imports what it changes. An ACTIVE patch has changed it. A NATIVE
+    patch is not needed, because this Ray's own form is enough. OFF patches were switched off.
+    REFUSED patches were not attached, or were detached after a failure.
     """
 
     ARMED = "armed"

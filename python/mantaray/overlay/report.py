@@ -1,7 +1,7 @@
-"""Reports: what became of the patches in each process, for whoever set MANTARAY_REPORT_DIR.
+"""Reports of the states of the patches in each process, if MANTARAY_REPORT_DIR is set.
 
-Each process that imports Ray writes `<pid>.json` there whenever a state changes. That is how one
-asks a process that cannot be asked otherwise: an IO worker, the dashboard, an agent.
+Each process that imports Ray writes `<pid>.json` there whenever a state changes. It shows the state
+of processes that have no other way to report, such as IO workers, the dashboard and agents.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def write_report(directory: str, ray_version: str | None, patches: Iterable[Patc
     """Write or replace the report of this process; a reader never sees half of one.
 
     Args:
-        directory: where to; it is made when it is not there.
-        ray_version: the version of Ray, None when there is none.
+        directory: of the reports; it is made if it does not exist.
+        ray_version: the version of Ray; None if there is none.
         patches: the states to report.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which Ray is there, told from its files without importing it."""
+"""Finds the Ray of this environment from its files, without importing it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class InstalledSources(NamedTuple):
     ray_dir: Path
 
     def read(self, module: str) -> bytes | None:
-        """Return the source of a module; None when there is none to read."""
+        """Return the source of a module; None if it has none."""
         for relative in _candidates(module):
             try:
                 return (self.ray_dir.parent / relative).read_bytes()
@@ -62,7 +62,7 @@ class InstalledRay(NamedTuple):
     """A Ray that this interpreter would import, or has imported.
 
     Attributes:
-        version: as its files say, "unknown" when they do not say it.
+        version: as its files say; "unknown" if they do not say it.
         path: the directory of the package.
     """
 
@@ -85,14 +85,14 @@ def find_ray() -> InstalledRay | None:
         locations = (spec and spec.submodule_search_locations) or ()
     for location in locations:
         path = Path(location)
-        # Without this file it is some folder that happens to be called ray.
+        # Without this file it is a directory that happens to be called ray.
         if (path / "__init__.py").is_file():
             return InstalledRay(read_version(InstalledSources(path)) or "unknown", path)
     return None
 
 
 def read_version(sources: Sources) -> str | None:
-    """Return the version that the files of a Ray state, or None when they state none."""
+    """Return the version that the files of a Ray state; None if they state none."""
     for module in ("ray._version", "ray"):
         match = _VERSION_LINE.search(sources.read(module) or b"")
         if match:

@@ -4,5 +4,5 @@
 of one of Ray's request routers, `looking` and `attach` tie that to it, and `patch` attaches it all.
 """
 
-# Where a request router to which Mantaray is attached keeps its Routing.
+# The attribute in which a request router keeps its Routing, once Mantaray is attached to it.
 ATTRIBUTE = "_mantaray_routing"

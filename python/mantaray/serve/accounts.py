@@ -1,8 +1,8 @@
-"""Which slots of which replicas are taken, as far as one router knows: its accounts.
+"""Which slots of which replicas are taken, as far as one router knows.
 
-Ray's router keeps a cache of queue lengths. Here a slot counts as taken in it from the moment in which
-it is given away, and answers that were on their way at that moment do not free it again. Everything
-here runs in the event loop of the router.
+Ray's router keeps a cache of queue lengths. These accounts count a slot in it as taken from the
+moment when it is given away, and answers that were on their way at that moment do not free it
+again. Everything here runs in the event loop of the router.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 from mantaray.serve.guard import guarded
 
-# How long a task that has found a slot waits to hear whether it is owed to a request that was turned
-# away; then it is left to the backoff, and the slot to that request.
+# How long a task that has found a slot waits to learn whether a rejected request has a claim to the
+# slot. After that the task is left to the backoff, and the slot to the rejected request.
 _ANSWERS_S = 0.1
-# Replicas and how many requests they have; None where that is not known.
+# Replicas and their queue lengths; None if a length is not known.
 Lengths = list[tuple[Any, int | None]]
 Task = asyncio.Task[Any]
 
@@ -30,9 +30,9 @@ class Asked:
 
     Attributes:
         replica_id: where it was sent.
-        counted: whether it is in the cache of queue lengths already.
-        late: the answer comes with the result, as it does for unary calls over gRPC. The queue length
-            in it is as old as the request.
+        counted: whether the cache of queue lengths contains it already.
+        late: whether the answer comes with the result, as for unary calls over gRPC. Its queue
+            length is then as old as the request.
     """
 
     replica_id: Hashable
@@ -44,19 +44,21 @@ class Accounts:
     """The slots that one router has given away, and the answers that it waits for."""
 
     def __init__(self, router: Any) -> None:
-        """Begin with nothing given away.
+        """Start with no slot given away.
 
         Args:
             router: Ray's request router.
         """
         self._router = router
-        # How often a replica was chosen; how many of these are not yet handed to their request.
+        # How often each replica was chosen, and how many of these slots have not reached their
+        # request.
         self.chosen: Counter[Any] = Counter()
         self._unhanded: Counter[Any] = Counter()
-        # Requests sent (or about to be) to which the replica has not said yes or no.
+        # Requests that were sent, or are about to be, and that the replica has neither accepted nor
+        # rejected.
         self._asked: weakref.WeakKeyDictionary[Task, Asked] = weakref.WeakKeyDictionary()
         self._unanswered: Counter[Any] = Counter()
-        # Tasks that wait until a replica has said yes or no to all of them.
+        # Tasks that wait until a replica has accepted or rejected all of them.
         self._for_answers: dict[Any, set[asyncio.Future[None]]] = {}
         self._last: weakref.WeakKeyDictionary[Task, Any] = weakref.WeakKeyDictionary()
         # Requests of this router that a replica has, as far as is known.
@@ -65,18 +67,18 @@ class Accounts:
     # --- What happens to requests
 
     def choose(self, replica_id: Any) -> None:
-        """A routing task has decided for a replica: count the slot as taken at once."""
+        """Count a slot as taken at once, because a routing task has chosen the replica."""
         self.chosen[replica_id] += 1
         self._unhanded[replica_id] += 1
         self.add_to_cache(replica_id, 1)
 
     def give_back(self, replica_id: Any) -> None:
-        """A slot that was given away is not used after all."""
+        """Free a slot that was given away and is not used after all."""
         self._unhanded[replica_id] -= self._unhanded[replica_id] > 0
         self.add_to_cache(replica_id, -1)
 
     def sent(self, task: Task | None, replica_id: Any, late: bool = False) -> None:
-        """The task of a request has been given a replica and sends its request there.
+        """Note that the task of a request sends it to a replica.
 
         Args:
             task: the task.
@@ -96,11 +98,11 @@ class Accounts:
         self._unanswered[replica_id] += 1
 
     def asked(self, task: Task | None) -> Asked | None:
-        """Return what a task has asked a replica and has no answer to."""
+        """Return the request of a task that its replica has not answered."""
         return self._asked.get(task) if task is not None else None
 
     def answered(self, task: Task | None) -> bool:
-        """Note that a replica has said yes or no; return whether that was still to come."""
+        """Note that a replica has accepted or rejected a request; return whether that answer was open."""
         asked = self._asked.pop(task, None) if task is not None else None
         if asked is None:
             return False
@@ -125,23 +127,24 @@ class Accounts:
         return self._running[replica_id] + self._unhanded[replica_id]
 
     def stopped(self, replica_id: Any) -> None:
-        """A replica has one request of this router less."""
+        """Note that a replica has one request of this router less."""
         self._running[replica_id] -= self._running[replica_id] > 0
 
     def idle(self, replica_id: Any) -> None:
-        """A replica says that it has no request."""
+        """Note that a replica has no request."""
         if not self._unanswered[replica_id]:
             self._running[replica_id] = 0
 
     def _ended(self, task: Task) -> None:
         with guarded("noting the end of a request's task"):
             self.answered(task)
-            # A task that ends well leaves a request that runs. Its result tells when that has ended.
+            # A task that succeeds leaves a running request behind, whose result shows when it has
+            # ended.
             if task.cancelled() or task.exception() is not None:
                 self.stopped(self._last.get(task))
 
     async def answer_to_all(self, replica_ids: list[Any]) -> None:
-        """Wait for a moment until one of some replicas has said yes or no to all that it was asked."""
+        """Wait a moment until one of some replicas has answered all requests that were sent to it."""
         future = asyncio.get_running_loop().create_future()
         for replica_id in replica_ids:
             self._for_answers.setdefault(replica_id, set()).add(future)
@@ -157,11 +160,11 @@ class Accounts:
     # --- The queue lengths that replicas report
 
     def corrected(self, results: Lengths, before: Counter[Any]) -> Lengths:
-        """Count in what replicas may not have counted.
+        """Add the requests that replicas may not have counted yet.
 
         Args:
-            results: replicas and their queue lengths; None where none came.
-            before: what `chosen` was when they were asked.
+            results: replicas and their queue lengths; None if none was received.
+            before: the value of `chosen` when they were asked.
         """
         corrected: Lengths = []
         for replica, length in results:
@@ -178,11 +181,11 @@ class Accounts:
         return corrected
 
     def is_unsure(self, replica: Any, length: int | None) -> bool:
-        """Return whether a slot that a replica has may be owed to a request that it has turned away."""
+        """Return whether a request that a replica rejected may have a claim to its free slot."""
         return length == 0 and keeps_order(replica) and self._unanswered[replica.replica_id] > 0
 
     def keep_only(self, replica_ids: Collection[Any]) -> None:
-        """Forget replicas that are gone, but not what is still under way to them."""
+        """Forget replicas that are gone, except for requests in flight to them."""
         for counter in (self._unhanded, self._unanswered, self._running):
             for replica_id in [each for each in counter if each not in replica_ids]:
                 if counter[replica_id] <= 0:
@@ -213,7 +216,7 @@ class Accounts:
             self.set_cache(replica_id, self._unanswered[replica_id])
 
     def uncount(self, replica_id: Any) -> None:
-        """Take one off the cached queue length, where there is one."""
+        """Lower the cached queue length by one, if there is one."""
         if self.cached(replica_id) is not None:
             self.add_to_cache(replica_id, -1)
 
@@ -221,8 +224,8 @@ class Accounts:
 def keeps_order(replica: Any) -> bool:
     """Return whether requests are served strictly in the order in which they came.
 
-    With several slots they run beside each other anyway, and for requests that take no longer than a
-    call to the replica it would cost a tenth and more of the throughput.
+    With several slots requests run side by side anyway. Keeping the order would cost a tenth and
+    more of the throughput if requests take no longer than a call to the replica.
     """
     return bool(replica.max_ongoing_requests == 1)
 

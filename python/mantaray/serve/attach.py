@@ -1,11 +1,11 @@
 """Attaches Mantaray to one of Ray's request routers: to the object, never to its class.
 
-Serve pickles the classes of request routers *by value* and keeps them in its checkpoints. Whatever
-Mantaray put into such a class would be needed by every process that reads the pickle. So each process
-attaches to the routers that it makes itself, and its classes stay as they are.
+Serve pickles the classes of request routers *by value* and keeps them in its checkpoints. Every
+process that reads the pickle would need what Mantaray puts into such a class. So each process
+attaches to the router objects that it makes itself, and leaves the classes as they are.
 
-A hook is called as `hook(routing, original, …)` where `original` is the method that the object had
-before, with everything that subclasses have made of it.
+A hook is called as `hook(routing, original, …)`, where `original` is the method that the object had
+before, including what its subclasses override.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _FULFILL = "_fulfill_next_pending_request"
 
 
 def attach(router: Any) -> None:
-    """Attach to a request router; a failure is logged and leaves it as it was.
+    """Attach to a request router. A failure is logged, and the router stays as it was.
 
     Args:
-        router: Ray's, or one of the user's that is made of Ray's.
+        router: Ray's, or a user's router that is derived from Ray's.
     """
     before = dict(vars(router))
     try:
@@ -54,7 +54,7 @@ def attach(router: Any) -> None:
 
 def _owner(router: Any, name: str) -> type:
     """Return the class that a method of a router comes from."""
-    # To be known by its name: Serve sends classes by value, so they are copies.
+    # Compared by name, because Serve sends classes by value, so they are copies.
     return next(cls for cls in type(router).__mro__ if name in vars(cls))
 
 
@@ -108,7 +108,7 @@ def _heard(routing: Routing, original: Any, replica_id: Any, info: Any) -> None:
         before = routing.accounts.cached(replica_id)
     original(replica_id, info)
     with guarded("taking in a replica's answer"):
-        # An object that holds the number before 2.56.
+        # Before 2.56 the number is inside an object.
         ongoing = getattr(info, "num_ongoing_requests", info)
         routing.answer(asyncio.current_task(), replica_id, ongoing, before)
 
@@ -136,7 +136,7 @@ def _send(routing: Routing, original: Any, replica_id: Any) -> None:
     with guarded("counting a request that is sent"):
         asked = routing.accounts.asked(asyncio.current_task())
         if asked is not None and asked.counted and asked.replica_id == replica_id:
-            # It was counted when the replica was chosen; Ray counts it now.
+            # It was counted when the replica was chosen, and Ray counts it again now.
             routing.accounts.uncount(replica_id)
     original(replica_id)
 
@@ -201,5 +201,5 @@ _HOOKS: dict[str, Callable[..., Any]] = {
     "on_send_request": _send,
     "decrement_queue_len_cache": _complete,
 }
-# These stand in for the method, and only for Ray's own.
+# These replace the method, and only if it is Ray's own.
 _REPLACED = {"_choose_replicas_with_backoff", _FULFILL}

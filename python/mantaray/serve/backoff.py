@@ -34,7 +34,7 @@ class Backoff:
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Backoff:
-        """Return what the settings ask for.
+        """Return the backoff that the settings ask for.
 
         Args:
             environ: where to look; the environment of this process by default.
@@ -51,7 +51,7 @@ class Backoff:
 
     @classmethod
     def default(cls) -> Backoff:
-        """Return what holds when nothing is set."""
+        """Return the backoff that holds if nothing is set."""
         return cls.read({})
 
     def base_s(self, attempt: int) -> float:
@@ -63,7 +63,7 @@ class Backoff:
         return min(wait_s, self.max_s)
 
     def jittered_s(self, base_s: float) -> float:
-        """Return a wait of at least a millisecond, made of one that has no jitter yet."""
+        """Return a wait with jitter, of at least a millisecond."""
         if math.isnan(base_s):
             base_s = self.max_s
         return max(base_s * (1 - self.jitter * random.random()), FLOOR_S)

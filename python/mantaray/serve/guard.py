@@ -1,7 +1,7 @@
-"""No failure of Mantaray's own may end one of Ray's routing tasks: it is logged once, and Ray goes on.
+"""Keeps failures of Mantaray from ending Ray's routing tasks: each is logged once, and Ray goes on.
 
-A routing task that ends with an exception leaves its request unanswered. So whatever a hook does beside
-the method of Ray that it stands in for runs inside `guarded`.
+A routing task that ends with an exception leaves its request unanswered. So everything that a hook
+does besides calling Ray's method runs inside `guarded`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _logged: set[str] = set()
 
 
 def log_failure(where: str) -> None:
-    """Log the exception that is being handled, once for each place of a process.
+    """Log the exception that is being handled, once for each place in a process.
 
     Args:
-        where: what Mantaray was doing, "noting that a request has completed".
+        where: what Mantaray was doing, such as "noting that a request has completed".
     """
     if where in _logged:
         return

@@ -1,6 +1,7 @@
-"""In a router: asks full replicas, which it shares with other routers, to tell it of a free slot.
+"""The part of a router that asks full replicas to report free slots.
 
-One call to a replica at a time, to a few replicas at most, and only while somebody waits.
+A router shares such replicas with other routers. It makes one call to a replica at a time, to a few
+replicas at most, and only while requests wait.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Listener:
     """The calls of one router. Everything runs in its event loop."""
 
     def __init__(self, heard: Callable[[Any, int], None]) -> None:
-        """Begin with no call.
+        """Start with no call.
 
         Args:
             heard: called with a replica's id and how many requests it has, after each answer.
@@ -39,7 +40,7 @@ class Listener:
         return len(self._calls) < MOST_CALLS
 
     def listen(self, replica: Any) -> None:
-        """Ask a replica to tell of its next free slot, unless it is asked already."""
+        """Ask a replica to report its next free slot, unless such a call is open."""
         replica_id = replica.replica_id
         if replica_id in self._calls or replica_id in self._deaf or not self.can_listen:
             return
@@ -74,7 +75,7 @@ class Listener:
             ray.cancel(ref)
             raise
         except ray.exceptions.RayError:
-            # Dead or unreachable; Ray's router finds that out by itself.
+            # The replica is dead or unreachable, which Ray's router finds out by itself.
             return
         if ongoing < 0:
             self._deaf.add(replica_id)
@@ -92,7 +93,7 @@ class Listener:
                 task.result()
 
     def stop(self) -> None:
-        """Give up all calls: nobody waits any more."""
+        """Cancel all calls, because no request waits any more."""
         calls, self._calls = self._calls, {}
         for task in calls.values():
             task.cancel()

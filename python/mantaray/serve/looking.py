@@ -1,4 +1,4 @@
-"""The loop in which a routing task looks for a replica, in the place of Ray's, which sleeps in it."""
+"""The loop in which a routing task looks for a replica; it replaces Ray's loop, which sleeps."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mantaray.serve.routing import Routing
 from mantaray.serve.waiters import Wake
 
 _LOGGER = logging.getLogger("ray.serve")
-# Ray keeps this table where it looks for a request until that request is answered: since 2.60.
+# The table that Ray has since 2.60, where each task looks for one request until it is answered.
 _STAYS_WITH_REQUEST = "_routing_task_by_pending_request_future"
-# Looks in a row without a pause: at this node, this zone, and all replicas. A router of the user's that
-# knows nothing of pauses would look again and again without end.
+# How many looks follow each other without a pause: at this node, this zone, and all replicas.
+# Without this limit a user's router that does not pause would loop without end.
 _MOST_WITHOUT_PAUSE = 3
 _Candidates = AsyncGenerator[list[Any], None]
 
 
 class _Search:
-    """What one routing task knows while it looks for a replica."""
+    """The state of one routing task while it looks for a replica."""
 
     def __init__(self, routing: Routing, request: Any) -> None:
         self._routing = routing
@@ -47,9 +47,9 @@ class _Search:
         return self._routing.prefer(ranks, self._wake, self._request)
 
     async def pause(self) -> None:
-        """Wait before the next look; the first one follows at once."""
+        """Wait before the next look; the first look follows at once."""
         self._hand_on()
-        # Narrower choices (this node, this zone) are tried first, without a pause.
+        # Nearer replicas (of this node, of this zone) are tried first, without a pause.
         if self._request is not None and not self._request.routing_context.should_backoff:
             self._without_pause += 1
             if self._without_pause < _MOST_WITHOUT_PAUSE:
@@ -58,7 +58,7 @@ class _Search:
         if self._retries == 1:
             return
         self._wake = await self._routing.wait(self, self._order, self._retries - 2)
-        # A wake is no failure: the next wait is not longer for it.
+        # A wake is no failure, so the next wait is not longer.
         self._retries -= self._wake is not None
 
     def end(self) -> None:
@@ -75,7 +75,7 @@ class _Search:
 async def choose_replicas_with_backoff(
     routing: Routing, original: Callable[[Any], _Candidates], request: Any = None
 ) -> _Candidates:
-    """Yield replicas to try, again and again; what Ray's generator of this name does.
+    """Yield replicas to try, again and again, as Ray's generator of this name does.
 
     The first retry follows at once. Before each further one the task waits for a wake, and for the
     backoff at most. The caller closes the generator when it has found a replica. If Mantaray fails,
@@ -94,8 +94,8 @@ async def choose_replicas_with_backoff(
             search.begin()
         is_broken = attempt.failed
         if request is None and not routing.in_order and not is_broken:
-            # What it finds would be for no request: this router gives a slot to the very request for which
-            # a task looks. Ray looks all the same, and may hang its event loop with it.
+            # This router gives a slot to the very request for which a task looks, and this task has
+            # none. Ray's own loop looks all the same, and may block the event loop.
             with guarded("waiting for a request to route") as attempt:
                 await routing.wait_for_request()
                 return
@@ -132,9 +132,9 @@ async def choose_replicas_with_backoff(
 
 
 def _is_answered(router: Any, request: Any) -> bool:
-    """Return whether a task looks on for a request that needs no replica any more.
+    """Return whether a task looks for a request that needs no replica any more.
 
-    It then begins anew, with a request that does.
+    The task then starts again with a request that needs one.
     """
     return (
         request is not None and request.future.done() and not hasattr(router, _STAYS_WITH_REQUEST)
@@ -142,7 +142,7 @@ def _is_answered(router: Any, request: Any) -> bool:
 
 
 def _keep(routing: Routing, request: Any) -> None:
-    """Give a request that a task leaves unanswered back to the queue of those to be routed.
+    """Return a request that a task leaves unanswered to the queue of requests to route.
 
     Before 2.60 a task leaves its request when it has served another one, or when there are more tasks
     than Ray wants now that replicas or requests are gone. Nobody would look for a replica for it again.
@@ -160,7 +160,7 @@ def _keep(routing: Routing, request: Any) -> None:
         place += 1
     queue.insert(place, request)
     routing.wake_idle()
-    # Once the task that leaves is gone.
+    # Run this when the leaving task has ended.
     asyncio.get_running_loop().call_soon(router._maybe_start_routing_tasks)
 
 

@@ -1,8 +1,8 @@
-"""Which models replicas hold, as far as one router knows, and which request a free slot is for.
+"""Which models replicas hold, as far as one router knows, and which request gets a free slot.
 
-Ray gives a slot that came free to the request whose turn it is, wherever its model is loaded. Under a
-burst of requests for several models that loads models again and again: each goes where there was a
-slot, and takes the place of one that the next request needs. Here the slot goes to the oldest request
+Ray gives a free slot to the request whose turn it is, wherever its model is loaded. In a burst of
+requests for several models, that loads models again and again: each request goes where a slot is,
+and its model replaces one that the next request needs. Here the slot goes to the oldest request
 that is *eligible* for that replica. A request is not eligible while its model is on another replica
 only, for as long as Ray's preference lasts (RAY_SERVE_MULTIPLEXED_MODEL_ID_MATCHING_TIMEOUT_S). No slot
 stays empty: if no request is eligible, the oldest one gets it. So a request waits for no longer than
@@ -16,18 +16,18 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterable, MutableSequence
 from typing import Any
 
-# Of the models sent to a replica that are remembered.
+# How many of the models that were sent to a replica are remembered.
 _MOST = 100
-# How long a replica's reports may count models that it is loading, after one was sent there that it did
-# not have. They are about a second old.
+# How long after a new model was sent to a replica its reports may include models that it is still
+# loading. Reports are about a second old.
 _LOADING_S = 2.0
 
 
 class Models:
-    """What the controller reports of replicas comes late; what this router sent there is known at once."""
+    """The models of each replica: reports of the controller, which come late, and what was sent there."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with no replica.
+        """Start with no replica.
 
         Args:
             clock: tells seconds.
@@ -38,7 +38,7 @@ class Models:
         self._loading_until: dict[Hashable, float] = {}
 
     def sent(self, replica_id: Hashable, model: str, reported: Collection[str]) -> None:
-        """A request for a model goes to a replica, which loads it if it does not have it."""
+        """Note that a request for a model goes to a replica, which loads the model if necessary."""
         recent = self._sent.setdefault(replica_id, [])
         if model in recent:
             recent.remove(model)
@@ -50,8 +50,9 @@ class Models:
     def on(self, replica_id: Hashable, reported: Collection[str]) -> list[str]:
         """Return the models that a replica holds: the last ones sent there, then what it has reported.
 
-        There is room for as many as any replica reports while it loads none (then it reports more); the
-        rest has been unloaded. Before the first report nobody knows how many there is room for.
+        A replica has room for as many models as any replica reports while it is not loading (a
+        loading replica reports more). The others have been unloaded. Before the first report the
+        room is unknown.
         """
         if self._clock() > self._loading_until.get(replica_id, -math.inf):
             self._room[replica_id] = len(reported)
@@ -68,7 +69,7 @@ class Models:
 
 
 def oldest_that_fits(pending: Iterable[Any], models: Collection[str]) -> Any:
-    """Return the first request that still waits and is for one of the models; None if there is none."""
+    """Return the first waiting request for one of the models; None if there is none."""
     return next(
         (
             request

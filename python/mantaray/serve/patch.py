@@ -1,9 +1,9 @@
 """The patches `router` and `slots`: Serve's request routers wake on events.
 
-`router` replaces the loop that looks for a replica (Ray sleeps in the middle of it), and brings
-upstream's knobs to 2.48. It attaches to the request routers of this process, one by one, and leaves
-their classes alone, which Serve pickles; see `mantaray.serve.attach`. `slots` lets a replica tell the
-routers that wait for it of a free slot, one after the other; see `mantaray.serve.slots`.
+`router` replaces the loop that looks for a replica, in which Ray sleeps, and brings upstream's
+knobs to 2.48. It attaches to each request router of this process and leaves their classes alone,
+because Serve pickles them; see `mantaray.serve.attach`. With `slots` a replica reports free slots
+to the routers that wait for it, one after the other; see `mantaray.serve.slots`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PACKAGE = "ray.serve._private"
 _REPLICA = "ray.serve._private.replica"
 _METADATA = "ray.serve._private.common"
 _DEPLOYMENT = "ray.serve._private.deployment_info"
-# What Ray's router is given in which requests wait until it knows its deployment.
+# The attribute of Ray's router in which requests wait until it knows its deployment.
 _EVENT = "_request_router_initialized_event"
 
 
@@ -50,7 +50,7 @@ def _keep_order_from_the_start(cls: Any, installation: Installation) -> None:
 
         given = kwargs.get(_EVENT)
         if given is None or (type(given) is asyncio.Event and not given.is_set()):
-            # Nobody waits for it before the router is made.
+            # No request waits for it before the router is made.
             kwargs = kwargs | {_EVENT: EventInOrder()}
         wrapped(*args, **kwargs)
 
@@ -90,7 +90,7 @@ def _note_released_slots(cls: Any, installation: Installation) -> None:
 
 
 def _note_failures(cls: Any, installation: Installation) -> None:
-    """Note requests that failed on their way; Ray goes on to count them as completed."""
+    """Note requests that failed on their way, which Ray then counts as completed."""
 
     def finished(wrapped: Any, asyncio_router: Any, args: Any, kwargs: Any) -> None:
         wrapped(*args, **kwargs)
@@ -135,7 +135,7 @@ def _watch(asyncio_router: Any, result: Any) -> None:
             routing.completed(replica_id)
 
     def ended(result: Any) -> None:
-        # On a thread of Ray's. The loop is closed when the process ends.
+        # This runs on a thread of Ray. The loop is closed when the process ends.
         if not loop.is_closed():
             loop.call_soon_threadsafe(completed, result)
 
@@ -159,7 +159,7 @@ def _install_api(module: ModuleType, installation: Installation) -> None:
 
 
 def _install_environment(module: ModuleType, installation: Installation) -> None:
-    """Let the multiplier be a real number where Ray reads an integer.
+    """Accept a real number as the multiplier where Ray reads an integer.
 
     The package is imported just before the module that reads Ray's variables.
     """
@@ -183,7 +183,7 @@ def _install_slots(module: ModuleType, installation: Installation) -> None:
 
     for name, function in slots.STAND_INS.items():
         cls = module.ReplicaMetricsManager if name == slots.ENDED else module.Replica
-        # Of a base class, up to 2.54; only later Rays reserve slots.
+        # A method of a base class up to 2.54. Only later releases reserve slots.
         owner = next((each for each in cls.__mro__ if name in vars(each)), None)
         if owner is not None:
             slots.ORIGINALS[name] = vars(owner)[name]

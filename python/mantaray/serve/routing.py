@@ -1,10 +1,10 @@
 """What Mantaray keeps for one of Ray's request routers: who waits, and what wakes them.
 
-Ray's router asks, sleeps, and asks again. Here whatever tells that a slot is free wakes one of the
-sleepers: a request of this router has completed, a replica joined, an answer showed a queue below
-its limit, an assigned request was cancelled before it was sent, a replica that is shared with other
-routers has told of a slot (see `slots` and `listening`). For that to wake one request and not a herd,
-`accounts` counts a slot as taken from the moment in which it is given away.
+Ray's router asks, sleeps, and asks again. Here every event that shows a free slot wakes one waiter:
+a request of this router has completed, a replica joined, an answer showed a queue below its limit,
+an assigned request was cancelled before it was sent, or a replica that is shared with other routers
+has reported a slot (see `slots` and `listening`). So that one slot wakes one request and not all of
+them, `accounts` counts a slot as taken from the moment when it is given away.
 
 Everything here runs in the event loop of the router.
 """
@@ -30,19 +30,19 @@ from mantaray.settings import read_or_default
 
 _DRAW = "PowerOfTwoChoicesRequestRouter.choose_replicas"
 _POW_2 = "ray.serve._private.request_router.pow_2_router"
-# A replica may still count a request whose result is here already. If it turns the next one away,
-# it is looked at again after these waits, and then left to the backoff.
+# A replica may still count a request whose result has arrived. If it rejects the next request, the
+# router looks at it again after these waits, and then leaves it to the backoff.
 _SETTLE_S = (0.001, 0.003, 0.007, 0.015, 0.031, 0.063)
-# Of the replicas that may be shared with other routers; for there may be thousands.
+# How many replicas that are shared with other routers are asked; there may be thousands.
 _MOST_LOOKED_AT = 16
 _LOGGER = logging.getLogger("ray.serve")
 
 
 class Routing:
-    """The events of one router, and what they tell."""
+    """The events of one router, and what follows from them."""
 
     def __init__(self, router: Any) -> None:
-        """Begin with nobody waiting.
+        """Start with no waiter.
 
         Args:
             router: Ray's request router.
@@ -52,14 +52,15 @@ class Routing:
         self.accounts = Accounts(router)
         self.backoff = read_or_default(Backoff.read, _LOGGER)
         self.listener = Listener(self._heard)
-        # Whether Ray's FIFOMixin serves the requests; other routers pair requests and slots themselves.
+        # Whether Ray's FIFOMixin chooses the request. Other routers pair requests and slots
+        # themselves.
         self.in_order = False
         # Whether a request has asked for a model.
         self._has_models = False
         self._models = Models()
         self._just_freed: set[Any] = set()
         self._failed: set[Any] = set()
-        # Routing tasks that have no request to look for.
+        # Routing tasks that have no request.
         self._idle: list[asyncio.Future[None]] = []
         # A replica and its cached queue length before the last late answer; see `accepted_late`.
         self._before_late: tuple[Any, int] | None = None
@@ -71,7 +72,7 @@ class Routing:
         if hasattr(router, "_compute_backoff_s"):
             base_s = router._compute_backoff_s(attempt)
         elif "backoff_sequence_s" in _overridden(router):
-            # A router of the user's, written for a Ray that had only this.
+            # A user's router that was written for a Ray with only this setting.
             sequence = router.backoff_sequence_s
             base_s = sequence[min(attempt + 1, len(sequence) - 1)]
         else:
@@ -79,7 +80,7 @@ class Routing:
         return self.backoff.jittered_s(base_s)
 
     async def wait(self, owner: object, order: float, attempt: int) -> Wake | None:
-        """Wait for a wake, at most as long as the backoff says; None when nothing came."""
+        """Wait for a wake, at most as long as the backoff says; return None if none came."""
         self._count(1)
         try:
             self._listen()
@@ -97,12 +98,12 @@ class Routing:
     # --- What happens to requests
 
     def asks(self, task: Task | None, request: Any, is_retry: bool) -> None:
-        """The task of a request asks for a replica.
+        """Note that the task of a request asks for a replica.
 
         Args:
             task: the task.
             request: Ray's pending request.
-            is_retry: whether its last replica has turned it away or died.
+            is_retry: whether its last replica has rejected it or died.
         """
         if request.metadata.multiplexed_model_id:
             self._has_models = True
@@ -120,7 +121,7 @@ class Routing:
             self._idle.remove(future)
 
     def wake_idle(self) -> None:
-        """A request may wait for a routing task: wake one that has none."""
+        """Wake a routing task without a request, because a request may wait for a task."""
         for future in self._idle:
             if not future.done():
                 future.set_result(None)
@@ -145,15 +146,15 @@ class Routing:
                 self.waiters.wake(replica_id)
 
     def given_back(self, replica_id: Any) -> None:
-        """A slot was given to a request that does not use it."""
+        """Note that a slot was given to a request that does not use it."""
         self.accounts.give_back(replica_id)
         self.waiters.wake(replica_id)
 
     def completed(self, replica_id: Any) -> None:
-        """A request of this router has ended and its slot is free."""
+        """Note that a request of this router has ended and its slot is free."""
         self.accounts.stopped(replica_id)
         if replica_id in self._failed:
-            # Whoever is woken asks the replica, and finds out if it is dead.
+            # The woken task asks the replica, and finds out if it is dead.
             self._failed.discard(replica_id)
             self.router._replica_queue_len_cache.invalidate_key(replica_id)
             self.waiters.wake(replica_id)
@@ -163,11 +164,11 @@ class Routing:
             self.waiters.wake(replica_id)
 
     def failed(self, replica_id: Any) -> None:
-        """The request that completes next there has failed on its way, so it tells of no free slot."""
+        """Note that the request that completes next there failed on its way, so it frees no slot."""
         self._failed.add(replica_id)
 
     def released(self, replica_id: Any) -> None:
-        """A reserved slot is given up without a request."""
+        """Note that a reserved slot is given up without a request."""
         self.accounts.stopped(replica_id)
         if replica_id in self.router._replicas:
             self.waiters.wake(replica_id)
@@ -190,7 +191,7 @@ class Routing:
         return length > self.accounts.known(replica.replica_id)
 
     def _heard(self, replica_id: Any, ongoing: int) -> None:
-        """A replica has told of a slot, or that there was none for a long time."""
+        """Note that a replica has reported a slot, or that it had none for a long time."""
         replica = self.router._replicas.get(replica_id)
         if replica is None:
             return
@@ -202,13 +203,13 @@ class Routing:
             self._listen()
 
     def answer(self, task: Task | None, replica_id: Any, ongoing: int, before: int | None) -> None:
-        """A replica has said how many requests it has, in answer to a task.
+        """Note the queue length that a replica has sent in answer to a task.
 
         Args:
             task: the task.
             replica_id: the replica.
             ongoing: how many requests it has.
-            before: the cached queue length before Ray has taken this answer in.
+            before: the cached queue length before Ray has stored this answer.
         """
         accounts = self.accounts
         asked = accounts.asked(task)
@@ -217,20 +218,20 @@ class Routing:
         if replica is None:
             return
         if asked is not None and asked.late and before is not None:
-            # A rejection comes at once. If this is none, `accepted_late` follows.
+            # A rejection comes at once. If this answer is no rejection, `accepted_late` follows.
             self._before_late = (replica_id, before)
             accounts.set_cache(replica_id, max(ongoing, before - 1))
             return
         if ongoing == 0:
             accounts.idle(replica_id)
-        # What was given away since and is not answered is not in that number.
+        # That number does not include slots that were given away since and are not answered.
         on_the_way = accounts.under_way(replica_id)
         if on_the_way:
             accounts.set_cache(replica_id, ongoing + on_the_way)
         self.waiters.wake(replica_id, replica.max_ongoing_requests - ongoing - on_the_way)
 
     def accepted_late(self, replica_id: Any) -> None:
-        """The answer that was just taken in is as old as its request, which has ended well."""
+        """Note that the latest answer is as old as its request, which has succeeded."""
         of_replica, before = self._before_late or (None, 0)
         self._before_late = None
         if of_replica == replica_id:
@@ -239,15 +240,15 @@ class Routing:
     async def probed(self, results: Lengths, before: Counter[Any]) -> Lengths:
         """Take in the queue lengths that replicas were asked for.
 
-        A request that is on its way may be turned away by a replica that says a moment later that it has
-        a slot. That slot is for this request; one that came later would overtake it.
+        A replica may reject a request that is on its way, and report a free slot a moment later.
+        That slot is for this request, or a later request would overtake it.
 
         Args:
             results: replicas and their queue lengths; None where none came.
             before: what `chosen` was when they were asked.
 
         Returns:
-            The same, with what was given away since counted in.
+            The same, plus the slots that were given away since.
         """
         accounts = self.accounts
         corrected = accounts.corrected(results, before)
@@ -256,12 +257,12 @@ class Routing:
         if unsure:
             asked = [replica.replica_id for replica, _ in unsure]
             await accounts.answer_to_all(asked)
-            # Whoever was turned away waits again, and is the first to get what is free.
+            # A rejected request waits again, and is the first to get a free slot.
             corrected = [each for each in corrected if each[0].replica_id not in asked]
             corrected += accounts.corrected(unsure, before)
             free = free_slots(corrected)
         if free and asyncio.current_task() in self.router._routing_tasks:
-            # The task that asked takes one itself, from the shortest queue.
+            # The task that asked takes a slot itself, from the shortest queue.
             shortest = min(
                 (item for item in corrected if item[0].replica_id in free),
                 key=lambda item: item[1] or 0,
@@ -272,11 +273,11 @@ class Routing:
         return corrected
 
     def replicas_changed(self) -> None:
-        """The set of replicas is another, or their limits are."""
+        """Note that the set of replicas or their limits have changed."""
         replicas = self.router._replicas
         limits = {each: replica.max_ongoing_requests for each, replica in replicas.items()}
         for replica_id, limit in limits.items():
-            # One for a new replica: Ray asks it at once, and its answer wakes the others.
+            # One wake for a new replica. Ray asks it at once, and its answer wakes the others.
             slots = limit - self._limits[replica_id] if replica_id in self._limits else 1
             self.waiters.wake(replica_id, slots)
         self._limits = limits
@@ -287,10 +288,10 @@ class Routing:
         self._failed &= limits.keys()
 
     def died(self, replica_id: Any) -> None:
-        """A replica is dead.
+        """Note that a replica is dead.
 
-        Before 2.60 Ray goes on to draw it for requests of its models. That ends the routing task with a
-        KeyError, and the request hangs.
+        Before 2.60 Ray would still choose it for requests of its models. The routing task would
+        then end with a KeyError, and the request would hang.
         """
         for places in getattr(self.router, "_multiplexed_model_id_to_replica_ids", {}).values():
             places.discard(replica_id)
@@ -299,10 +300,10 @@ class Routing:
     # --- Looking for a replica
 
     def prefer(self, ranks: list[Any], wake: Wake, pending_request: Any) -> list[Any]:
-        """Make sure that a random draw of two contains the replica for which a task was woken.
+        """Make sure that a random choice of two includes the replica for which a task was woken.
 
-        Only where every replica is a candidate, or (with a model) where this one has a model that
-        somebody waits for.
+        This holds only if every replica is a candidate, or if the replica has a model that a
+        request waits for.
         """
         router = self.router
         replica = router._replicas.get(wake.replica_id)
@@ -331,10 +332,10 @@ class Routing:
             replica: where the slot is.
 
         Returns:
-            Ray's pending request; None if it is for Ray to say.
+            Ray's pending request; None if Ray is to decide.
         """
         router = self.router
-        # A router of the user's may keep the order and know nothing of models.
+        # A user's router may keep the order without knowing of models.
         if not self._has_models or not hasattr(router, "_multiplexed_matching_timeout"):
             return None
         known: dict[str, bool] = {}
@@ -379,6 +380,6 @@ def _overridden(router: Any) -> set[str]:
 
 
 def _draws_two(router: Any) -> bool:
-    # By name: in other processes the class is a copy, for Serve sends it by value.
+    # Compared by name, because Serve sends the class by value, so it is a copy in other processes.
     draw = type(router).choose_replicas
     return bool(draw.__module__ == _POW_2 and draw.__qualname__ == _DRAW)

@@ -1,9 +1,10 @@
-"""In a replica: which routers wait for a slot there, and whose turn it is. Pure asyncio, no Ray.
+"""The part of a replica that knows which routers wait for a slot, and whose turn it is.
 
-A router hears of slots that its own requests free, not of those that others free. One that shares a
-full replica with others asks the replica to be told. The replica tells one router for each slot, in
-the order in which they asked, and keeps the slot for that router for a moment: without that, a router
-that hears of its own slots sooner than the others do would keep the replica to itself.
+A router learns of the slots that its own requests free, and not of those that other routers free.
+So a router that shares a full replica asks it for reports. For each slot the replica reports to one
+router, in the order in which they asked, and keeps the slot for that router for a moment. Otherwise
+a router that learns of its own slots sooner would keep the replica to itself. This module uses
+asyncio and nothing of Ray.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from mantaray.serve.guard import guarded
 
-# How long a slot is kept for the router that was told; a request takes a few milliseconds.
+# How long a slot is kept for the router that got the report. Its request takes a few milliseconds.
 _KEPT_S = 0.03
 SLOTS = "_mantaray_slots"
 ROUTER = "_mantaray_router"
@@ -25,7 +26,7 @@ class Slots:
     """The slots of one replica. Everything runs in the event loop of the replica."""
 
     def __init__(self, ongoing: Callable[[], int], limit: Callable[[], int]) -> None:
-        """Begin with nobody waiting.
+        """Start with no router waiting.
 
         Args:
             ongoing: how many requests the replica has now.
@@ -44,14 +45,14 @@ class Slots:
         return len(self._kept)
 
     async def wait(self, router: str, longest_s: float) -> int:
-        """Wait until there is a slot for a router, which is then kept for it for a moment.
+        """Wait until there is a slot for a router, and keep the slot for it for a moment.
 
         Args:
             router: who asks.
             longest_s: in seconds.
 
         Returns:
-            How many requests the replica has; as many as it may have, or more, when the time is over.
+            How many requests the replica has. If the time is over, as many as it may have, or more.
         """
         future = self.loop.create_future()
         entry = (router, future)
@@ -62,7 +63,8 @@ class Slots:
             await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                # Told and cancelled in the same moment: somebody else can use the slot.
+                # The report and a cancellation came in the same moment, so another router can use
+                # the slot.
                 self.take(router)
                 self.freed()
             raise
@@ -73,7 +75,7 @@ class Slots:
         return self._ongoing() + self.kept() - self._is_kept_for(router)
 
     def freed(self) -> None:
-        """Tell those whose turn it is, as many as there are slots."""
+        """Report to as many routers as there are slots, in their turn."""
         free = self._limit() - self._ongoing() - self.kept()
         while free > 0 and self._waiting:
             router, future = self._waiting.popleft()
@@ -85,7 +87,7 @@ class Slots:
             free -= 1
 
     def take(self, router: str | None) -> bool:
-        """Return whether a request of a router may have a slot, which is no longer kept then."""
+        """Return whether a request of a router may have a slot, and stop keeping that slot."""
         kept = self.kept()
         for number, (owner, _) in enumerate(self._kept):
             if owner == router:
@@ -120,7 +122,7 @@ def slots_of(replica: Any) -> Slots:
 
 
 def _can_accept(replica: Any, request_metadata: Any) -> bool:
-    """Stand in for Ray's method: what Ray says, unless the slot is kept for somebody else."""
+    """Replace Ray's method: answer as Ray does, unless the slot is kept for another router."""
     accepted: bool = ORIGINALS["_can_accept_request"](replica, request_metadata)
     with guarded("asking whether a slot is kept for a router"):
         slots = vars(replica).get(SLOTS)
@@ -131,7 +133,7 @@ def _can_accept(replica: Any, request_metadata: Any) -> bool:
 
 
 def _count_ongoing(replica: Any) -> int:
-    """Stand in for Ray's method: slots that are kept count as taken."""
+    """Replace Ray's method: count slots that are kept as taken."""
     ongoing: int = ORIGINALS["get_num_ongoing_requests"](replica)
     with guarded("counting the slots that are kept for routers"):
         slots = vars(replica).get(SLOTS)
@@ -141,14 +143,14 @@ def _count_ongoing(replica: Any) -> int:
 
 
 def _ended(manager: Any, *args: Any, **kwargs: Any) -> Any:
-    """Stand in for Ray's method that counts a request less: then there may be a slot."""
+    """Replace Ray's method that counts a request less, after which there may be a slot."""
     result = ORIGINALS[ENDED](manager, *args, **kwargs)
     _tell(vars(manager).get(SLOTS))
     return result
 
 
 def _released(replica: Any, *args: Any, **kwargs: Any) -> Any:
-    """Stand in for Ray's method that gives up a reserved slot."""
+    """Replace Ray's method that gives up a reserved slot."""
     result = ORIGINALS["release_slot"](replica, *args, **kwargs)
     _tell(vars(replica).get(SLOTS))
     return result
@@ -158,7 +160,7 @@ def _tell(slots: Slots | None) -> None:
     if slots is None:
         return
     with guarded("telling a router of a free slot"):
-        # Soon: Ray has not released the slot itself yet.
+        # Called soon and not now, because Ray has not released the slot yet.
         slots.loop.call_soon_threadsafe(slots.freed)
 
 
@@ -171,11 +173,11 @@ STAND_INS: dict[str, Callable[..., Any]] = {
 
 
 async def wait_for_slot(actor: Any, router: str, longest_s: float) -> int:
-    """What a router calls in the replica's actor; -1 where the replica knows nothing of this."""
+    """Wait for a slot, on behalf of a router; return -1 if the replica does not support it."""
     find = getattr(type(actor._replica_impl), "_mantaray_find_slots", None)
     return -1 if find is None else await find(actor._replica_impl).wait(router, longest_s)
 
 
-# Ray sends the actor's class by value. So does this function travel then: a replica whose environment
-# has no Mantaray can be started all the same.
+# Ray sends the actor's class by value, so this function must travel by value too. A replica whose
+# environment has no Mantaray then starts all the same.
 wait_for_slot.__module__ = "__main__"

@@ -1,8 +1,8 @@
 """An event that keeps the order of those who wait for it. Pure asyncio, no Ray.
 
-Requests that come before a router knows its deployment wait for an event. asyncio wakes those who wait
-one turn of the loop after the event was set; whoever comes in between finds it set and is ahead of them
-all. Here a latecomer goes behind those who are still on their way.
+Requests that come before a router knows its deployment wait for an event. asyncio wakes waiters one
+turn of the loop after the event was set. A request that comes in between finds the event set and
+would overtake them. Here it queues behind the waiters that are still waking up.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ class EventInOrder(asyncio.Event):
         self._coming = 0
 
     async def wait(self) -> Literal[True]:
-        """Wait until the event is set and all have gone who called this before."""
+        """Wait until the event is set and all earlier callers have returned."""
         if self.is_set() and not self._coming:
             return True
         self._coming += 1
         try:
             if self.is_set():
-                # Those who were woken are in the loop's queue already; this is behind them.
+                # The woken waiters are in the loop's queue already, so this callback runs behind
+                # them.
                 await asyncio.sleep(0)
             else:
                 await super().wait()

@@ -1,9 +1,9 @@
 """Who waits for a free slot, and who is woken when there is one. Pure asyncio, no Ray.
 
-A *wake* stands for one slot that came free on one replica. It goes to one waiter, the one whose
-request is the oldest. A waiter that could not use it hands it on to the next one, and nobody gets
-the same wake twice: so one slot wakes one waiter, no slot is lost to a waiter that may not have it,
-and a wake ends after as many steps as there are waiters. Everything here runs in one event loop.
+A *wake* stands for one slot that came free on one replica. It goes to the waiter with the oldest
+request. A waiter that cannot use it hands it on to the next waiter, and no waiter gets the same
+wake twice. So one slot wakes one waiter, no slot is lost to a waiter that cannot use it, and a wake
+ends after as many steps as there are waiters. Everything here runs in one event loop.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Wake:
     """One slot that came free.
 
     Attributes:
-        replica_id: where.
-        tried: who has been given it.
+        replica_id: of the replica with the slot.
+        tried: the waiters that have had it.
     """
 
     replica_id: Hashable
@@ -43,11 +43,11 @@ class Waiters:
 
     @property
     def waiting(self) -> int:
-        """How many really wait now."""
+        """How many of the tasks really wait now."""
         return len(self._waiting)
 
     def enter(self) -> None:
-        """Count one more task that looks for a replica; each is to `leave` again."""
+        """Count one more task that looks for a replica. Each task must `leave` again."""
         self._looking += 1
 
     def leave(self) -> None:
@@ -62,7 +62,8 @@ class Waiters:
                 return
 
     def hand_on(self, wake: Wake) -> bool:
-        """Give a wake to the oldest who has not had it; return whether somebody has or may get it.
+        """Give a wake to the oldest waiter that has not had it; return whether a waiter has or may get
+        it.
 
         A task that is looking right now may have looked at this replica a moment too early: the
         wake is kept until it waits.
@@ -82,12 +83,12 @@ class Waiters:
         """Wait until woken.
 
         Args:
-            owner: who waits; it has to be counted by `enter`.
-            order: who has the lowest is woken first.
+            owner: the waiter, which `enter` has counted.
+            order: the waiter with the lowest is woken first.
             timeout_s: in seconds.
 
         Returns:
-            The wake, or None when the time is over.
+            The wake, or None if the time is over.
         """
         for wake in self._unclaimed:
             if owner not in wake.tried:
@@ -105,7 +106,8 @@ class Waiters:
         except asyncio.CancelledError:
             self._waiting.remove(waiter)
             if not waiter.future.cancelled() and (missed := waiter.future.result()) is not None:
-                # Woken and cancelled in the same moment: somebody else can use the slot.
+                # The wake and a cancellation came in the same moment, so another waiter can use the
+                # slot.
                 self.hand_on(missed)
             raise
         finally:
@@ -115,7 +117,7 @@ class Waiters:
             self._looking += 1
 
     def _forget(self) -> None:
-        """Drop wakes for which nobody is left."""
+        """Drop wakes for which no waiter is left."""
         del self._unclaimed[max(self._looking, 0) :]
 
 

@@ -1,7 +1,7 @@
-"""Looks at every node of a running cluster and tells where they differ.
+"""Looks at every node of a running cluster and reports how the nodes differ.
 
-A task on each node reports what a worker process of that node has. Nodes are asked side by side, and a node
-that does not answer in time is reported as one.
+A task on each node reports the state of a worker process there. All nodes are asked at the same
+time, and a node that does not answer in time is reported as such.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def survey(address: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> l
         timeout_s: how long to wait for all answers, in seconds.
 
     Returns:
-        One report a node, the head's first.
+        One report for each node, the head's first.
 
     Raises:
         ClusterError: there is no such cluster, or it cannot be connected to.
@@ -144,7 +144,7 @@ def _report(node: Mapping[str, Any], ref: Any, timeout_s: float) -> NodeReport:
 def differences(reports: Sequence[NodeReport]) -> dict[str, list[str]]:
     """Return, for each node that differs from most others, how: "spill is off, elsewhere active".
 
-    Where two values are as frequent, the one of the first node (the head) is what the others should have.
+    If two values are equally frequent, the value of the first node (the head) counts as right.
 
     Args:
         reports: of all nodes.
@@ -154,7 +154,7 @@ def differences(reports: Sequence[NodeReport]) -> dict[str, list[str]]:
     """
     answered = [report for report in reports if report.answered]
     found: dict[str, list[str]] = {}
-    # Patches of a node without Mantaray are missing because Mantaray is; that is said once.
+    # A node without Mantaray lacks its patches for that reason, which is reported once.
     names = dict.fromkeys(name for report in answered for name in report.aspects())
     for name in names:
         having = [r for r in answered if name in r.aspects()]

@@ -1,7 +1,7 @@
 """What a worker process of a node reports about the node.
 
-The function is sent to the node as code, since Mantaray may be missing there or may be another release. So
-this module imports nothing of Mantaray.
+The function is sent to the node as code, because Mantaray may be missing there or have another
+release. So this module imports nothing of Mantaray.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _AGENT = "ray.dashboard.modules.reporter.reporter_agent"
 _METRICS = "ray._private.metrics_agent"
 METRIC = "mantaray_patches"
-# An armed patch is attached as soon as the process imports what it changes, which an agent may never do.
+# An armed patch is attached when the process imports what it changes, which an agent may never do.
 _SERIES = {
     State.ARMED: "attached",
     State.ACTIVE: "attached",
@@ -68,7 +68,7 @@ def _install(module: ModuleType, installation: Installation) -> None:
             figures = node_figures.figures(agent.session_dir, agent.node_id)
             records += [record(figure, stats["ip"]) for figure in figures]
         except Exception:
-            # The node's other figures must not get lost for ours.
+            # The node's other figures must not be lost because of ours.
             if not complained:
                 complained = True
                 _LOGGER.exception("Mantaray's metrics of this node cannot be recorded")
