@@ -108,6 +108,7 @@ bench-reference_counter:
 
 bench-knowledge: setup-knowledge-dev ## the knowledge service on stock Ray and on Mantaray, and how good its answers are
 	@$(KNOWLEDGE) examples/knowledge/benchmarks/quality.py
+	@$(KNOWLEDGE) examples/knowledge/benchmarks/quality.py --unseen
 	@$(KNOWLEDGE) examples/knowledge/benchmarks/load.py
 
 check-rays: setup-build ## the official wheels in WHEELS=DIR against the table of known Rays: nothing may be refused

@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 
 QUESTIONS = Path(__file__).with_name("questions.yaml")
+# Nothing was ever tuned with these.
+UNSEEN = Path(__file__).with_name("questions-unseen.yaml")
 UNANSWERABLE = "unanswerable"
 _MARK = re.compile(r"\s*\[\d+\]")
 

@@ -162,6 +162,7 @@ class RulePlanner:
             reasons=tuple(reasons),
             query=query,
             lexical_weight=choice.lexical_weight,
+            follow_up=question if query != question else "",
         )
 
     def _choose(self, query: str) -> _Choice:

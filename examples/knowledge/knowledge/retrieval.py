@@ -23,7 +23,7 @@ from knowledge.types import Citation, Hit, Kind, Layer, Plan, Record, Scope
 UNKNOWN = "I do not know"
 """How an answer that answers nothing begins."""
 
-LEXICAL, VECTOR, RECENT = "lexical", "vector", "recent"
+LEXICAL, VECTOR, RECENT, FOLLOW_UP = "lexical", "vector", "recent", "follow-up"
 # The rank at which a hit counts half as much as the first; 60 is the usual choice.
 _FUSION = 60.0
 # How much each further layer in the order of trust counts less.
@@ -114,6 +114,10 @@ class Retriever:
         searches = {}
         if plan.strategy != "vector":
             searches[LEXICAL] = self._memory.matching(scope, plan.query, depth, plan.layers)
+            if plan.follow_up:
+                # The words of the question before outnumber the new ones, which say what is asked.
+                again = self._memory.matching(scope, plan.follow_up, depth, plan.layers)
+                searches[FOLLOW_UP] = again
         if vector is not None:
             searches[VECTOR] = self._memory.nearest(scope, vector, depth, plan.layers)
         if plan.layers[0] is Layer.SHORT_TERM:

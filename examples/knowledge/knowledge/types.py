@@ -149,6 +149,7 @@ class Plan:
         reasons: why the planner chose so, a sentence each.
         query: what is searched for: the question, and what a follow-up left out of it.
         lexical_weight: in a hybrid search, what a rank by words counts beside one by meaning.
+        follow_up: the question alone, if `query` also has the question before it; empty if not.
     """
 
     strategy: Strategy
@@ -159,6 +160,7 @@ class Plan:
     reasons: tuple[str, ...] = ()
     query: str = ""
     lexical_weight: float = 1.0
+    follow_up: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,15 +40,26 @@ def test_there_are_enough_questions_of_every_class(
     assert sum(bool(question.before) for question in questions) >= 5
 
 
+@pytest.mark.parametrize("path", [labels.QUESTIONS, labels.UNSEEN], ids=lambda path: path.stem)
 def test_a_document_that_answers_is_in_the_corpus_and_says_it(
-    questions: tuple[labels.Question, ...], documents: dict[str, Document]
+    path: Path, documents: dict[str, Document]
 ) -> None:
     wrong = []
-    for question in questions:
+    for question in labels.load(path):
         texts = [documents[uri].text for uri in question.uris if uri in documents]
         if question.uris and not any(labels.contains(text, question.says) for text in texts):
             wrong.append((question.ask, question.uris, len(texts)))
     assert not wrong
+
+
+def test_the_unseen_questions_are_about_other_documents(
+    questions: tuple[labels.Question, ...],
+) -> None:
+    unseen = labels.load(labels.UNSEEN)
+    assert len(unseen) == 60
+    seen = {uri for question in questions for uri in question.uris}
+    assert [q.ask for q in unseen if seen & set(q.uris)] == []
+    assert {q.manner for q in unseen} == {q.manner for q in questions}
 
 
 def test_what_is_called_unanswerable_is_named_nowhere(

@@ -86,6 +86,7 @@ def test_follow_up_trusts_the_session_first_and_searches_for_what_was_meant(ques
     # With nothing to refer to, it is a question like any other.
     alone = plan(question)
     assert (alone.layers, alone.query) == (OUTSIDE, question)
+    assert (made.follow_up, alone.follow_up) == (question, "")
 
 
 @pytest.mark.parametrize(
