@@ -13,6 +13,8 @@ numbers with units in sections about measurements, and comparisons anywhere must
 
 python -m tools.figures            fills the pages
 python -m tools.figures --check    names what has no source or differs, and fails if there is anything
+python -m tools.figures --adopt    gives figures without a source a result file, PAGE-adopted.json;
+                                   write into it what is known of the run
 """
 
 from __future__ import annotations
@@ -243,20 +245,82 @@ def _unmarked(page: str, text: str) -> Iterator[Problem]:
             yield Problem(page, number, f"figures without a source: {', '.join(claims)}")
 
 
+def adopted(name: str, page: str, text: str, results: Results) -> tuple[str, dict[str, Any]]:
+    """Return a page with marks around its figures without a source, and the result file for them.
+
+    Args:
+        name: of the result file.
+        page: as for `problems`.
+        text: of the page.
+        results: what the page refers to already.
+    """
+    lines = text.splitlines()
+    found: dict[str, Any] = {"figures": {}, "tables": {}}
+    wrong = {each.line for each in problems(page, text, results) if "without a source" in each.text}
+    blocks = []
+    for number in sorted(wrong):
+        begin = end = number - 1
+        while begin and _goes_on(lines[begin - 1], lines[begin]):
+            begin -= 1
+        while end + 1 < len(lines) and _goes_on(lines[end], lines[end + 1]):
+            end += 1
+        if (begin, end) not in blocks:
+            blocks.append((begin, end))
+    for begin, end in reversed(blocks):
+        block = lines[begin : end + 1]
+        if block[0].startswith("|"):
+            rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block]
+            found["tables"][f"line-{begin + 1}"] = {"head": rows[0], "rows": rows[2:]}
+            marks = (f"<!-- table: {name}.line-{begin + 1} -->", "<!-- /table -->")
+        else:
+            found["figures"][f"line-{begin + 1}"] = " ".join(block)
+            marks = (f"<!-- figures: {name} -->", "<!-- /figures -->")
+        lines[begin : end + 1] = ["", marks[0], "", *block, "", marks[1], ""]
+    made = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip("\n") + "\n"
+    return made, {key: value for key, value in found.items() if value}
+
+
+def _goes_on(line: str, following: str) -> bool:
+    """Return whether two lines belong to one paragraph, list or table."""
+    return bool(line.strip() and following.strip()) and not (
+        line.startswith(("#", "<!--")) or line.startswith("|") != following.startswith("|")
+    )
+
+
+def _adopt() -> None:
+    unknown = dict.fromkeys(PROVENANCE)
+    source = "The page had these figures; the output of the run was not kept."
+    for path in pages():
+        page, name = str(path.relative_to(REPOSITORY)), f"{path.stem.lower()}-adopted"
+        text = path.read_text()
+        made, found = adopted(name, page, text, Results(RESULTS, TEMPLATES))
+        if not found:
+            continue
+        file = RESULTS / f"{name}.json"
+        earlier = json.loads(file.read_text()) if file.exists() else unknown | {"source": source}
+        for kind, values in found.items():
+            earlier[kind] = earlier.get(kind, {}) | values
+        file.write_text(json.dumps(earlier, indent=1, ensure_ascii=False) + "\n")
+        path.write_text(filled(made, Results(RESULTS, TEMPLATES)))
+        print(f"figures: {page} now refers to {file.relative_to(REPOSITORY)}", file=sys.stderr)
+
+
 def _blank(match: re.Match[str]) -> str:
     return re.sub(r"[^\n]", " ", match[0])
 
 
 def main(arguments: Sequence[str]) -> int:
     """Fill the pages or check them; return the exit status."""
-    if list(arguments) not in ([], ["--check"]):
+    if list(arguments) not in ([], ["--check"], ["--adopt"]):
         print(__doc__, file=sys.stderr)
         return 2
+    if arguments == ["--adopt"]:
+        _adopt()
     results = Results(RESULTS, TEMPLATES)
     found: list[Problem] = []
     for path in pages():
         name, text = str(path.relative_to(REPOSITORY)), path.read_text()
-        if not arguments:
+        if "--check" not in arguments:
             text = filled(text, results)
             if text != path.read_text():
                 path.write_text(text)
