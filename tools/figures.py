@@ -13,8 +13,9 @@ numbers with units in sections about measurements, and comparisons anywhere must
 
 python -m tools.figures            fills the pages
 python -m tools.figures --check    names what has no source or differs, and fails if there is anything
-python -m tools.figures --adopt    gives figures without a source a result file, PAGE-adopted.json;
-                                   write into it what is known of the run
+python -m tools.figures --adopt    takes what was changed on the pages into the result files, and gives
+                                   figures without a source a file, PAGE-adopted.json; write into it
+                                   what is known of the run
 """
 
 from __future__ import annotations
@@ -280,6 +281,29 @@ def adopted(name: str, page: str, text: str, results: Results) -> tuple[str, dic
     return made, {key: value for key, value in found.items() if value}
 
 
+def newer_on_page(page: str, text: str, results: Results) -> dict[str, dict[str, Any]]:
+    """Return what a person has changed inside the marks of a page, by result file, kind and key."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def keep(name: str, kind: str, key: str, value: object) -> None:
+        found.setdefault(name, {}).setdefault(kind, {})[key] = value
+
+    plain = _FENCE.sub(_blank, text)
+    for match in _TABLE.finditer(plain):
+        name, _, key = match[1].partition(".")
+        lines = [line for line in match[2].splitlines() if line.startswith("|")]
+        if name in results and lines and match[2] != results.table(match[1]):
+            head, _, *rows = (
+                [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines
+            )
+            keep(name, "tables", key, {"head": head, "rows": rows})
+    for problem in problems(page, text, results):
+        if "stands in none of" in problem.text:
+            line = text.splitlines()[problem.line - 1].strip()
+            keep(problem.text.rpartition(": ")[2].split(",")[0], "figures", line[:60], line)
+    return found
+
+
 def _goes_on(line: str, following: str) -> bool:
     """Return whether two lines belong to one paragraph, list or table."""
     return bool(line.strip() and following.strip()) and not (
@@ -292,17 +316,21 @@ def _adopt() -> None:
     source = "The page had these figures; the output of the run was not kept."
     for path in pages():
         page, name = str(path.relative_to(REPOSITORY)), f"{path.stem.lower()}-adopted"
-        text = path.read_text()
-        made, found = adopted(name, page, text, Results(RESULTS, TEMPLATES))
-        if not found:
-            continue
-        file = RESULTS / f"{name}.json"
-        earlier = json.loads(file.read_text()) if file.exists() else unknown | {"source": source}
-        for kind, values in found.items():
-            earlier[kind] = earlier.get(kind, {}) | values
-        file.write_text(json.dumps(earlier, indent=1, ensure_ascii=False) + "\n")
-        path.write_text(filled(made, Results(RESULTS, TEMPLATES)))
-        print(f"figures: {page} now refers to {file.relative_to(REPOSITORY)}", file=sys.stderr)
+        text, results = path.read_text(), Results(RESULTS, TEMPLATES)
+        made, unmarked = adopted(name, page, text, results)
+        changed = newer_on_page(page, text, results) | ({name: unmarked} if unmarked else {})
+        for stem, found in changed.items():
+            file = RESULTS / f"{stem}.json"
+            earlier = (
+                json.loads(file.read_text()) if file.exists() else unknown | {"source": source}
+            )
+            for kind, values in found.items():
+                earlier[kind] = earlier.get(kind, {}) | values
+            file.write_text(json.dumps(earlier, indent=1, ensure_ascii=False) + "\n")
+            print(
+                f"figures: {file.name} has figures of {page}: {', '.join(found)}", file=sys.stderr
+            )
+        path.write_text(made)
 
 
 def _blank(match: re.Match[str]) -> str:

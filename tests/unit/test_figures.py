@@ -153,3 +153,16 @@ def test_figures_without_a_source_are_adopted_with_what_the_page_says(
     assert next(iter(found["tables"].values()))["rows"] == [["ours", "3", "4.5", "> 1,200"]]
     assert len(problems(made.replace("4 s", "4.1 s"), with_it)) > 0
     assert figures.adopted("page-adopted", "docs/page.md", made, with_it)[1] == {}
+
+
+def test_what_a_person_changed_inside_the_marks_is_not_lost(results: Results) -> None:
+    page = (
+        "<!-- table: shuffle.runs -->\n<!-- /table -->\n"
+        "<!-- figures: shuffle -->\n\nIn 7 s.\n\n<!-- /figures -->\n"
+    )
+    changed = figures.filled(page, results).replace("20.6", "19.9")
+    newer = figures.newer_on_page("docs/page.md", changed, results)["shuffle"]
+    assert newer["tables"]["runs"]["rows"] == [["stock", "37.4"], ["ours", "19.9"]]
+    assert newer["figures"] == {"In 7 s.": "In 7 s."}
+    right = figures.filled(page, results).replace("In 7", "In 37.4")
+    assert figures.newer_on_page("docs/page.md", right, results) == {}
