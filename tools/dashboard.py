@@ -6,6 +6,7 @@ A metric that no panel below names gets a panel of its own, so that a new metric
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,11 @@ _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _RELAY = "mantaray_relay_"
 _SYNC = "mantaray_relay_sync_"
 _GC = "ray_mantaray_gc_"
+# Sums of spilling that never fall, by the ends of their names.
+_SPILL_SUMS = re.compile(
+    r"ray_mantaray_spill_(?:(?:spilled|restored|deleted|damaged|lost|repaired)_(?:objects|bytes)"
+    r"|punched_bytes|\w+_punches|\w+_errors|refused_spills|call_seconds_\w+)"
+)
 # Sums that never fall. Ray exports all figures of a node as gauges, so the type does not tell.
 _SUMS = tuple(
     f"{_GC}{name}"
@@ -238,7 +244,7 @@ def _queries(metric: Metric, is_one_of_several: bool) -> Iterator[tuple[str, str
     by = ", ".join((origin, *metric.labels))
     short = [metric.name.removeprefix(NODE_PREFIX)] if is_one_of_several else []
     legend = " ".join([*short, *(f"{{{{{label}}}}}" for label in (*metric.labels, origin))])
-    if metric.kind == "counter" or metric.name in _SUMS:
+    if metric.kind == "counter" or _is_sum(metric):
         yield f"sum by ({by}) (rate({metric.name}{selected}[$__rate_interval]))", legend
     else:
         yield f"max by ({by}) ({metric.name}{selected})", legend
@@ -251,6 +257,13 @@ def _unit(metric: Metric) -> str:
         return "s"
     if metric.name.endswith("_bytes_total"):
         return "Bps"
+    is_rate = metric.kind == "counter" or _is_sum(metric)
+    if is_rate and metric.name.endswith("_bytes"):
+        return "Bps"
     if metric.name.endswith("_bytes"):
         return "bytes"
-    return "ops" if metric.kind == "counter" or metric.name in _SUMS else "short"
+    return "ops" if is_rate else "short"
+
+
+def _is_sum(metric: Metric) -> bool:
+    return metric.name in _SUMS or _SPILL_SUMS.fullmatch(metric.name) is not None

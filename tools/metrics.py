@@ -96,6 +96,7 @@ def _declared(module: ast.Module) -> Iterator[Metric]:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
+    prefix = _constant(constants.get("PREFIX"), constants)
     for scope in ast.walk(module):
         if not isinstance(scope, ast.Module | ast.FunctionDef):
             continue
@@ -107,7 +108,9 @@ def _declared(module: ast.Module) -> Iterator[Metric]:
             if isinstance(target, ast.Name) and isinstance(node.value, ast.Dict)
         }
         for node in ast.walk(scope):
-            if isinstance(node, ast.Call):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Metric" and prefix:
+                yield from _below(prefix, node.args, constants)
+            elif isinstance(node, ast.Call):
                 yield from _in_sequence(node.args, constants, dictionaries)
             elif isinstance(node, ast.Tuple):
                 yield from _in_sequence(node.elts, constants, dictionaries)
@@ -132,6 +135,18 @@ def _in_sequence(
     yield Metric(
         NODE_PREFIX + first, "gauge", tuple(each for each in labels if each != "ip"), second
     )
+
+
+def _below(
+    prefix: str, values: list[ast.expr], constants: Mapping[str, ast.expr]
+) -> Iterator[Metric]:
+    """Yield the metric of a table: `Metric(figure, name, unit, description)` beside a PREFIX."""
+    given = [_constant(value, constants) for value in values]
+    if len(given) == 4 and given[1] and given[3]:
+        labels: tuple[str, ...] = ()
+        if "_call_" in f"_{given[1]}":
+            labels = ("Operation", "le") if given[1].endswith("_bucket") else ("Operation",)
+        yield Metric(NODE_PREFIX + prefix + given[1], "gauge", labels, given[3])
 
 
 def _constant(value: ast.expr | None, constants: Mapping[str, ast.expr]) -> str | None:
