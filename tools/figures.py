@@ -330,7 +330,8 @@ def _adopt() -> None:
             print(
                 f"figures: {file.name} has figures of {page}: {', '.join(found)}", file=sys.stderr
             )
-        path.write_text(made)
+        if unmarked:
+            path.write_text(made)
 
 
 def _blank(match: re.Match[str]) -> str:
