@@ -94,7 +94,7 @@ COLUMNS: Sequence[tuple[str, Sequence[Process]]] = (
             Process(
                 "workers, actors and drivers",
                 ("collect garbage with short pauses,", "count references, call finalizers"),
-                ("gc", "refs", "refcount"),
+                ("gc", "refs", "refcount", "nesting"),
             ),
             Process(
                 "Serve proxies, replicas and handles",

@@ -82,7 +82,13 @@ This page is made by {REMAKE}. Do not edit it.
 _METRICS_NOTES = {
     "Of each node": """\
 The agent of a node exports these beside Ray's own metrics, at the port that Ray lists as its metrics export
-port. Ray adds the label `ip` and labels of its own. Ray exports all of them as gauges, sums too.
+port. Ray adds the label `ip` and labels of its own. Ray exports all of them as gauges, sums too. The number
+of series does not depend on the number of processes or objects.
+
+The metrics of spilling appear when an IO worker of the node has started. Sums cover all IO workers since
+the agent of the node started, ended ones too. Live and disk bytes are read from the spill directories in
+the background, at most every ten seconds and with about 1 % of a processor, so on a node with millions of
+objects they may be minutes old.
 """,
     "Of each relay": """\
 A relay exports these at `/metrics` of its `--admin-listen` address. A histogram has the series `_bucket`,
