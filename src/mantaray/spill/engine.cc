@@ -185,7 +185,11 @@ bool Engine::SetAside(const std::string& url, uint64_t inode) {
   bool there = IsFile(parsed->path, inode);
   if (there && ParseLinkName(FileOf(parsed->path))) {
     // Fails when another worker was faster, which is as good. A fused file holds other objects too, and stays.
-    fs_->Rename(parsed->path, damaged).IgnoreError();
+    if (fs_->Rename(parsed->path, damaged).ok() && !IsFile(damaged, inode)) {
+      // Another worker has put a rebuilt copy there just now.
+      fs_->Rename(damaged, parsed->path).IgnoreError();
+      there = false;
+    }
   }
   there = there || IsFile(damaged, inode);
   MutexLock lock(&small_mutex_);

@@ -179,6 +179,24 @@ TEST_F(EngineExploredTest, IoErrorWhileARebuiltObjectIsOpenedDoesNotSetItAside) 
   EXPECT_TRUE(ReadBack(engine.get(), urls[0], rebuilt).ok());
 }
 
+TEST_F(EngineExploredTest, CopyThatIsPutBackWhileTheDamagedOneIsSetAsideStays) {
+  const auto engine = MakeEngine(1);
+  const auto other = MakeEngine(2);
+  const std::vector<Sample> samples = MakeSamples(2, 3500);
+  const auto urls = *engine->Spill(Views(samples));
+  Flip(urls[0]);
+  bool is_replaced = false;
+  fs_.before = [&](Operation operation, const std::string& path) {
+    if (operation == Operation::kRename && path == ParseUrl(urls[0])->path && !std::exchange(is_replaced, true)) {
+      EXPECT_TRUE(other->Replace(urls[0], samples[0].view()).ok());
+    }
+    return absl::OkStatus();
+  };
+  EXPECT_FALSE(ReadBack(engine.get(), urls[0], samples[0]).ok());
+  EXPECT_TRUE(is_replaced);
+  EXPECT_TRUE(ReadBack(engine.get(), urls[0], samples[0]).ok());
+}
+
 TEST_F(EngineExploredTest, FirstCopyOfADeadWorkerThatCannotBeRemovedAtOnceIsRemovedLater) {
   const std::vector<Sample> samples = MakeSamples(3, 3500);
   auto killed = MakeEngine(1);
