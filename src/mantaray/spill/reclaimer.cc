@@ -220,6 +220,13 @@ std::shared_ptr<OwnedFile> Reclaimer::Reopen(const Turn& turn, Listings* listing
   if (!info.ok()) return nullptr;
   *gone = FileKey(info->device, info->inode) != turn.key;
   *live = found->second.live;
+  if (info->link_count == 1 && !live->empty()) {
+    // The inode may belong to an object by now that was rebuilt, larger than its name says.
+    const uint64_t offset = live->front().first;
+    const absl::StatusOr<uint64_t> actual_bytes = ActualObjectBytes(fs_, file->fd(), offset);
+    if (absl::IsUnavailable(actual_bytes.status())) return nullptr;
+    if (actual_bytes.ok()) live->emplace_back(offset, RecordBytes(*actual_bytes));
+  }
   return *gone ? nullptr : std::make_shared<OwnedFile>(*std::move(file));
 }
 
