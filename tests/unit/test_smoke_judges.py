@@ -42,7 +42,7 @@ def arm(**changes: Any) -> Arm:
         page="<html>mantaray</html>",
         carried=2,
         version="ray, version 2.48.0",
-        grace_period_s="1",
+        grace_period_s="0",
         has_old_log=False,
         doctor=(0, 4),
         notices=LIVED,
