@@ -36,7 +36,7 @@ def test_every_patch_does_its_work_and_none_is_refused(version: str) -> None:
     if tried.returncode != 0:
         pytest.skip("cannot make a pid namespace here")
     begun = time.monotonic()
-    outcomes = run_smoke(find_ray(version), find_stock_ray(version))
+    outcomes = run_smoke(find_ray(version), find_stock_ray(version), with_deaths=bool(RESULTS))
     seconds = round(time.monotonic() - begun)
     print(json.dumps({name: outcome.as_json() for name, outcome in outcomes.items()}, indent=2))
     if RESULTS:

@@ -36,14 +36,17 @@ class Notices:
     end: str
 
 
+NOT_TRIED = Notices(False, False, "not tried")
+
+
 def deliver_notices_twice(env: RayEnv, guarded: bool) -> Notices:
     """Run an owner to which each notice about a borrower comes twice.
 
     Args:
         env: an environment with Mantaray.
-        guarded: whether the patch `refcount` is on.
+        guarded: whether the patches of Ray's reference counter are on.
     """
-    patches = {} if guarded else {"MANTARAY_PATCHES": "-refcount"}
+    patches = {} if guarded else {"MANTARAY_PATCHES": "-refcount,-nesting"}
     ended = env.run(RACE, ["doubled"], patches, left_timeout_s=_LEFT_TIMEOUT_S).told
     if ended["status"] != 0:
         return Notices(False, False, f"died: {ended['check'] or ended['status']}")
