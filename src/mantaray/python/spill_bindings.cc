@@ -1,8 +1,8 @@
 // Bindings of src/mantaray/spill: converts, releases the GIL, calls, raises.
 //
 // Status becomes exception as follows: DataLoss -> SpillDamageError, ResourceExhausted -> SpillNoSpaceError (an
-// OSError), NotFound -> FileNotFoundError, InvalidArgument -> ValueError, Unimplemented -> NotImplementedError, everything else ->
-// OSError.
+// OSError), NotFound -> FileNotFoundError, InvalidArgument -> ValueError, Unimplemented -> NotImplementedError,
+// everything else -> OSError.
 
 #include "mantaray/python/spill_bindings.h"
 
