@@ -20,7 +20,7 @@ from tests.support.cluster import Cluster
 from tests.support.profiled import Answer, Worker, get, start_workers
 from tests.support.rays import RayEnv, find_ray, find_stock_ray, short_directory
 from tests.support.relays import RelayAdmin, RelayProcess, heads_relay, wait_until
-from tests.support.smoke_nodes import GRACE_PERIOD, environment_of, raylet_of
+from tests.support.smoke_nodes import GRACE_PERIOD, environment_of, leave_old_log, raylet_of
 
 PROGRAMS = Path(__file__).with_name("programs")
 STORE_BYTES = 80_000_000
@@ -48,6 +48,7 @@ class Mixed:
         jobs: what programs/mixed_jobs.py saw, by node.
         tracebacks: of a worker on each node, by its address: what came, and the worker.
         grace_periods: Ray's `oom_grace_period_s` in the raylet of each node; None where it is unset.
+        kept_old_log: whether a log past the limit was still there at the end. The nodes share a directory.
         took: the processes that took modules from the directory in which the nodes were started.
     """
 
@@ -57,6 +58,7 @@ class Mixed:
     jobs: dict[str, Any]
     tracebacks: dict[str, tuple[Answer, Worker]]
     grace_periods: dict[str, str | None]
+    kept_old_log: bool
     took: list[str]
 
 
@@ -92,6 +94,7 @@ def mixed(request: pytest.FixtureRequest) -> Mixed:
     version, patched = request.param
     ours, stock = find_ray(version), find_stock_ray(version)
     with mixed_cluster(ours, stock, patched) as (cluster, admin):
+        old_log = leave_old_log(cluster)
         wait_until(lambda: admin.carried() == 1)
         address = {"RAY_ADDRESS": cluster.address}
         drivers = {
@@ -120,6 +123,7 @@ def mixed(request: pytest.FixtureRequest) -> Mixed:
                 name: environment_of(raylet_of(cluster, number)).get(GRACE_PERIOD)
                 for number, name in enumerate(addresses)
             },
+            old_log.exists(),
             planted.takers(cluster.root),
         )
 
@@ -173,6 +177,10 @@ def test_only_the_raylet_of_the_patched_node_gets_values_for_its_spilling_knobs(
     mixed: Mixed,
 ) -> None:
     assert {name for name, value in mixed.grace_periods.items() if value} == {mixed.patched}
+
+
+def test_old_logs_go_while_one_node_removes_them(mixed: Mixed) -> None:
+    assert not mixed.kept_old_log
 
 
 def test_node_joins_through_a_relay(mixed: Mixed) -> None:

@@ -25,12 +25,13 @@ from .relays import RelayAdmin, heads_relay, wait_until
 from .smoke_nodes import (
     GRACE_PERIOD,
     NOT_TRIED,
-    Notices,
+    Ending,
     ask_doctor,
     deliver_notices_twice,
     environment_of,
     leave_old_log,
     raylet_of,
+    release_twice,
 )
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "ray" / "programs"
@@ -105,6 +106,7 @@ class Arm:
         has_old_log: whether a dead worker's log that is past the limit is still there at the end.
         doctor: (exit status of `mantaray doctor --cluster`, nodes that it lists); None without Mantaray.
         notices: how an owner ended that had two notices about one borrower.
+        released: how a borrower ended in which an object with references in it went out of scope twice.
         reports: what each process says about its patches: name -> (state, reason).
     """
 
@@ -118,7 +120,8 @@ class Arm:
     grace_period_s: str | None
     has_old_log: bool
     doctor: tuple[int, int] | None
-    notices: Notices
+    notices: Ending
+    released: Ending
     reports: list[dict[str, tuple[str, str]]]
 
 
@@ -132,13 +135,17 @@ def run_smoke(ours: RayEnv, stock: RayEnv, *, with_deaths: bool) -> dict[str, Ou
             long to end.
     """
     states = _states(ours)
-    seen = _run_arm(ours, True, deliver_notices_twice(ours, guarded=True))
-    # The program that provokes the notices is built on Mantaray, so stock Ray is ours without the patches.
-    died = deliver_notices_twice(ours, guarded=False) if with_deaths else NOT_TRIED
+    seen = _run_arm(ours, True, _end_twice(ours, guarded=True))
+    # The programs are built on Mantaray, so stock Ray is ours without the patches.
+    died = _end_twice(ours, guarded=False) if with_deaths else (NOT_TRIED, NOT_TRIED)
     beside = _run_arm(stock, False, died)
     assert seen.driver["mantaray"], f"{ours.root} has no Mantaray"
     assert not beside.driver["mantaray"], f"Mantaray can be imported in {stock.root}"
     return {name: judge(name, state, seen, beside) for name, state in states.items()}
+
+
+def _end_twice(env: RayEnv, guarded: bool) -> tuple[Ending, Ending]:
+    return deliver_notices_twice(env, guarded), release_twice(env, guarded)
 
 
 def _states(env: RayEnv) -> dict[str, tuple[str, str]]:
@@ -176,7 +183,7 @@ def _started(env: RayEnv, has_relay: bool) -> Iterator[tuple[Cluster, RelayAdmin
         yield cluster, admin
 
 
-def _run_arm(env: RayEnv, has_relay: bool, notices: Notices) -> Arm:
+def _run_arm(env: RayEnv, has_relay: bool, endings: tuple[Ending, Ending]) -> Arm:
     with _started(env, has_relay) as (cluster, admin):
         old_log = leave_old_log(cluster)
         carried = None
@@ -213,7 +220,8 @@ def _run_arm(env: RayEnv, has_relay: bool, notices: Notices) -> Arm:
             # Its limits are looked at every 30 s; all of the above took longer than that, or nearly.
             has_old_log=not wait_until(lambda: not old_log.exists(), 40.0 if has_relay else 0.0),
             doctor=doctor,
-            notices=notices,
+            notices=endings[0],
+            released=endings[1],
             reports=_reports(cluster.root / "reports"),
         )
 
@@ -454,6 +462,16 @@ def _refcount(ours: Arm, stock: Arm) -> Work:
     )
 
 
+def _nesting(ours: Arm, stock: Arm) -> Work:
+    return Work(
+        did="let an object with references in it go out of scope twice in a borrower",
+        figure="how the borrower ended",
+        stock=stock.released.end,
+        ours=ours.released.end,
+        ok=ours.released.lived and ours.released.counts_are_right,
+    )
+
+
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -463,6 +481,7 @@ WORKS: Mapping[str, Callable[[Arm, Arm], Work]] = {
     "joblogs": _joblogs,
     "knobs": _knobs,
     "logs": _logs,
+    "nesting": _nesting,
     "pagelinks": _pagelinks,
     "profiling": _profiling,
     "refcount": _refcount,

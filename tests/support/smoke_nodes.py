@@ -16,14 +16,15 @@ from .rays import REPOSITORY, RayEnv
 
 RACE = REPOSITORY / "tests" / "ray" / "programs" / "refcount_race.py"
 GRACE_PERIOD = "RAY_oom_grace_period_s"
+RELEASED_TWICE = RACE.with_name("refs_released_twice.py")
 _DAY_S = 86_400.0
 # A node whose driver died takes a while to end.
 _LEFT_TIMEOUT_S = 180.0
 
 
 @dataclass(frozen=True)
-class Notices:
-    """How an owner ended to which each notice about a borrower came twice.
+class Ending:
+    """How a process ended in which something came twice for Ray's reference counter.
 
     Attributes:
         lived: whether it went on.
@@ -36,10 +37,10 @@ class Notices:
     end: str
 
 
-NOT_TRIED = Notices(False, False, "not tried")
+NOT_TRIED = Ending(False, False, "not tried")
 
 
-def deliver_notices_twice(env: RayEnv, guarded: bool) -> Notices:
+def deliver_notices_twice(env: RayEnv, guarded: bool) -> Ending:
     """Run an owner to which each notice about a borrower comes twice.
 
     Args:
@@ -49,11 +50,26 @@ def deliver_notices_twice(env: RayEnv, guarded: bool) -> Notices:
     patches = {} if guarded else {"MANTARAY_PATCHES": "-refcount,-nesting"}
     ended = env.run(RACE, ["doubled"], patches, left_timeout_s=_LEFT_TIMEOUT_S).told
     if ended["status"] != 0:
-        return Notices(False, False, f"died: {ended['check'] or ended['status']}")
+        return Ending(False, False, f"died: {ended['check'] or ended['status']}")
     told = ended["told"]
     orders = [seen for seen in told.values() if isinstance(seen, dict) and "noticed" in seen]
     right = len(orders) == 3 and all(all(seen.values()) for seen in orders) and told["empty"]
-    return Notices(True, right, "lived" if right else "lived with wrong counts")
+    return Ending(True, right, "lived" if right else "lived with wrong counts")
+
+
+def release_twice(env: RayEnv, guarded: bool) -> Ending:
+    """Run a borrower in which an object with references in it goes out of scope twice.
+
+    Args:
+        env: an environment with Mantaray.
+        guarded: whether the patches of Ray's reference counter are on.
+    """
+    patches = {} if guarded else {"MANTARAY_PATCHES": "-refcount,-nesting"}
+    told = env.run(RELEASED_TWICE, ["borrowed-again"], patches, left_timeout_s=_LEFT_TIMEOUT_S).told
+    if told["died"]:
+        return Ending(False, False, "died")
+    right = bool(told["read"] and told["gone"] and told["borrower"]["left"] == 0)
+    return Ending(True, right, "lived" if right else "lived with wrong counts")
 
 
 def leave_old_log(cluster: Cluster) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.smoke import WORKS, Arm, judge
-from tests.support.smoke_nodes import Notices
+from tests.support.smoke_nodes import Ending
 
 DRIVER = {
     "mantaray": True,
@@ -20,8 +20,8 @@ DRIVER = {
     "serve": {"time_over_ideal": 1.1, "answered": True, "in_order": True, "routers": 1},
     "at_shutdown": ["at shutdown"],
 }
-LIVED = Notices(True, True, "lived")
-DIED = Notices(False, False, "died")
+LIVED = Ending(True, True, "lived")
+DIED = Ending(False, False, "died")
 JOBS = {
     "memory_mb": 90,
     "jobs": {
@@ -46,6 +46,7 @@ def arm(**changes: Any) -> Arm:
         has_old_log=False,
         doctor=(0, 4),
         notices=LIVED,
+        released=LIVED,
         reports=[states],
     )
     return replace(good, **changes)
@@ -59,6 +60,7 @@ STOCK = arm(
     has_old_log=True,
     doctor=None,
     notices=DIED,
+    released=DIED,
 )
 
 
@@ -96,7 +98,9 @@ FAILURES = [
     ("states", arm(doctor=(1, 4))),
     ("states", arm(doctor=(0, 1))),
     ("refcount", arm(notices=DIED)),
-    ("refcount", arm(notices=Notices(True, False, "lived with wrong counts"))),
+    ("refcount", arm(notices=Ending(True, False, "lived with wrong counts"))),
+    ("nesting", arm(released=DIED)),
+    ("nesting", arm(released=Ending(True, False, "lived with wrong counts"))),
     ("version", arm(version="ray, version 2.48.0+mantaray")),
 ]
 
