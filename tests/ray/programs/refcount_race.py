@@ -97,13 +97,14 @@ class Doubler:
         failed = ctypes.addressof(empty)
 
         def twice(counter: int, message: int, object_id: int, borrower: int) -> None:
-            self.seen += 1
             for table in {
                 "removed-twice": (message, message),
                 "failed-then-removed": (failed, message),
                 "removed-then-failed": (message, failed),
             }[self.order]:
                 handle(counter, table, object_id, borrower)
+            # Only now: the driver drops its reference next, and without it nothing is left to merge into.
+            self.seen += 1
 
         function = _METHOD(twice)
         # Ray calls it until the end.
