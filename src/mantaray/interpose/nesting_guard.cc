@@ -17,6 +17,7 @@
 #include "mantaray/interpose/elf_library.h"
 #include "mantaray/interpose/interposition.h"
 #include "mantaray/interpose/ray_abi.h"
+#include "mantaray/interpose/replacements.h"
 #include "mantaray/interpose/stderr_line.h"
 
 namespace mantaray::interpose {
@@ -202,20 +203,6 @@ void OnAddNestedObjectIds(RayCounter* counter, const RayObjectId* outer_id, cons
   OriginalsOfNow().add_nested_object_ids(counter, outer_id, inner_ids, owner);
 }
 
-template <typename F>
-uintptr_t AddressOf(F* function) {
-  return reinterpret_cast<uintptr_t>(function);
-}
-
-absl::Status DetachAll(std::vector<Interposition>* slots) {
-  while (!slots->empty()) {
-    absl::Status status = slots->back().Detach();
-    if (!status.ok()) return status;
-    slots->pop_back();
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::Status AttachNestingGuard(const std::string& library_path) {
@@ -227,17 +214,13 @@ absl::Status AttachNestingGuard(const std::string& library_path) {
   const RayMethod add_borrowed =
       library->DefinitionOf(kAddBorrowedObject.mangled).ok() ? kAddBorrowedObject : kAddBorrowedObjectWithFlag;
   // In the order of attaching: links are noted before the first object that is let go of is.
-  const std::pair<RayMethod, uintptr_t> replacements[] = {{add_borrowed, AddressOf(&OnAddBorrowedObject)},
-                                                          {kAddNestedObjectIds, AddressOf(&OnAddNestedObjectIds)},
-                                                          {kEraseReference, AddressOf(&OnErase)},
-                                                          {kFindReference, AddressOf(&OnFind)},
-                                                          {kDeleteReference, AddressOf(&OnDelete)}};
-  std::vector<Interposition> slots;
-  for (const auto& [method, ours] : replacements) {
-    absl::StatusOr<Interposition> slot = Interposition::Prepare(*library, method.mangled);
-    if (!slot.ok()) return slot.status();
-    slots.push_back(*std::move(slot));
-  }
+  const std::vector<Replacement> replacements = {{add_borrowed, AddressOf(&OnAddBorrowedObject)},
+                                                 {kAddNestedObjectIds, AddressOf(&OnAddNestedObjectIds)},
+                                                 {kEraseReference, AddressOf(&OnErase)},
+                                                 {kFindReference, AddressOf(&OnFind)},
+                                                 {kDeleteReference, AddressOf(&OnDelete)}};
+  const absl::StatusOr<std::vector<Interposition>> slots = PrepareAll(*library, replacements);
+  if (!slots.ok()) return slots.status();
   const absl::StatusOr<size_t> delete_bytes = library->BytesOf(kDeleteReference.mangled);
   if (!delete_bytes.ok()) return delete_bytes.status();
   const absl::StatusOr<RayFunctions> ray = RayFunctions::Resolve(*library);
@@ -250,18 +233,12 @@ absl::Status AttachNestingGuard(const std::string& library_path) {
     guard.released.clear();
     guard.outer_objects.store(0, std::memory_order_relaxed);
   }
-  guard.kept.push_back(std::make_unique<const Originals>(
-      Originals{slots[4].OriginalAs<DeleteReference>(), slots[2].OriginalAs<EraseReference>(),
-                slots[3].OriginalAs<FindReference>(), slots[0].OriginalAs<AddBorrowedObject>(),
-                slots[1].OriginalAs<AddNestedObjectIds>(), slots[4].original(), slots[4].original() + *delete_bytes}));
+  guard.kept.push_back(std::make_unique<const Originals>(Originals{
+      (*slots)[4].OriginalAs<DeleteReference>(), (*slots)[2].OriginalAs<EraseReference>(),
+      (*slots)[3].OriginalAs<FindReference>(), (*slots)[0].OriginalAs<AddBorrowedObject>(),
+      (*slots)[1].OriginalAs<AddNestedObjectIds>(), (*slots)[4].original(), (*slots)[4].original() + *delete_bytes}));
   guard.originals.store(guard.kept.back().get(), std::memory_order_release);
-  for (size_t i = 0; i < slots.size(); ++i) {
-    status = slots[i].Attach(replacements[i].second);
-    if (!status.ok()) break;
-    guard.slots.push_back(slots[i]);
-  }
-  if (!status.ok()) status.Update(DetachAll(&guard.slots));
-  return status;
+  return AttachAll(replacements, *slots, &guard.slots);
 }
 
 absl::Status DetachNestingGuard() {

@@ -17,6 +17,7 @@
 #include "mantaray/interpose/elf_library.h"
 #include "mantaray/interpose/interposition.h"
 #include "mantaray/interpose/ray_abi.h"
+#include "mantaray/interpose/replacements.h"
 #include "mantaray/interpose/stderr_line.h"
 #include "mantaray/refcount/repeated_notices.h"
 
@@ -141,16 +142,6 @@ void OnCleanupBorrowers(RayCounter* counter, const RayTable* new_borrowers, cons
   }
 }
 
-struct Replacement {
-  const RayMethod& method;
-  uintptr_t ours;
-};
-
-template <typename F>
-uintptr_t AddressOf(F* function) {
-  return reinterpret_cast<uintptr_t>(function);
-}
-
 // In the order of attaching: borrowers are noted before the first notice about one is judged.
 std::vector<Replacement> ReplacementsFor(const ElfLibrary& library) {
   std::vector<Replacement> replacements = {{kWaitForRefRemoved, AddressOf(&OnWaitForRefRemoved)}};
@@ -159,15 +150,6 @@ std::vector<Replacement> ReplacementsFor(const ElfLibrary& library) {
   }
   replacements.push_back({kCleanupBorrowers, AddressOf(&OnCleanupBorrowers)});
   return replacements;
-}
-
-absl::Status DetachAll(std::vector<Interposition>* slots) {
-  while (!slots->empty()) {
-    absl::Status status = slots->back().Detach();
-    if (!status.ok()) return status;
-    slots->pop_back();
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -179,32 +161,22 @@ absl::Status AttachRefcountGuard(const std::string& library_path) {
   const absl::StatusOr<ElfLibrary> library = ElfLibrary::FindLoaded(library_path);
   if (!library.ok()) return library.status();
   const std::vector<Replacement> replacements = ReplacementsFor(*library);
-  std::vector<Interposition> slots;
-  for (const Replacement& replacement : replacements) {
-    absl::StatusOr<Interposition> slot = Interposition::Prepare(*library, replacement.method.mangled);
-    if (!slot.ok()) return slot.status();
-    slots.push_back(*std::move(slot));
-  }
+  const absl::StatusOr<std::vector<Interposition>> slots = PrepareAll(*library, replacements);
+  if (!slots.ok()) return slots.status();
   const absl::StatusOr<RayFunctions> ray = RayFunctions::Resolve(*library);
   if (!ray.ok()) return ray.status();
-  absl::Status status = ray->SelfCheck();
+  const absl::Status status = ray->SelfCheck();
   if (!status.ok()) return status;
   {
     const MutexLock state(&guard.mutex);
     guard.ledger.Clear();
   }
-  const bool checks_unsubscribe = slots.size() == 3;
+  const bool checks_unsubscribe = slots->size() == 3;
   guard.kept.push_back(std::make_unique<const Originals>(
-      Originals{*ray, slots.back().OriginalAs<CleanupBorrowers>(), slots.front().OriginalAs<WaitForRefRemoved>(),
-                checks_unsubscribe ? slots[1].OriginalAs<ChannelUnsubscribe>() : nullptr}));
+      Originals{*ray, slots->back().OriginalAs<CleanupBorrowers>(), slots->front().OriginalAs<WaitForRefRemoved>(),
+                checks_unsubscribe ? (*slots)[1].OriginalAs<ChannelUnsubscribe>() : nullptr}));
   guard.originals.store(guard.kept.back().get(), std::memory_order_release);
-  for (size_t i = 0; i < slots.size(); ++i) {
-    status = slots[i].Attach(replacements[i].ours);
-    if (!status.ok()) break;
-    guard.slots.push_back(slots[i]);
-  }
-  if (!status.ok()) status.Update(DetachAll(&guard.slots));
-  return status;
+  return AttachAll(replacements, *slots, &guard.slots);
 }
 
 absl::Status DetachRefcountGuard() {
