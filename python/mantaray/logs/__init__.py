@@ -7,15 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mantaray.lazy import fetching
+
 if TYPE_CHECKING:
     from mantaray.logs.reading import NotALogFileError, tail
 
 __all__ = ["NotALogFileError", "tail"]
-
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mantaray.logs import reading
-
-    return getattr(reading, name)
+__getattr__ = fetching(__name__, dict.fromkeys(__all__, "reading"))

@@ -8,18 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mantaray.lazy import fetching
+
 if TYPE_CHECKING:
     from mantaray.refs.finalizers import finalize
     from mantaray.refs.session import NotOwnerError
 
 __all__ = ["NotOwnerError", "finalize"]
-_HOMES = {"NotOwnerError": "session", "finalize": "finalizers"}
-
-
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{home}"), name)
+__getattr__ = fetching(__name__, {"NotOwnerError": "session", "finalize": "finalizers"})

@@ -8,8 +8,9 @@ The relay itself is a program, `mantaray relay`; docs/relay.md says when and how
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mantaray.lazy import fetching
 
 if TYPE_CHECKING:
     from mantaray.syncer.relay import Relay, RelayError, relay_program
@@ -24,12 +25,7 @@ __all__ = [
     "fetch_status",
     "relay_program",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for. Every process of Ray imports this package, and few have a relay."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    of_relay = name in ("Relay", "RelayError", "relay_program")
-    module = importlib.import_module("mantaray.syncer." + ("relay" if of_relay else "status"))
-    return getattr(module, name)
+_OF_STATUS = ("RelayStatus", "StreamStatus", "fetch_metrics", "fetch_status")
+__getattr__ = fetching(
+    __name__, {name: "status" if name in _OF_STATUS else "relay" for name in __all__}
+)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mantaray.lazy import fetching
+
 if TYPE_CHECKING:
     from mantaray.wheel.builder import build_wheel as build_wheel
     from mantaray.wheel.errors import WheelError as WheelError
@@ -21,12 +23,4 @@ _HOMES = {
     "build_wheel": "builder",
     "verify_wheel": "verifier",
 }
-
-
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{home}"), name)
+__getattr__ = fetching(__name__, _HOMES)
