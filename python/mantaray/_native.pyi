@@ -15,6 +15,7 @@ class _ObjectReader:
     @property
     def checked(self) -> bool: ...
     def readinto(self, buffer: object) -> int: ...
+    def verify(self) -> None: ...
 
 class _Address:
     """Where a worker process is. Equal worker ids are the same process."""
@@ -191,6 +192,8 @@ class gc:
 
     @staticmethod
     def count_objects(youngest: int, oldest: int, limit: int) -> int: ...
+    @staticmethod
+    def collapse_pages() -> int: ...
 
 class refcount:
     """Reference counting; a submodule."""
@@ -360,11 +363,28 @@ class spill:
     DAMAGED_SUFFIX: str
     BLOCK_BYTES: int
     TRAILER_BYTES: int
+    PULL_NOTE_PREFIX: str
+
+    @staticmethod
+    def open_pull_check_library() -> int: ...
 
     class SpillDamageError(RuntimeError): ...
     class SpillNoSpaceError(OSError): ...
 
     ObjectReader = _ObjectReader
+
+    class SpilledObject:
+        """A spilled object in this process's memory; the buffer is its payload."""
+
+        @property
+        def metadata(self) -> bytes: ...
+
+    @staticmethod
+    def read_spilled(
+        path: str, offset: int, object_bytes: int, object_id: bytes, most_live_bytes: int
+    ) -> spill.SpilledObject | None: ...
+    @staticmethod
+    def live_spilled_bytes() -> int: ...
 
     class Engine:
         """The spill engine of one IO worker."""
@@ -381,6 +401,7 @@ class spill:
             cache_mode: str,
             read_ahead_bytes: int,
             punch_delay_ms: int,
+            raylet_pid: int = ...,
         ) -> None: ...
         def spill(self, objects: list[tuple[bytes, bytes, bytes, object]]) -> list[bytes]: ...
         def keep_in_cache(self, keep: bool) -> None: ...

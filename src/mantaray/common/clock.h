@@ -1,4 +1,4 @@
-// Time as a thing that is handed in, so that the same code runs under the real clock and under a virtual one.
+// A clock that is passed as an argument, so that the same code runs under the real clock and under a virtual one.
 
 #ifndef MANTARAY_COMMON_CLOCK_H_
 #define MANTARAY_COMMON_CLOCK_H_
@@ -16,7 +16,7 @@ class Clock {
   virtual int64_t NowMs() const = 0;
 };
 
-// A clock that moves only when told to.
+// A clock that moves only when a caller moves it.
 class VirtualClock : public Clock {
  public:
   int64_t NowMs() const override { return now_ms_.load(std::memory_order_relaxed); }

@@ -36,7 +36,7 @@ constexpr uint32_t PowerModP(uint32_t base, uint64_t exponent) {
   return result;
 }
 
-// x^(8 * size) modulo the polynomial: what appending `size` zero bytes multiplies a remainder by.
+// x^(8 * size) modulo the polynomial. Appending `size` zero bytes multiplies a remainder by it.
 constexpr uint32_t ShiftOperator(uint64_t size_bytes) { return PowerModP(kOne >> 8, size_bytes); }
 
 using ByteTable = std::array<uint32_t, 256>;
@@ -97,7 +97,7 @@ uint32_t Shift(const ShiftTable& table, uint32_t crc) {
   return table[0][crc & 0xFF] ^ table[1][(crc >> 8) & 0xFF] ^ table[2][(crc >> 16) & 0xFF] ^ table[3][crc >> 24];
 }
 
-// Consumes 3 * stream bytes at a time; returns where it stopped.
+// Consumes 3 * stream bytes at a time, and returns where it stopped.
 __attribute__((target("crc32,sse4.2"))) const unsigned char* ThreeStreams(const unsigned char* data, size_t* size,
                                                                           size_t stream, const ShiftTable& shift,
                                                                           uint64_t* crc) {
@@ -169,7 +169,7 @@ MANTARAY_FOLDING const unsigned char* Folded(const unsigned char* data, size_t* 
   __m128i lane = FoldLane(_mm512_extracti64x2_epi64(sum, 0), _mm512_extracti64x2_epi64(sum, 1));
   lane = FoldLane(lane, _mm512_extracti64x2_epi64(sum, 2));
   lane = FoldLane(lane, _mm512_extracti64x2_epi64(sum, 3));
-  // What is left is a message of 16 bytes with the same remainder.
+  // The lane is now a message of 16 bytes with the same remainder.
   *crc = _mm_crc32_u64(0, static_cast<uint64_t>(_mm_cvtsi128_si64(lane)));
   *crc = _mm_crc32_u64(*crc, static_cast<uint64_t>(_mm_extract_epi64(lane, 1)));
   return data;

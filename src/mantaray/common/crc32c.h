@@ -19,16 +19,16 @@
 
 namespace mantaray {
 
-// Checksum of what had checksum `crc` with `size` bytes at `data` appended. `crc` 0 stands for nothing yet.
+// Checksum of bytes with the checksum `crc`, followed by the `size` bytes at `data`. `crc` 0 stands for no bytes.
 uint32_t Crc32cExtend(uint32_t crc, const void* data, size_t size);
 
 // Checksum of `size` bytes at `data`.
 inline uint32_t Crc32c(const void* data, size_t size) { return Crc32cExtend(0, data, size); }
 
-// Checksum of the concatenation of two byte strings of which only the checksums and the second's length are known.
+// Checksum of the concatenation of two byte strings, given only their checksums and the length of the second one.
 uint32_t Crc32cCombine(uint32_t crc_a, uint32_t crc_b, uint64_t size_b);
 
-// The portable implementation, for tests to hold the fast one against.
+// The portable implementation, with which tests compare the fast one.
 uint32_t Crc32cExtendPortable(uint32_t crc, const void* data, size_t size);
 
 }  // namespace mantaray

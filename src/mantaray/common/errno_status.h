@@ -1,4 +1,4 @@
-// From errno to absl::Status, the one place where the mapping is decided.
+// From errno to absl::Status. This is the only place that decides the mapping.
 //
 // ResourceExhausted means "no room on this file system" and nothing else (ENOSPC, EDQUOT), because callers answer it by
 // trying another directory. Unavailable means "the same call may succeed later": no file descriptors or memory left, an

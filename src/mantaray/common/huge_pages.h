@@ -1,6 +1,6 @@
-// An allocator that asks the kernel for huge pages under what is large, so that a table of a hundred megabytes that is
-// read in no order does not look up a page's address for every entry. Where the kernel gives none, or is set to give
-// none, it is a plain allocator. Never throws anything but std::bad_alloc; thread-safe.
+// An allocator that asks the kernel for huge pages for large blocks. With small pages, random reads of a table of a
+// hundred megabytes would translate an address for nearly every entry. If the kernel provides no huge pages, this is a
+// plain allocator. It throws nothing except std::bad_alloc, and is thread-safe.
 
 #ifndef MANTARAY_COMMON_HUGE_PAGES_H_
 #define MANTARAY_COMMON_HUGE_PAGES_H_
@@ -19,7 +19,7 @@ class HugePageAllocator {
   using value_type = T;
 
   HugePageAllocator() = default;
-  // Every allocator frees what any other made.
+  // Every allocator can free the memory of any other.
   template <typename U>
   HugePageAllocator(const HugePageAllocator<U>&) {}  // NOLINT(google-explicit-constructor): allocators convert
 
@@ -27,7 +27,7 @@ class HugePageAllocator {
     const size_t size_bytes = count * sizeof(T);
     if (size_bytes < kLargeBytes) return static_cast<T*>(::operator new(size_bytes, std::align_val_t(alignof(T))));
     void* const memory = ::operator new(size_bytes, std::align_val_t(kHugePageBytes));
-    // Whole pages only: what lies beyond the last may belong to others.
+    // Only whole pages are passed, because memory behind the last whole page may belong to others.
     madvise(memory, size_bytes / kHugePageBytes * kHugePageBytes, MADV_HUGEPAGE);
     return static_cast<T*>(memory);
   }
@@ -43,7 +43,7 @@ class HugePageAllocator {
 
  private:
   static constexpr size_t kHugePageBytes = size_t{2} << 20;
-  // From here on at most a quarter of what is asked for goes into the last page.
+  // From this size on, at most a quarter of a block lies in its last page.
   static constexpr size_t kLargeBytes = 4 * kHugePageBytes;
 };
 

@@ -1,4 +1,4 @@
-// Memory from the allocator is aligned, whole, and keeps what is in it, however much it is.
+// Memory from the allocator is aligned and keeps its content, whatever its size.
 
 #include "mantaray/common/huge_pages.h"
 

@@ -1,4 +1,4 @@
-// Ids of objects, workers and nodes as Ray writes them: 28 bytes, nil is all ones.
+// Ids of objects, workers and nodes in Ray's form: 28 bytes, and all ones for nil.
 
 #ifndef MANTARAY_COMMON_IDS_H_
 #define MANTARAY_COMMON_IDS_H_
@@ -19,13 +19,13 @@
 
 namespace mantaray {
 
-// `Tag` only keeps kinds of ids apart.
+// `Tag` only makes different kinds of ids different types.
 template <typename Tag>
 class Id {
  public:
   static constexpr size_t kBytes = 28;
 
-  // Nil.
+  // A nil id.
   Id() { bytes_.fill(0xff); }
 
   // InvalidArgument unless there are exactly kBytes bytes.
@@ -61,7 +61,7 @@ class Id {
 
   template <typename H>
   friend H AbslHashValue(H h, const Id& id) {
-    // The bytes that tell ids of one kind apart are random, or count up; folding four words is enough, and quick.
+    // The bytes in which ids of one kind differ are random or count up, so folding four words is enough and fast.
     const auto word = [&id](size_t offset) {
       uint64_t value = 0;
       std::memcpy(&value, id.bytes_.data() + offset, sizeof(value));

@@ -1,7 +1,7 @@
 // A mutex that clang's thread-safety analysis and ThreadSanitizer both understand.
 //
-// absl::Mutex is annotated too, but the distribution's Abseil is not compiled with TSan, which then sees neither its
-// locks nor what they order and reports races that are none. std::mutex is a pthread mutex, which TSan intercepts.
+// absl::Mutex is annotated too, but the distribution's Abseil is not compiled with TSan. TSan then does not see its
+// locks, and reports races that do not exist. std::mutex is a pthread mutex, which TSan intercepts.
 
 #ifndef MANTARAY_COMMON_MUTEX_H_
 #define MANTARAY_COMMON_MUTEX_H_

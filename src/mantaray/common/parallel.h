@@ -1,4 +1,4 @@
-// Doing two things at once, as something that is handed in: a core asks for it without knowing threads.
+// An interface for doing two things at once. It is passed as an argument, so a core needs no threads of its own.
 
 #ifndef MANTARAY_COMMON_PARALLEL_H_
 #define MANTARAY_COMMON_PARALLEL_H_
@@ -10,14 +10,14 @@ namespace mantaray {
 class Parallel {
  public:
   virtual ~Parallel() = default;
-  // Runs both, perhaps at the same time, and returns when both are done. The second may begin late, so work that can
-  // be shared out is better taken piece by piece by both. Thread-safe.
+  // Runs both, perhaps at the same time, and returns when both are done. The second function may begin late, so if work
+  // can be divided, both functions should take it piece by piece. Thread-safe.
   virtual void RunBoth(const std::function<void()>& first, const std::function<void()>& second) = 0;
-  // Runs the task, at once or later, one after the other in the order of the calls. Thread-safe.
+  // Runs the task at once or later. Tasks run one after another, in the order of the calls. Thread-safe.
   virtual void Start(std::function<void()> task) = 0;
 };
 
-// One after the other.
+// Runs everything on the calling thread, one after the other.
 class Sequential : public Parallel {
  public:
   void RunBoth(const std::function<void()>& first, const std::function<void()>& second) override {

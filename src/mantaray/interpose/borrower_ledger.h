@@ -1,7 +1,7 @@
-// Which borrowers the owner of an object still waits for: what Ray's counter keeps in its sets of borrowers, for the
-// objects that this process owns.
+// The borrowers that the owner of an object still waits for. Ray's counter keeps the same in its sets of borrowers, for
+// the objects that this process owns.
 //
-// An address is kept once, however many objects its process borrows. Not thread-safe.
+// Each address is stored once, however many objects its process borrows. Not thread-safe.
 
 #ifndef MANTARAY_INTERPOSE_BORROWER_LEDGER_H_
 #define MANTARAY_INTERPOSE_BORROWER_LEDGER_H_
@@ -22,7 +22,7 @@ class BorrowerLedger {
     if (objects_[borrower].insert(object_id).second) ++size_;
   }
 
-  // A notice came. Returns whether the borrower was there, which it is not any more.
+  // A notice about a borrower arrived. Removes the borrower, and returns whether it was there.
   bool Remove(const ObjectId& object_id, const std::string& borrower) {
     const auto objects = objects_.find(borrower);
     if (objects == objects_.end() || objects->second.erase(object_id) == 0) return false;

@@ -37,14 +37,14 @@ class ElfLibrary {
   // with other argument types only.
   absl::StatusOr<uintptr_t> DefinitionOf(const std::string& mangled) const;
 
-  // Returns how many bytes long the code of a function is, of those that lie in one piece at its definition.
+  // Returns the length in bytes of a function's code, counting only the contiguous part at its definition.
   //
-  // As DefinitionOf; FailedPrecondition also if the library does not say.
+  // Errors as DefinitionOf; also FailedPrecondition if the symbol has no size.
   absl::StatusOr<size_t> BytesOf(const std::string& mangled) const;
 
   // Returns the slot through which the library calls a function.
   //
-  // As DefinitionOf; NotFound also if the library has no slot for the function, because it calls it directly.
+  // Errors as DefinitionOf; also NotFound if the library has no slot for the function because it calls it directly.
   absl::StatusOr<uintptr_t*> SlotOf(const std::string& mangled) const;
 
   const std::string& path() const { return path_; }

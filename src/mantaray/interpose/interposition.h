@@ -1,6 +1,7 @@
-// One function of a loaded library, replaced by ours until it is given back.
+// One function of a loaded library, replaced by a function of Mantaray until the slot is restored.
 //
-// Thread-safe as ExchangeSlot is; one object is used by one thread at a time.
+// ExchangeSlot makes the exchange safe for threads that call through the slot. One object is used by one thread at a
+// time.
 
 #ifndef MANTARAY_INTERPOSE_INTERPOSITION_H_
 #define MANTARAY_INTERPOSE_INTERPOSITION_H_
@@ -20,14 +21,14 @@ class Interposition {
  public:
   // Finds the slot of a function and checks that it holds the library's own definition, or `expected` if that is given.
   //
-  // As ElfLibrary::SlotOf; FailedPrecondition also if the slot holds something else, because somebody has changed it.
+  // Errors as ElfLibrary::SlotOf; also FailedPrecondition if the slot holds something else because somebody changed it.
   static absl::StatusOr<Interposition> Prepare(const ElfLibrary& library, const std::string& mangled,
                                                std::optional<uintptr_t> expected = std::nullopt);
 
-  // Puts the address of a function into the slot. As ExchangeSlot.
+  // Puts the address of a function into the slot. Errors as ExchangeSlot.
   absl::Status Attach(uintptr_t replacement);
 
-  // Puts back what the slot held; does nothing if nothing is attached. As ExchangeSlot.
+  // Restores the former content of the slot. Does nothing if nothing is attached. Errors as ExchangeSlot.
   absl::Status Detach();
 
   // The function that the slot held before, which a replacement calls.

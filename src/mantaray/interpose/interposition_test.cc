@@ -2,8 +2,12 @@
 
 #include "mantaray/interpose/interposition.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cinttypes>
@@ -77,6 +81,38 @@ TEST(ElfLibraryTest, FunctionThatTheLibraryDoesNotCallHasNoSlot) {
   EXPECT_THAT(std::string(slot.status().message()), HasSubstr("has no slot for"));
 }
 
+TEST(ElfLibraryTest, FunctionOfUnknownLengthIsRefused) {
+  const auto length = Library().BytesOf("fake_without_size");
+  EXPECT_EQ(length.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(length.status().message()), HasSubstr("does not say how long fake_without_size is"));
+}
+
+TEST(SlotTest, PageThatTheKernelDoesNotListIsRefused) {
+  auto* const nowhere = reinterpret_cast<uintptr_t*>(sizeof(uintptr_t));  // NOLINT
+  const absl::Status status = ExchangeSlot(nowhere, 1, 2);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(status.message(), "the kernel does not list the page of the slot");
+}
+
+TEST(SlotTest, PageThatMustNotBecomeWritableIsRefusedAndLeftAsItIs) {
+  // A shared mapping of a file that is open for reading only.
+  const std::string path = ::testing::TempDir() + "/read_only_slot";
+  FILE* file = std::fopen(path.c_str(), "we");
+  const uintptr_t value = 7;
+  ASSERT_EQ(std::fwrite(&value, sizeof(value), 1, file), 1U);
+  std::fclose(file);
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_GE(descriptor, 0);
+  void* page = mmap(nullptr, sizeof(value), PROT_READ, MAP_SHARED, descriptor, 0);
+  close(descriptor);
+  ASSERT_NE(page, MAP_FAILED);
+  const absl::Status status = ExchangeSlot(static_cast<uintptr_t*>(page), value, 8);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("the page of the slot cannot be made writable"));
+  EXPECT_EQ(ReadSlot(static_cast<uintptr_t*>(page)), value);
+  munmap(page, sizeof(value));
+}
+
 TEST(InterpositionTest, CallsGoThroughTheReplacementUntilItIsTakenBack) {
   auto interposition = *Interposition::Prepare(Library(), kGetOwnerInternal.mangled);
   g_original = interposition.original();
@@ -112,13 +148,36 @@ TEST(InterpositionTest, SlotThatSomebodyElseHasChangedIsLeftAlone) {
   EXPECT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(second.status().message()), HasSubstr("somebody else has changed the slot"));
 
-  // Somebody on top of the first: now the first cannot be taken back.
+  // Somebody else changes the slot after the first replacement, which therefore cannot be taken back.
   uintptr_t* slot = *Library().SlotOf(kGetOwnerInternal.mangled);
   ASSERT_TRUE(ExchangeSlot(slot, reinterpret_cast<uintptr_t>(&Counted), first.original() + 1).ok());
   EXPECT_EQ(first.Detach().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(ReadSlot(slot), first.original() + 1);
   ASSERT_TRUE(ExchangeSlot(slot, first.original() + 1, reinterpret_cast<uintptr_t>(&Counted)).ok());
   EXPECT_TRUE(first.Detach().ok());
+}
+
+TEST(InterpositionTest, ForkedChildHasItAndTakesItBackForItselfAlone) {
+  auto interposition = *Interposition::Prepare(Library(), kGetOwnerInternal.mangled);
+  g_original = interposition.original();
+  ASSERT_TRUE(interposition.Attach(reinterpret_cast<uintptr_t>(&Counted)).ok());
+  g_calls = 0;
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    Fake().look_up_owner(Fake().counter, 3);
+    const bool called = g_calls == 1;
+    const bool taken_back = interposition.Detach().ok();
+    Fake().look_up_owner(Fake().counter, 3);
+    _exit(called && taken_back && g_calls == 1 ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  // The child changed only its own copy of the slot.
+  Fake().look_up_owner(Fake().counter, 3);
+  EXPECT_EQ(g_calls, 1);
+  EXPECT_TRUE(interposition.Detach().ok());
 }
 
 TEST(InterpositionTest, ThreadsMayCallWhileItIsAttachedAndTakenBack) {
@@ -168,6 +227,13 @@ TEST(RayAbiTest, EntryThatBeginsWithSomethingElseFailsTheSelfCheck) {
     return id->Read().IsNil() ? RayTablePosition{id, &kOther} : RayTablePosition{nullptr, nullptr};
   };
   EXPECT_EQ(ray.SelfCheck().message(), "self-check: an entry of the reference table is not laid out as expected");
+}
+
+TEST(RayAbiTest, VectorThatKeepsItsIdsElsewhereFailsTheSelfCheck) {
+  RayFunctions ray = *RayFunctions::Resolve(Library());
+  // The vector is made once for each process. The guard's own tests make one that is as expected.
+  ray.push_back = [](RayObjectIds*, const RayObjectId*) {};
+  EXPECT_EQ(ray.CheckObjectIds().message(), "self-check: a std::vector of ObjectID is not laid out as expected");
 }
 
 TEST(RayAbiTest, AddressWithFieldsElsewhereFailsTheSelfCheck) {

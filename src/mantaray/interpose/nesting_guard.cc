@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "mantaray/common/ids.h"
 #include "mantaray/common/mutex.h"
+#include "mantaray/common/steady_clock.h"
 #include "mantaray/interpose/elf_library.h"
 #include "mantaray/interpose/interposition.h"
 #include "mantaray/interpose/ray_abi.h"
@@ -29,17 +30,17 @@ struct Originals {
   FindReference find;
   AddBorrowedObject add_borrowed_object;
   AddNestedObjectIds add_nested_object_ids;
-  // Where DeleteReferenceInternal lies in memory.
+  // Where the code of DeleteReferenceInternal begins in memory.
   uintptr_t delete_begins;
   uintptr_t delete_ends;
 };
 
-// One call of DeleteReferenceInternal that looks at inner objects. It calls itself for each, and not through the slot,
-// so calls inside one another are told apart by their frames on the stack.
+// One call of DeleteReferenceInternal that visits inner objects. The method calls itself for each of them, directly and
+// not through the slot. So nested calls are distinguished by their frames on the stack.
 struct Loop {
   uintptr_t frame;
   ObjectId outer;
-  // The inner object that the loop found last, for which Ray calls the method again.
+  // The inner object that the loop found last. Ray calls the method again for it.
   ObjectId last;
   std::vector<ObjectId> released;
 };
@@ -52,7 +53,7 @@ class Deletion {
   Deletion(const Deletion&) = delete;
   Deletion& operator=(const Deletion&) = delete;
 
-  // The loop whose frame this is; loops that are deeper have ended.
+  // Returns the loop with this frame. Loops that were deeper have ended.
   Loop& At(uintptr_t frame, RayTable* table);
 
  private:
@@ -61,18 +62,18 @@ class Deletion {
   Deletion* const enclosing_;
   const ObjectId object_id_;
   RayTable* table_ = nullptr;
-  // The outermost first.
+  // The outermost loop comes first.
   std::vector<Loop> loops_;
 };
 
 thread_local Deletion* t_deletion = nullptr;
 
-// One for the process, and never destroyed: Ray's threads may call a replacement until the very end.
+// The process has one guard. It is never destroyed, because Ray's threads may call a replacement until the very end.
 struct Guard {
   Mutex attaching ABSL_ACQUIRED_BEFORE(mutex);
-  // In the order in which they are attached; taken back in the reverse order.
+  // The slots in the order of attaching. They are restored in the reverse order.
   std::vector<Interposition> slots ABSL_GUARDED_BY(attaching);
-  // Those of all attaches: a call may be under way when the guard is taken back.
+  // The originals of all attaches, because a call may be in progress when the guard is taken back.
   std::vector<std::unique_ptr<const Originals>> kept ABSL_GUARDED_BY(attaching);
 
   // Set before a replacement is attached, and never unset.
@@ -81,7 +82,7 @@ struct Guard {
   std::atomic<size_t> outer_objects{0};
 
   Mutex mutex;
-  // By outer object, which is out of scope: the inner objects that it has let go of.
+  // For each outer object that is out of scope, the inner objects that it has released.
   absl::flat_hash_map<ObjectId, absl::flat_hash_set<ObjectId>> released ABSL_GUARDED_BY(mutex);
   uint64_t repeated ABSL_GUARDED_BY(mutex) = 0;
   BoundedRate lines ABSL_GUARDED_BY(mutex);
@@ -124,7 +125,7 @@ void Forget(const ObjectId& outer) {
   guard.outer_objects.store(guard.released.size(), std::memory_order_relaxed);
 }
 
-// Notes what an outer object has let go of, if Ray keeps its entry.
+// Remembers the inner objects that an outer object has released, if Ray keeps its entry.
 void Remember(RayTable* table, const Loop& loop) {
   Guard& guard = TheGuard();
   const RayObjectId id = RayObjectId::Of(loop.outer);
@@ -173,7 +174,7 @@ RayTablePosition OnFind(RayTable* table, const RayObjectId* object_id) {
   const Originals& originals = OriginalsOfNow();
   Deletion* const deletion = t_deletion;
   if (deletion == nullptr) return originals.find(table, object_id);
-  // Other methods that DeleteReferenceInternal calls look objects up as well. Only its own loop asks for inner objects.
+  // Other methods that DeleteReferenceInternal calls also look up objects. Only its own loop asks for inner objects.
   const auto caller = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
   if (caller < originals.delete_begins || caller >= originals.delete_ends) return originals.find(table, object_id);
   Loop& loop = deletion->At(reinterpret_cast<uintptr_t>(__builtin_frame_address(0)), table);
@@ -213,7 +214,7 @@ absl::Status AttachNestingGuard(const std::string& library_path) {
   if (!library.ok()) return library.status();
   const RayMethod add_borrowed =
       library->DefinitionOf(kAddBorrowedObject.mangled).ok() ? kAddBorrowedObject : kAddBorrowedObjectWithFlag;
-  // In the order of attaching: links are noted before the first object that is let go of is.
+  // In the order of attaching: the guard must see links before it sees the first released object.
   const std::vector<Replacement> replacements = {{add_borrowed, AddressOf(&OnAddBorrowedObject)},
                                                  {kAddNestedObjectIds, AddressOf(&OnAddNestedObjectIds)},
                                                  {kEraseReference, AddressOf(&OnErase)},

@@ -1,5 +1,5 @@
-// The guard on a small library of the shape of Ray's: outer objects that go out of scope again, and the crash without
-// it.
+// Tests the guard on a small library that is built like Ray's: outer objects that go out of scope again, and the crash
+// without the guard.
 
 #include "mantaray/interpose/nesting_guard.h"
 
@@ -30,7 +30,7 @@ class NestingGuardTest : public ::testing::TestWithParam<bool> {
     return *fake;
   }
 
-  // An outer object that is out of scope and kept for a task, and an inner one that is in use.
+  // Makes an outer object that is out of scope and kept for a task, and an inner one that is in use.
   static void LetGoOfOuter(uint64_t outer = kOuter, uint64_t inner = kInner, bool made = false) {
     Fake().own(Fake().counter, inner);
     Fake().lineage(Fake().counter, outer, 1);
@@ -38,7 +38,7 @@ class NestingGuardTest : public ::testing::TestWithParam<bool> {
     Fake().use(Fake().counter, outer, 1);
   }
 
-  // The task needs the outer object no more, and the inner one is dropped.
+  // The task no longer needs the outer object, and the inner one is dropped.
   static void End(uint64_t outer = kOuter, uint64_t inner = kInner) {
     Fake().lineage(Fake().counter, outer, -1);
     Fake().drop(Fake().counter, inner);
@@ -61,7 +61,7 @@ TEST_P(NestingGuardTest, OuterObjectThatGoesOutOfScopeAgainIsSurvived) {
   LetGoOfOuter(kOuter, kInner, GetParam());
   EXPECT_EQ(NestingGuardCountsOfNow().kept_outer_objects, 1U);
   Fake().use(Fake().counter, kOuter, 1);
-  // The owner's late question.
+  // The owner's question arrives late.
   Fake().use(Fake().counter, kOuter, 0);
   EXPECT_EQ(NestingGuardCountsOfNow().repeated_releases, before + 2);
   End();

@@ -17,7 +17,7 @@ namespace {
 constexpr char kFind[] = "_ZNK" MANTARAY_RAY_TABLE "4findIS5_EENSJ_14const_iteratorERSG_";
 constexpr char kDestroyEntries[] = "_ZN" MANTARAY_RAY_TABLE "13destroy_slotsEv";
 
-// Offsets in rpc::Address; PartsOf and CheckAddress are all that uses them.
+// Offsets in rpc::Address. Only PartsOf and CheckAddress use them.
 constexpr size_t kNodeIdOffset = 0x10;
 constexpr size_t kIpAddressOffset = 0x18;
 constexpr size_t kWorkerIdOffset = 0x20;
@@ -27,11 +27,11 @@ constexpr size_t kPortOffset = 0x28;
 struct StringHead {
   size_t length;
   size_t capacity;
-  // Owners besides the first. A large number keeps a string of ours from being freed by Ray.
+  // How many owners there are besides the first. A large number keeps Ray from freeing a string of Mantaray.
   int32_t other_owners;
 };
 
-// A string of ours that Ray may read and copy: the object is one word, a pointer to its characters.
+// A string of Mantaray that Ray may read and copy. The object is one word, a pointer to its characters.
 class LentString {
  public:
   explicit LentString(absl::string_view text)
@@ -50,7 +50,7 @@ class LentString {
   char* characters_;
 };
 
-// What protobuf keeps of a string field: the address of a string object, its lowest two bits used for tags.
+// Reads a string field of protobuf: the address of a string object, whose lowest two bits are tags.
 absl::string_view StringAt(const RayAddress& address, size_t offset) {
   uintptr_t field = 0;
   std::memcpy(&field, reinterpret_cast<const char*>(&address) + offset, sizeof(field));
@@ -61,8 +61,8 @@ absl::string_view StringAt(const RayAddress& address, size_t offset) {
   return {characters, length};
 }
 
-// Ray's function returns a table by value, into memory whose place depends on the machine. Only a type that is not
-// trivial is returned that way, so this one has a destructor, which does nothing: Ray's own has no exported name.
+// Ray's function returns a table by value, into memory that the caller provides. The compiler returns only types that
+// are not trivial in this way, so this type has a destructor. It does nothing, because Ray exports none for the table.
 struct alignas(16) ReturnedTable {
   ReturnedTable() = default;
   ReturnedTable(const ReturnedTable&) = delete;
@@ -139,7 +139,7 @@ RayAddressParts PartsOf(const RayAddress& address) {
 }
 
 std::string RayAddressParts::Key() const {
-  // Lengths first, so that no two addresses run together into one key.
+  // The lengths come first, so that no two addresses have the same key.
   return absl::StrCat(node_id.size(), ",", worker_id.size(), ",", port, ",", node_id, worker_id, ip_address);
 }
 
@@ -191,7 +191,7 @@ absl::Status RayFunctions::SelfCheck() const {
 }
 
 absl::Status RayFunctions::CheckObjectId() const {
-  // Ray keeps the index of an object in the last four bytes of its id, least significant first.
+  // Ray stores the index of an object in the last four bytes of its id, least significant first.
   for (const uint32_t index : {uint32_t{0x01020304}, uint32_t{0x0a0b0c0d}}) {
     RayObjectId id = RayObjectId::Of(ObjectId::FromNumber(0));
     std::memcpy(id.bytes + sizeof(id.bytes) - sizeof(index), &index, sizeof(index));
@@ -201,7 +201,7 @@ absl::Status RayFunctions::CheckObjectId() const {
 }
 
 absl::Status RayFunctions::CheckObjectIds() const {
-  // Ray allocates the elements and has no function that frees them, so one vector is made for the process and kept.
+  // Ray allocates the elements and exports no function that frees them, so the process makes one vector and keeps it.
   static const RayObjectIds* const ids = [this] {
     auto* made = new RayObjectIds;
     for (const uint64_t number : {1, 2}) {
@@ -216,8 +216,8 @@ absl::Status RayFunctions::CheckObjectIds() const {
 }
 
 absl::Status RayFunctions::CheckTable() const {
-  // An empty repeated field is zero. A message in it that says nothing stands for the nil id, 28 bytes of ones. Not all
-  // releases export what would destroy the field, so one is made for the process and kept.
+  // An empty repeated field is zero. An empty message in it stands for the nil id, 28 bytes of ones. Not all releases
+  // export a function that destroys the field, so the process makes one field and keeps it.
   static void* const repeated = [this] {
     void* field = new char[64]{};
     reinterpret_cast<void* (*)(void*)>(add_to_repeated)(field);  // NOLINT
@@ -236,7 +236,7 @@ absl::Status RayFunctions::CheckTable() const {
 }
 
 absl::Status RayFunctions::CheckAddress() const {
-  // More than any message of four fields takes.
+  // This is more than any message of four fields takes.
   alignas(16) char memory[512] = {};
   construct_address(memory, nullptr);
   const auto field = [&](size_t offset) { return reinterpret_cast<uintptr_t*>(memory + offset); };
@@ -247,7 +247,7 @@ absl::Status RayFunctions::CheckAddress() const {
     destroy_address(memory);
     return Unlike("an empty rpc::Address");
   }
-  // Each field by itself: a tag and a length, a byte each, and the text; a tag and two bytes for the port.
+  // Sets each field by itself. A string takes a tag, a length (a byte each) and its text; the port a tag and two bytes.
   bool as_expected = true;
   for (const size_t offset : {kNodeIdOffset, kIpAddressOffset, kWorkerIdOffset}) {
     LentString text("a text of 20 letters");

@@ -1,11 +1,11 @@
-// How Ray's reference counter is called, and what its arguments look like in memory.
+// How to call Ray's reference counter, and how its arguments are laid out in memory.
 //
-// Ray's library exports the methods of ray::core::ReferenceCounter; this header names those that Mantaray calls or
+// Ray's library exports the methods of ray::core::ReferenceCounter. This header names those that Mantaray calls or
 // replaces, by the mangled names that Ray 2.48.0 to 2.60.0 share. The mangled names also say which libraries define the
-// types: `Ss` is libstdc++'s string of before C++11, `St8function` its std::function, `lts_20230802` the Abseil.
+// types: `Ss` is the string of libstdc++ before C++11, `St8function` its std::function, `lts_20230802` the Abseil.
 //
-// Only three kinds of objects are read, and each assumption about them is verified on known values before anything is
-// attached (SelfCheck):
+// Mantaray reads only three kinds of objects. It verifies each assumption about them on known values before it attaches
+// anything (SelfCheck):
 //   ObjectID     28 bytes behind one word for the cached hash
 //   iterator     two words, of which the second points to the table's entry, which begins with its ObjectID; the first
 //                is null for "not found"
@@ -49,7 +49,7 @@ struct RayObjectIds {
   const RayObjectId* capacity = nullptr;
 };
 
-// ray::rpc::Address, and the table of references by object; only their addresses are ours to use.
+// ray::rpc::Address, and the table of references by object. Mantaray only passes their addresses on.
 struct RayAddress;
 struct RayTable;
 struct RayCounter;
@@ -61,7 +61,7 @@ struct RayAddressParts {
   absl::string_view worker_id;
   int32_t port = 0;
 
-  // Equal for equal addresses and only for those.
+  // A key that is equal for equal addresses only.
   std::string Key() const;
 };
 
@@ -76,7 +76,7 @@ struct RayMethod {
 };
 
 // void CleanupBorrowersOnRefRemoved(const ReferenceTable& new_borrowers, const ObjectID&, const Address& borrower)
-// A borrower has let go of an object, or has failed. Takes the counter's lock.
+// A borrower has released an object, or has failed. Takes the counter's lock.
 extern const RayMethod kCleanupBorrowers;
 using CleanupBorrowers = void (*)(RayCounter*, const RayTable*, const RayObjectId*, const RayAddress*);
 
@@ -93,18 +93,18 @@ using GetOwnerInternal = bool (*)(const RayCounter*, const RayObjectId*, RayAddr
 // there a false answer ends the process that handles a "reference removed" message. Later Rays return nothing.
 extern const RayMethod kCheckedUnsubscribe;
 
-// bool SubscriberChannel::Unsubscribe(const Address&, const std::optional<std::string>& key), which answers for it.
+// bool SubscriberChannel::Unsubscribe(const Address&, const std::optional<std::string>& key), whose result it returns.
 struct RayChannel;
 extern const RayMethod kChannelUnsubscribe;
 using ChannelUnsubscribe = bool (*)(RayChannel*, const RayAddress*, const void* key);
 
 // void DeleteReferenceInternal(iterator, std::vector<ObjectID>* deleted)
-// An object may have become unused. Called under the counter's lock, as the next four are.
+// An object may have become unused. Called under the counter's lock, like the next four methods.
 extern const RayMethod kDeleteReference;
 using DeleteReference = void (*)(RayCounter*, RayTablePosition, void* deleted);
 
 // void EraseReference(iterator)
-// The entry of an object goes, whichever method has found that it is not needed.
+// The entry of an object is erased, whichever method has found that it is not needed.
 extern const RayMethod kEraseReference;
 using EraseReference = void (*)(RayCounter*, RayTablePosition);
 
@@ -113,15 +113,16 @@ extern const RayMethod kFindReference;
 using FindReference = RayTablePosition (*)(RayTable*, const RayObjectId*);
 
 // AddBorrowedObjectInternal(const ObjectID&, const ObjectID& outer, const Address& owner, bool foreign_owner)
-// A borrowed object was found in another one. Later Rays have no last argument, so it is then whatever its register
-// holds, and passing it on does nothing. Some return a bool and some nothing; a caller of the latter does not look.
+// A borrowed object was found in another one. Later releases have no last argument. Its value is then whatever the
+// register holds, and it does no harm to pass it on. Some releases return a bool and some nothing. Where nothing is
+// returned, the caller ignores the result.
 extern const RayMethod kAddBorrowedObject;
 extern const RayMethod kAddBorrowedObjectWithFlag;
 using AddBorrowedObject = uintptr_t (*)(RayCounter*, const RayObjectId*, const RayObjectId*, const RayAddress*,
                                         uintptr_t);
 
 // void AddNestedObjectIdsInternal(const ObjectID& outer, const std::vector<ObjectID>& inner, const Address& owner)
-// An object was made that contains others.
+// An object that contains others was made.
 extern const RayMethod kAddNestedObjectIds;
 using AddNestedObjectIds = void (*)(RayCounter*, const RayObjectId*, const RayObjectIds*, const RayAddress*);
 
@@ -130,7 +131,7 @@ struct RayFunctions {
   // NotFound or FailedPrecondition: the library lacks one of them.
   static absl::StatusOr<RayFunctions> Resolve(const ElfLibrary& library);
 
-  // Verifies on known values that objects of Ray look as described at the top of this file.
+  // Verifies on known values that objects of Ray are laid out as described at the top of this file.
   //
   // FailedPrecondition: one of them does not; the message says which.
   absl::Status SelfCheck() const;

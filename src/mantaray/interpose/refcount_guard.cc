@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "mantaray/common/ids.h"
 #include "mantaray/common/mutex.h"
+#include "mantaray/common/steady_clock.h"
 #include "mantaray/interpose/borrower_ledger.h"
 #include "mantaray/interpose/elf_library.h"
 #include "mantaray/interpose/interposition.h"
@@ -30,22 +31,23 @@ struct Originals {
   RayFunctions ray;
   CleanupBorrowers cleanup_borrowers;
   WaitForRefRemoved wait_for_ref_removed;
-  // Null where Ray does not check what it answers.
+  // Null on releases where Ray does not check its result.
   ChannelUnsubscribe channel_unsubscribe;
 };
 
-// One for the process, and never destroyed: Ray's threads may call a replacement until the very end.
+// The process has one guard. It is never destroyed, because Ray's threads may call a replacement until the very end.
 struct Guard {
   // See the header for the order of the locks.
   Mutex clean_ups;
 
   Mutex attaching ABSL_ACQUIRED_BEFORE(mutex);
-  // In the order in which they are attached; taken back in the reverse order.
+  // The slots in the order of attaching. They are restored in the reverse order.
   std::vector<Interposition> slots ABSL_GUARDED_BY(attaching);
 
-  // Set before a replacement is attached, and never unset: a call may be under way when the guard is taken back.
+  // Set before a replacement is attached, and never unset, because a call may be in progress when the guard is taken
+  // back.
   std::atomic<const Originals*> originals{nullptr};
-  // Those of all attaches, for such calls.
+  // The originals of all attaches, for such calls.
   std::vector<std::unique_ptr<const Originals>> kept ABSL_GUARDED_BY(attaching);
 
   Mutex mutex;
@@ -60,7 +62,7 @@ Guard& TheGuard() {
   return *guard;
 }
 
-// Whether this thread is adding a borrower again, only to have it removed again; Ray must not ask it anything.
+// Whether this thread adds a borrower again only to have it removed. Ray must not ask that borrower anything.
 thread_local bool t_adding_again = false;
 
 // Whether this thread has handled a "reference removed" message, after which Ray gives up the subscription.
@@ -94,7 +96,7 @@ bool OnChannelUnsubscribe(RayChannel* channel, const RayAddress* publisher, cons
 void MergeLate(const Originals& originals, RayCounter* counter, const RayTable* new_borrowers,
                const RayObjectId* object_id, const RayAddress* borrower) {
   Guard& guard = TheGuard();
-  // Makes an entry if the object is gone; then nobody owns it, and it goes with the reference.
+  // This makes an entry if the object is gone. The entry then has no owner, and goes with the reference.
   originals.ray.add_local_reference(counter, object_id, EmptyRayString());
   if (originals.ray.owned_by_us(counter, object_id)) {
     t_adding_again = true;
@@ -104,7 +106,7 @@ void MergeLate(const Originals& originals, RayCounter* counter, const RayTable* 
     {
       const MutexLock lock(&guard.mutex);
       ++guard.merged_late;
-      // Somebody has added it meanwhile. Then this message removes it, as any notice would.
+      // Another thread has added it meanwhile. This message then removes it, as any notice would.
       if (was_there) guard.ledger.Remove(object_id->Read(), PartsOf(*borrower).Key());
     }
     originals.cleanup_borrowers(counter, new_borrowers, object_id, borrower);
@@ -116,7 +118,7 @@ void OnCleanupBorrowers(RayCounter* counter, const RayTable* new_borrowers, cons
                         const RayAddress* borrower) {
   Guard& guard = TheGuard();
   const Originals& originals = *guard.originals.load(std::memory_order_acquire);
-  // A message always says something about its object, and a failed borrower says nothing.
+  // A message always has an entry for its object. After a failure the table is empty.
   const Notice notice = originals.ray.Holds(new_borrowers, object_id) ? Notice::kRefRemoved : Notice::kPublisherFailed;
   const RayAddressParts address = PartsOf(*borrower);
   const ObjectId object = object_id->Read();
@@ -142,7 +144,7 @@ void OnCleanupBorrowers(RayCounter* counter, const RayTable* new_borrowers, cons
   }
 }
 
-// In the order of attaching: borrowers are noted before the first notice about one is judged.
+// In the order of attaching: the guard must record borrowers before it judges the first notice about one of them.
 std::vector<Replacement> ReplacementsFor(const ElfLibrary& library) {
   std::vector<Replacement> replacements = {{kWaitForRefRemoved, AddressOf(&OnWaitForRefRemoved)}};
   if (library.DefinitionOf(kCheckedUnsubscribe.mangled).ok()) {

@@ -1,8 +1,11 @@
-// The guard on a small library of the shape of Ray's: every order of notices, threads, and the crash without it.
+// Tests the guard on a small library that is built like Ray's: every order of notices, threads, and the crash without
+// the guard.
 
 #include "mantaray/interpose/refcount_guard.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <thread>
 #include <vector>
@@ -26,7 +29,7 @@ class RefcountGuardTest : public ::testing::Test {
     return *fake;
   }
 
-  // An object that this process owns and holds a reference to, with one borrower.
+  // Makes an object with one borrower, which this process owns and holds a reference to.
   static void OwnAndLend(uint64_t object, char worker) {
     Fake().own(Fake().counter, object);
     Fake().Borrow(object, worker);
@@ -85,7 +88,7 @@ TEST_F(RefcountGuardTest, BorrowerThatALateMessageNamesKeepsTheObject) {
   Fake().Failed(1, 'a');
   const int questions = Fake().questions();
   Fake().RemovedNaming(1, 'a', 'b');
-  // The new borrower was asked, the old one was not asked again.
+  // The new borrower was asked. The old borrower was not asked again.
   EXPECT_EQ(Fake().questions(), questions + 1);
   EXPECT_EQ(RefcountGuardCountsOfNow().waiting, 1U);
   Fake().drop(Fake().counter, 1);
@@ -126,6 +129,24 @@ TEST_F(RefcountGuardTest, NoticesOnManyThreadsAreEachHandledOnce) {
     Fake().Failed(object, 'd');
     Fake().drop(Fake().counter, object);
   }
+}
+
+TEST_F(RefcountGuardTest, ForkedChildIsGuardedAndCountsForItselfAlone) {
+  OwnAndLend(1, 'a');
+  const RefcountGuardCounts before = RefcountGuardCountsOfNow();
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    Fake().Failed(1, 'a');
+    Fake().Removed(1, 'a');
+    _exit(RefcountGuardCountsOfNow().repeated_ref_removed - before.repeated_ref_removed == 1 ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(RefcountGuardCountsOfNow().waiting, 1U);
+  Fake().Failed(1, 'a');
+  Fake().drop(Fake().counter, 1);
 }
 
 TEST_F(RefcountGuardTest, SecondAttachDoesNothing) {

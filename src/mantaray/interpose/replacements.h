@@ -24,16 +24,16 @@ uintptr_t AddressOf(Function* function) {
   return reinterpret_cast<uintptr_t>(function);
 }
 
-// Finds the slot of each function, in the same order, and changes none. As Interposition::Prepare.
+// Finds the slot of each function, in the same order, and changes none. Errors as Interposition::Prepare.
 absl::StatusOr<std::vector<Interposition>> PrepareAll(const ElfLibrary& library,
                                                       const std::vector<Replacement>& replacements);
 
-// Attaches prepared slots in their order and adds them to `attached`, which is empty before. If one cannot be attached,
-// those before it are taken back.
+// Attaches prepared slots in their order and adds them to `attached`, which must be empty. If one of them cannot be
+// attached, those before it are taken back.
 absl::Status AttachAll(const std::vector<Replacement>& replacements, const std::vector<Interposition>& prepared,
                        std::vector<Interposition>* attached);
 
-// Takes slots back, the last one first, and stops at the first that cannot be. Those that are left stay in the list.
+// Restores slots, the last one first, and stops at the first that cannot be restored. The others stay in the list.
 absl::Status DetachAll(std::vector<Interposition>* attached);
 
 }  // namespace mantaray::interpose

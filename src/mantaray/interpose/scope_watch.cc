@@ -15,15 +15,15 @@ namespace mantaray::interpose {
 namespace {
 
 // std::function<void(const ObjectID&)> of libstdc++: two words for the target, one function that copies and destroys
-// it, and one that calls it. The mangled name of the method that takes one says that it is this one.
+// the target, and one that calls it. The mangled name of the method that takes it shows that it has this type.
 struct RayFunction {
   uintptr_t target[2];
   bool (*manage)(void* to, const void* from, int operation);
   void (*call)(const void* target, const RayObjectId*);
 };
 
-// The operations of `manage`. The target is a number and a pointer to what lives for ever, so a copy is a copy of its
-// words and there is nothing to destroy.
+// The operations of `manage`. The target is a number and a pointer to an object that is never destroyed, so copying it
+// copies its words, and there is nothing to destroy.
 constexpr int kGetTarget = 1;
 constexpr int kClone = 2;
 
@@ -33,7 +33,7 @@ bool Manage(void* to, const void* from, int operation) {
   return false;
 }
 
-// What a call through the slot of GetOwnerInternal is to note, on the thread that asks.
+// Where a call through the slot of GetOwnerInternal stores its counter, on the thread that asks.
 struct Capturing {
   const RayCounter* counter = nullptr;
 };
@@ -80,7 +80,7 @@ absl::Status ScopeWatch::Capture(const std::function<void()>& ask) {
   status = owner_lookup_.Detach();
   if (!status.ok()) return status;
   if (capturing.counter == nullptr) return absl::NotFoundError("Ray did not look up the owner through its slot");
-  // The method that found it is const; the counter is not.
+  // The method that found the counter is const, but the counter is not.
   counter_ = const_cast<RayCounter*>(capturing.counter);
   ++generation_;
   return absl::OkStatus();
@@ -99,7 +99,7 @@ bool ScopeWatch::IsFreed(const ObjectId& object_id) const {
 
 std::vector<ObjectId> ScopeWatch::Take() {
   uint64_t count = 0;
-  // Before the list is taken: what comes after that makes the descriptor readable again.
+  // Read the descriptor before taking the list, so that every later callback makes it readable again.
   [[maybe_unused]] const ssize_t bytes = read(descriptor_, &count, sizeof(count));
   std::vector<std::pair<uintptr_t, ObjectId>> taken;
   {

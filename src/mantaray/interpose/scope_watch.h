@@ -1,12 +1,11 @@
-// Tells at once when objects of this process go out of scope, on the releases of Ray whose Python has no such callback.
+// Reports at once when objects of this process go out of scope, on releases whose Python interface has no callback.
 //
-// Ray's counter keeps a list of functions for each object, which it calls when the object goes out of scope or its
-// value is freed. The method that adds one is exported, so no function is replaced for this: nothing costs anything
-// while nothing is watched. The counter itself is found through one call that goes through a slot for a moment
-// (Capture).
+// Ray's counter keeps a list of functions for each object, and calls them when the object goes out of scope or its
+// value is freed. The method that adds such a function is exported. So no function is replaced, and objects that are
+// not watched cost nothing. The counter itself is found by one call that goes through a slot for a moment (Capture).
 //
-// Ray calls back under its own lock, on any thread, so all that happens there is that the id is put into a list and an
-// event file descriptor is written. Whoever reads the descriptor takes the list.
+// Ray calls back under its own lock, on any thread. So the callback only puts the id into a list and writes to an event
+// file descriptor. The reader of the descriptor takes the list.
 
 #ifndef MANTARAY_INTERPOSE_SCOPE_WATCH_H_
 #define MANTARAY_INTERPOSE_SCOPE_WATCH_H_
@@ -27,25 +26,25 @@
 
 namespace mantaray::interpose {
 
-// One for the process; its objects are never destroyed, since Ray may hold callbacks until the end.
+// The watch of a process. It is never destroyed, because Ray may hold callbacks until the end.
 class ScopeWatch {
  public:
-  // Returns the watch of this process. Refused as AttachRefcountGuard is; nothing is changed then.
+  // Returns the watch of this process. Refused for the same reasons as AttachRefcountGuard; then nothing is changed.
   static absl::StatusOr<ScopeWatch*> Of(const std::string& library_path);
 
-  // Finds the counter of the core worker that now runs: `ask` must make Ray look up an object's owner on this thread.
-  // Call it again after each start of Ray; what an earlier core worker still tells is dropped from then on, since a new
-  // cluster gives the same ids again. NotFound: `ask` did not reach the counter.
+  // Finds the counter of the current core worker: `ask` must make Ray look up an object's owner on this thread. Call it
+  // again after each start of Ray. From then on, callbacks of an earlier core worker are dropped, because a new cluster
+  // uses the same ids again. NotFound: `ask` did not reach the counter.
   absl::Status Capture(const std::function<void()>& ask);
 
-  // Has Ray call back for an object. False: it is out of scope, freed, or unknown. Only while the core worker that was
-  // captured runs; so are the next two.
+  // Asks Ray for a callback for an object. False: it is out of scope, freed, or unknown. Call this and the next two
+  // methods only while the captured core worker runs.
   bool Add(const ObjectId& object_id);
 
-  // Whether the value of an object was freed although there are references.
+  // Whether the value of an object was freed although references to it remain.
   bool IsFreed(const ObjectId& object_id) const;
 
-  // Readable when there is something to take.
+  // A descriptor that is readable when Take would return something.
   int descriptor() const { return descriptor_; }
 
   // Returns the objects that went out of scope, or were freed, since the last call, in order.
@@ -60,7 +59,7 @@ class ScopeWatch {
   const RayFunctions ray_;
   Interposition owner_lookup_;
   const int descriptor_;
-  // Set by Capture, which does not run beside other methods.
+  // Set by Capture, which never runs at the same time as other methods.
   RayCounter* counter_ = nullptr;
   // How many counters there have been. Each callback carries the number of its counter.
   uintptr_t generation_ = 0;

@@ -1,4 +1,4 @@
-// Being told of objects that go out of scope, on a small library of the shape of Ray's.
+// Tests the reports of objects that go out of scope, on a small library that is built like Ray's.
 
 #include "mantaray/interpose/scope_watch.h"
 

@@ -17,7 +17,7 @@
 namespace mantaray::interpose {
 namespace {
 
-// Two changes of one page must not overlap: the first to finish would take the page from the second.
+// Two changes of one page must not overlap, because the first to finish would protect the page under the second.
 Mutex g_changes;
 
 // The protection of the page at an address, from the kernel's list.
@@ -56,7 +56,7 @@ absl::Status ExchangeSlot(uintptr_t* slot, uintptr_t expected, uintptr_t desired
     return absl::InternalError(absl::StrCat("the page of the slot cannot be made writable: ", strerror(errno)));
   }
   uintptr_t held = expected;
-  // Not std::atomic_ref, which not every standard library has yet.
+  // std::atomic_ref would do the same, but not every standard library has it yet.
   const bool done = __atomic_compare_exchange_n(slot, &held, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
   if (!writable && mprotect(page, page_bytes, *protection) != 0) {
     return absl::InternalError(absl::StrCat("the page of the slot cannot be protected again: ", strerror(errno)));

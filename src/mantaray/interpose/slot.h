@@ -1,10 +1,10 @@
 // Puts a function into a slot of a loaded library, and takes it out again.
 //
-// The slot's page is read-only after relocation. It is made writable, the word is exchanged atomically, and the page
-// gets the protection back that it had. Other threads may call through the slot at any time: each call goes to the one
-// function or to the other. A call that has begun goes on in the function that it began in, so neither may be unloaded.
+// The slot's page is read-only after relocation. ExchangeSlot makes it writable, exchanges the word atomically, and
+// restores the protection. Other threads may call through the slot at any time: each call goes to one function or to
+// the other. A call that has begun continues in the function that it began in, so neither may be unloaded.
 //
-// A slot that holds something else than expected is left alone: somebody else has changed it, and whoever did may not
+// A slot that does not hold the expected address is left alone: somebody else has changed it, and that function may not
 // expect to be bypassed. Thread-safe.
 
 #ifndef MANTARAY_INTERPOSE_SLOT_H_

@@ -1,13 +1,12 @@
 // Lines about Ray's counter on stderr, at a bounded rate.
 //
-// Ray's threads do not hold the interpreter's lock, so the lines go to stderr and not through Python's logging.
+// Ray's threads do not hold the interpreter's lock, so these lines go to stderr and not to Python's logging.
 
 #ifndef MANTARAY_INTERPOSE_STDERR_LINE_H_
 #define MANTARAY_INTERPOSE_STDERR_LINE_H_
 
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -17,14 +16,9 @@
 
 namespace mantaray::interpose {
 
-inline int64_t SteadyNowMs() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 inline void WriteStderrLine(absl::string_view line) {
   const std::string whole = absl::StrCat("mantaray: ", line, "\n");
-  // One write, so that lines of several processes do not mix. Nobody can be told if it fails.
+  // One write, so that lines of several processes do not mix. If it fails, there is no other place to report it.
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, whole.data(), whole.size());
 }
 

@@ -1,4 +1,5 @@
-// Bindings for mantaray.gc: counting the objects that a collection would look at, and the search in a forked child.
+// Bindings for mantaray.gc: counting the objects that a collection would look at, the search in a forked child, and the
+// huge pages that make its fork short.
 //
 // Status becomes exception as follows: FailedPrecondition -> NotImplementedError, everything else -> OSError.
 
@@ -8,6 +9,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "mantaray/common/collapse_pages.h"
 #include "mantaray/python/heap_lists.h"
 #include "mantaray/python/heap_scan.h"
 
@@ -47,6 +49,16 @@ py::object Progress(HeapScan& scan) {
   return py::bool_(false);
 }
 
+size_t CollapsePages() {
+  absl::StatusOr<size_t> collapsed_bytes = size_t{0};
+  {
+    const py::gil_scoped_release released;
+    collapsed_bytes = CollapseIntoHugePages();
+  }
+  if (!collapsed_bytes.ok()) Raise(collapsed_bytes.status());
+  return *collapsed_bytes;
+}
+
 }  // namespace
 
 void BindGc(py::module_& module) {
@@ -58,6 +70,7 @@ void BindGc(py::module_& module) {
         return FindLists().Count(youngest, oldest, limit);
       },
       py::arg("youngest"), py::arg("oldest"), py::arg("limit"));
+  gc.def("collapse_pages", &CollapsePages);
   py::class_<HeapScan>(gc, "HeapScan")
       .def(py::init(&StartScan))
       .def("poll", &Progress)

@@ -10,7 +10,7 @@
 namespace mantaray::python {
 namespace {
 
-// One generation as CPython lays it out.
+// A generation in CPython's layout.
 struct Generation {
   HeapLink head;
   int threshold;

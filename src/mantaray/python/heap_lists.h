@@ -21,7 +21,7 @@
 
 namespace mantaray::python {
 
-// What lies before each object that the collector tracks. The low bits of `prev` are flags of the collector.
+// The header in front of each object that the collector tracks. The low bits of `prev` are flags of the collector.
 struct HeapLink {
   uintptr_t next;
   uintptr_t prev;

@@ -37,7 +37,7 @@ T* Map(size_t count, int flags) {
   return memory == MAP_FAILED ? nullptr : static_cast<T*>(memory);
 }
 
-// What the child keeps about each object, beside the object instead of in it. Marks share the field of the counts.
+// The child's notes about each object, which are beside the object and not in it. Marks share the field of the counts.
 class Table {
  public:
   // References that come from no tracked object; a reachable object; garbage number n as kFirstGarbage - n.
@@ -85,7 +85,7 @@ void Traverse(HeapLink* link, visitproc visit, void* argument) {
   if (const traverseproc traverse = Py_TYPE(object)->tp_traverse) traverse(object, visit, argument);
 }
 
-// The child's whole work.
+// The whole work of the child.
 class Search {
  public:
   explicit Search(const HeapLists& lists) : lists_(lists) {}
@@ -189,7 +189,7 @@ class Search {
   size_t current_ = 0;
 };
 
-// Makes the child the first that the kernel ends when memory is short, and leaves no core dump of it.
+// Makes the child the first process that the kernel ends if memory is short, and prevents a core dump of it.
 void BecomeExpendable(pid_t parent) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   prctl(PR_SET_DUMPABLE, 0);
@@ -205,8 +205,7 @@ void MakeFirstVictim() {
   close(file);
 }
 
-// Copies memory of this very process that may not be there any more. Returns how many of the parts could be read from
-// the first on.
+// Copies memory of this process that may no longer be mapped. Returns how many parts, from the first on, could be read.
 template <typename T, size_t kParts>
 size_t ReadParts(const std::array<uintptr_t, kParts>& addresses, size_t count, std::array<T, kParts>& parts) {
   std::array<iovec, kParts> remote;
@@ -259,7 +258,7 @@ void HeapScan::RunChild() {
   report_->seen.store(search.seen(), std::memory_order_relaxed);
   done = done && search.Write(report_->found, kMaxFound, &report_->written);
   report_->complete.store(done, std::memory_order_release);
-  // The raw call: nothing registered for the end of a process may run here.
+  // The raw system call, because no exit handler of the process may run here.
   syscall(SYS_exit_group, 0);
   __builtin_unreachable();
 }
@@ -284,7 +283,7 @@ void HeapScan::Stop() {
 
 bool HeapScan::IsAsReported(size_t begin, size_t end) const {
   constexpr size_t kParts = 256;
-  // A link and, behind it, the object's count of references and its type.
+  // A link, and behind it the object's reference count and its type.
   struct Head {
     HeapLink link;
     uintptr_t references;

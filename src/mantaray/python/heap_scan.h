@@ -45,7 +45,7 @@ class HeapScan {
   // Forks the child. Returns ResourceExhausted if the system refuses. Each HeapScan is started once.
   absl::Status Start();
 
-  // Returns what has become of the child, without waiting.
+  // Returns the state of the child, without waiting.
   State Poll();
 
   // Ends the child if it still runs. The scan then has failed.

@@ -1,4 +1,4 @@
-// Bindings of src/mantaray/interpose: the guard of Ray's reference counter, and single slots for tests and diagnosis.
+// Bindings of src/mantaray/interpose: the guards of Ray's reference counter, and single slots for tests and diagnosis.
 
 #include "mantaray/python/interpose_bindings.h"
 
@@ -81,11 +81,11 @@ void Capture(interpose::ScopeWatch& watch, const py::function& ask) {
   std::optional<py::error_already_set> raised;
   absl::Status status;
   {
-    // Another thread may wait for the watch's lock while it has the interpreter's.
+    // Another thread may wait for the watch's lock while it holds the interpreter's lock.
     const py::gil_scoped_release unlocked;
     status = watch.Capture([&] {
       const py::gil_scoped_acquire locked;
-      // What it raises goes on only when the slot holds Ray's own function again.
+      // An exception of `ask` is rethrown only when the slot holds Ray's own function again.
       try {
         ask();
       } catch (py::error_already_set& error) {
@@ -103,7 +103,7 @@ py::list Take(interpose::ScopeWatch& watch) {
   return gone;
 }
 
-// Ray's counter is locked inside the next two, and whoever holds that lock may wait for the interpreter's.
+// The next two functions take the lock of Ray's counter, and a holder of that lock may wait for the interpreter's lock.
 
 bool Add(interpose::ScopeWatch& watch, const py::bytes& binary) {
   const ObjectId object_id = IdOf(binary);
@@ -120,7 +120,7 @@ bool IsFreed(const interpose::ScopeWatch& watch, const py::bytes& binary) {
 }  // namespace
 
 void BindInterpose(py::module_& module) {
-  py::module_ interpose = module.def_submodule("interpose", "Functions of ours in the slots of a loaded library.");
+  py::module_ interpose = module.def_submodule("interpose", "Functions of Mantaray in the slots of a loaded library.");
   interpose.def("held", &Held, py::arg("library_path"), py::arg("mangled"),
                 "Returns the address that the slot of a function holds.");
   interpose.def("definition", &Definition, py::arg("library_path"), py::arg("mangled"),
@@ -139,10 +139,10 @@ void BindInterpose(py::module_& module) {
       "detach_nesting_guard", [] { RaiseUnless(interpose::DetachNestingGuard()); }, "Takes that guard back.");
   interpose.def("nesting_guard_counts", &NestingCounts, "Returns what that guard has counted in this process.");
   py::class_<interpose::ScopeWatch, std::unique_ptr<interpose::ScopeWatch, py::nodelete>>(
-      interpose, "ScopeWatch", "Tells when objects of this process go out of scope.")
+      interpose, "ScopeWatch", "Reports when objects of this process go out of scope.")
       .def_property_readonly("descriptor", &interpose::ScopeWatch::descriptor)
       .def("capture", &Capture, py::arg("ask"), "Finds the counter through a call of `ask`.")
-      .def("add", &Add, py::arg("object_id"), "Has Ray call back; False if the object is gone or freed.")
+      .def("add", &Add, py::arg("object_id"), "Asks Ray for a callback; False if the object is gone or freed.")
       .def("is_freed", &IsFreed, py::arg("object_id"), "Whether the object's value was freed.")
       .def("take", &Take, "Returns the ids of the objects that went out of scope since the last call.");
   interpose.def(

@@ -1,4 +1,4 @@
-// The extension module mantaray._native: one submodule a subsystem, no logic of its own.
+// The extension module mantaray._native. It has one submodule for each subsystem, and no logic of its own.
 
 #include <pybind11/pybind11.h>
 

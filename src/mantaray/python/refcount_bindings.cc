@@ -1,8 +1,8 @@
 // Bindings of src/mantaray/refcount: the ReferenceCounter for tools and tests, with callables for transport and clock.
 //
-// The GIL is held throughout. Operations are short, and callbacks, which may switch threads, run without the reference
-// counter's lock, so neither lock is ever waited for while the other is held. An exception in a callback, and an answer
-// of another type, is reported as unraisable and goes no further: the operation that caused the callback was done.
+// The GIL is held throughout. Operations are short. Callbacks may switch threads, but they run without the reference
+// counter's lock, so no thread waits for one lock while it holds the other. An exception in a callback, or a result of
+// the wrong type, is reported as unraisable and not raised, because the operation that caused the callback was done.
 //
 // Status becomes exception as follows: NotFound -> UnknownObjectError, InvalidArgument -> ValueError, everything else
 // -> ReferenceCountError.
@@ -38,7 +38,7 @@ struct Exceptions {
   py::object unknown;
 };
 
-// Lives as long as the interpreter; the module holds the same objects.
+// Lives as long as the interpreter. The module holds the same objects.
 Exceptions* exceptions = nullptr;
 
 void RaiseUnlessOk(const absl::Status& status) {
@@ -110,7 +110,7 @@ void BindReferences(py::class_<Self>& counter) {
           [](Self& self, const py::bytes& object_id, const std::string& call_site) {
             RaiseUnlessOk(self->AddLocalReference(IdOf<ObjectId>(object_id), call_site));
           },
-          py::arg("object_id"), py::arg("call_site") = "", "One more use of the object by this process.")
+          py::arg("object_id"), py::arg("call_site") = "", "Adds a use of the object by this process.")
       .def(
           "remove_local_reference",
           [](Self& self, const py::bytes& object_id) {
@@ -118,7 +118,7 @@ void BindReferences(py::class_<Self>& counter) {
             RaiseUnlessOk(self->RemoveLocalReference(IdOf<ObjectId>(object_id), &deleted));
             return BytesOfAll(deleted);
           },
-          py::arg("object_id"), "One use less. Returns the ids of objects that nobody needs any more.")
+          py::arg("object_id"), "Removes a use. Returns the ids of objects that no process needs any more.")
       .def(
           "try_release_local_refs",
           [](Self& self, const Ids& object_ids) {
@@ -126,27 +126,28 @@ void BindReferences(py::class_<Self>& counter) {
             self->TryReleaseLocalRefs(IdsOf<ObjectId>(object_ids), &deleted);
             return BytesOfAll(deleted);
           },
-          py::arg("object_ids"), "One use less for each object that has one.")
+          py::arg("object_ids"), "Removes a use of each object that has one.")
       .def(
           "release_all_local_references", [](Self& self) { self->ReleaseAllLocalReferences(); },
-          "Gives back all local references.")
+          "Removes all local references.")
       .def("add_owned_object", &AddOwnedObject, py::arg("object_id"), py::kw_only(), py::arg("contained_ids") = Ids(),
            py::arg("call_site") = "", py::arg("object_size_bytes") = -1,
            py::arg("lineage_eligibility") = LineageReconstructionEligibility::kEligible,
-           py::arg("add_local_ref") = false, py::arg("pinned_at_node_id") = py::none(), "A new object of this process.")
+           py::arg("add_local_ref") = false, py::arg("pinned_at_node_id") = py::none(),
+           "Adds a new object of this process.")
       .def(
           "add_dynamic_return",
           [](Self& self, const py::bytes& object_id, const py::bytes& generator_id) {
             RaiseUnlessOk(self->AddDynamicReturn(IdOf<ObjectId>(object_id), IdOf<ObjectId>(generator_id)));
           },
-          py::arg("object_id"), py::arg("generator_id"), "A return value that became known when the task ran.")
+          py::arg("object_id"), py::arg("generator_id"), "Adds a return value that became known when the task ran.")
       .def(
           "own_dynamic_streaming_task_return_ref",
           [](Self& self, const py::bytes& object_id, const py::bytes& generator_id) {
             RaiseUnlessOk(
                 self->OwnDynamicStreamingTaskReturnRef(IdOf<ObjectId>(object_id), IdOf<ObjectId>(generator_id)));
           },
-          py::arg("object_id"), py::arg("generator_id"), "The same for a streaming generator: with a local reference.")
+          py::arg("object_id"), py::arg("generator_id"), "The same for a streaming generator, with a local reference.")
       .def(
           "add_borrowed_object",
           [](Self& self, const py::bytes& object_id, const std::optional<py::bytes>& outer_id,
@@ -156,7 +157,7 @@ void BindReferences(py::class_<Self>& counter) {
           },
           py::arg("object_id"), py::arg("outer_id"), py::arg("owner_address"),
           py::arg("foreign_owner_already_monitoring") = false,
-          "An object of somebody else, found in the value of `outer_id` or of none.")
+          "Adds an object of another process, found in the value of `outer_id` or of none.")
       .def(
           "add_nested_object_ids",
           [](Self& self, const py::bytes& object_id, const Ids& inner_ids, const Address& owner_address) {
@@ -164,13 +165,14 @@ void BindReferences(py::class_<Self>& counter) {
                 self->AddNestedObjectIds(IdOf<ObjectId>(object_id), IdsOf<ObjectId>(inner_ids), owner_address));
           },
           py::arg("object_id"), py::arg("inner_ids"), py::arg("owner_address"),
-          "The value of `object_id`, which belongs to `owner_address`, contains `inner_ids`.")
+          "Records that the value of `object_id`, which belongs to `owner_address`, contains `inner_ids`.")
       .def(
           "add_borrower_address",
           [](Self& self, const py::bytes& object_id, const Address& borrower) {
             RaiseUnlessOk(self->AddBorrowerAddress(IdOf<ObjectId>(object_id), borrower));
           },
-          py::arg("object_id"), py::arg("borrower"), "A process that is known to borrow an object of ours.");
+          py::arg("object_id"), py::arg("borrower"),
+          "Adds a process that is known to borrow an object of this process.");
 }
 
 void BindTasks(py::class_<Self>& counter) {
@@ -184,13 +186,13 @@ void BindTasks(py::class_<Self>& counter) {
             return BytesOfAll(deleted);
           },
           py::arg("return_ids"), py::arg("argument_ids_to_add"), py::arg("argument_ids_to_remove") = Ids(),
-          "A task with these arguments was submitted.")
+          "Records that a task with these arguments was submitted.")
       .def(
           "update_resubmitted_task_references",
           [](Self& self, const Ids& argument_ids) {
             RaiseUnlessOk(self->UpdateResubmittedTaskReferences(IdsOf<ObjectId>(argument_ids)));
           },
-          py::arg("argument_ids"), "A task with these arguments runs again.")
+          py::arg("argument_ids"), "Records that a task with these arguments runs again.")
       .def(
           "update_finished_task_references",
           [](Self& self, const Ids& return_ids, const Ids& argument_ids, bool release_lineage, const Address& worker,
@@ -202,7 +204,7 @@ void BindTasks(py::class_<Self>& counter) {
           },
           py::arg("return_ids"), py::arg("argument_ids"), py::arg("release_lineage"), py::arg("worker"),
           py::arg("borrowed_refs") = ReferenceTable(),
-          "A task has finished at `worker`, which reported `borrowed_refs`.")
+          "Records that a task has finished at `worker`, which reported `borrowed_refs`.")
       .def(
           "pop_and_clear_local_borrowers",
           [](Self& self, const Ids& borrowed_ids) {
@@ -219,7 +221,7 @@ void BindTasks(py::class_<Self>& counter) {
            "Calls `callback(return id) -> (argument ids, bytes)` when the lineage of a return value is not needed.")
       .def(
           "evict_lineage", [](Self& self, int64_t min_bytes) { return self->EvictLineage(min_bytes); },
-          py::arg("min_bytes_to_evict"), "Gives up the lineage of the oldest objects; returns how many bytes it freed.")
+          py::arg("min_bytes_to_evict"), "Drops the lineage of the oldest objects; returns how many bytes it freed.")
       .def(
           "get_lineage_reconstruction_eligibility",
           [](const Self& self, const py::bytes& object_id) {
@@ -259,7 +261,8 @@ void BindEnd(py::class_<Self>& counter) {
             return self->AddObjectOutOfScopeOrFreedCallback(IdOf<ObjectId>(object_id),
                                                             ObjectCallbackOf(std::move(callback)));
           },
-          py::arg("object_id"), py::arg("callback"), "Calls back once, with the id. False: that is so already.")
+          py::arg("object_id"), py::arg("callback"),
+          "Calls back once, with the id. False if this has happened already.")
       .def(
           "add_object_ref_deleted_callback",
           [](Self& self, const py::bytes& object_id, py::function callback) {
@@ -326,7 +329,8 @@ void BindLocations(py::class_<Self>& counter) {
             return std::make_tuple(found->owned_by_us, BytesOrNone(found->pinned_at.value_or(NodeId())),
                                    found->spilled);
           },
-          py::arg("object_id"), "(owned by us, node of the primary copy or None, spilled), or None when unknown.")
+          py::arg("object_id"),
+          "(owned by this process, node of the primary copy or None, spilled), or None when unknown.")
       .def(
           "handle_object_spilled",
           [](Self& self, const py::bytes& id, const std::string& url, const std::optional<py::bytes>& node_id) {
@@ -397,7 +401,7 @@ void BindQuestions(py::class_<Self>& counter) {
           py::arg("object_id"), "One object in words.")
       .def(
           "check_invariants", [](const Self& self) { RaiseUnlessOk(self->CheckInvariants()); },
-          "Raises ReferenceCountError when the table does not agree with itself.");
+          "Raises ReferenceCountError if the table is not consistent.");
 }
 
 }  // namespace
@@ -409,7 +413,7 @@ void BindRefcount(py::module_& module) {
   BindRefcountMessages(refcount_module);
   py::class_<PyReferenceCounter> counter(
       refcount_module, "ReferenceCounter",
-      "Which objects a process uses, which it owns and who else uses those. Ids are 28 bytes. Thread-safe.");
+      "Tracks the objects that a process uses and owns, and their other users. Ids are 28 bytes. Thread-safe.");
   counter.def(
       py::init<Address, bool, py::object, py::object, py::object, py::object, py::object, py::object, py::object>(),
       py::arg("address"), py::kw_only(), py::arg("lineage_pinning") = false,

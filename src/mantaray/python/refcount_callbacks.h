@@ -1,11 +1,10 @@
-// A reference counter whose clock, transport and callbacks are Python's, for the bindings of src/mantaray/refcount.
+// A reference counter with clock, transport and callbacks in Python, for the bindings of src/mantaray/refcount.
 
 #ifndef MANTARAY_PYTHON_REFCOUNT_CALLBACKS_H_
 #define MANTARAY_PYTHON_REFCOUNT_CALLBACKS_H_
 
 #include <pybind11/pybind11.h>
 
-#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -14,6 +13,7 @@
 
 #include "mantaray/common/clock.h"
 #include "mantaray/common/ids.h"
+#include "mantaray/common/steady_clock.h"
 #include "mantaray/python/refcount_conversions.h"
 #include "mantaray/refcount/messages.h"
 #include "mantaray/refcount/reference_counter.h"
@@ -21,16 +21,8 @@
 
 namespace mantaray::python {
 
-class SteadyClock : public Clock {
- public:
-  int64_t NowMs() const override {
-    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
-        .count();
-  }
-};
-
-// Runs what calls a callback. What the callback raises, and an answer of another type, is reported and goes no further:
-// some callbacks run in destructors, where an exception would end the process.
+// Runs a function that calls a callback. An exception of the callback, or a result of the wrong type, is reported and
+// not raised, because some callbacks run in destructors, where an exception would end the process.
 template <typename F>
 void ReportWhatItRaises(F&& call) {
   constexpr char kWhere[] = "a callback of mantaray.native.ReferenceCounter";
@@ -45,7 +37,7 @@ void ReportWhatItRaises(F&& call) {
   }
 }
 
-// Calls something optional.
+// Calls an optional callback.
 template <typename... Arguments>
 void CallIfGiven(const py::object& callable, const Arguments&... arguments) {
   if (callable.is_none()) return;
@@ -76,7 +68,7 @@ class PyTransport : public refcount::Publisher, public refcount::Subscriber {
   }
 };
 
-// Everything that the outside provides, and the reference counter itself.
+// Everything that the caller provides, and the reference counter itself.
 class PyReferenceCounter {
  public:
   PyReferenceCounter(refcount::Address address, bool lineage_pinning, py::object publish_ref_removed,
@@ -91,7 +83,7 @@ class PyReferenceCounter {
     refcount::Dependencies dependencies = {&transport_, &transport_, &clock_, nullptr, nullptr};
     if (!is_node_dead.is_none()) {
       dependencies.is_node_dead = [is_node_dead](const NodeId& node_id) {
-        // A node that nobody can say anything about counts as alive.
+        // A node of unknown state counts as alive.
         bool dead = false;
         ReportWhatItRaises([&] { dead = is_node_dead(BytesOf(node_id)).cast<bool>(); });
         return dead;

@@ -26,7 +26,7 @@ using refcount::RefRemovedMessage;
 using refcount::RefRemovedSubscription;
 
 void BindRefcountMessages(py::module_& module) {
-  py::class_<Address>(module, "Address", "Where a worker process is. Equal worker ids are the same process.")
+  py::class_<Address>(module, "Address", "The address of a worker process. Equal worker ids are the same process.")
       .def(py::init([](const py::bytes& worker_id, const std::optional<py::bytes>& node_id, std::string ip_address,
                        int32_t port) {
              return Address{IdOf<WorkerId>(worker_id), node_id ? IdOf<NodeId>(*node_id) : NodeId(),
@@ -85,7 +85,7 @@ void BindRefcountMessages(py::module_& module) {
       .def_property_readonly("contains", [](const ObjectReferenceCount& self) { return BytesOfAll(self.contains); });
 
   py::class_<RefRemovedSubscription>(module, "RefRemovedSubscription",
-                                     "An owner asks a borrower to say when it no longer uses an object.")
+                                     "An owner asks a borrower to report when it no longer uses an object.")
       .def(py::init([](const py::bytes& object_id, const Address& owner_address, uint64_t number,
                        const std::optional<py::bytes>& contained_in_id) {
              return RefRemovedSubscription{IdOf<ObjectId>(object_id), IdOrNil(contained_in_id), owner_address, number};
@@ -98,7 +98,7 @@ void BindRefcountMessages(py::module_& module) {
       .def_readonly("number", &RefRemovedSubscription::number);
 
   py::class_<RefRemovedMessage>(module, "RefRemovedMessage",
-                                "A borrower no longer uses an object; what it knew about it.")
+                                "A borrower reports that it no longer uses an object, and what it knew about it.")
       .def(py::init([](const py::bytes& object_id, const std::vector<uint64_t>& numbers,
                        const ReferenceTable& borrowed_refs) {
              return RefRemovedMessage{IdOf<ObjectId>(object_id), numbers, borrowed_refs};

@@ -1,4 +1,4 @@
-// Bindings of src/mantaray/sim: explores worlds of reference counters, and replays one. The GIL is released meanwhile.
+// Bindings of src/mantaray/sim: explores worlds of reference counters, and replays one. This releases the GIL.
 
 #include "mantaray/python/sim_bindings.h"
 
@@ -19,8 +19,8 @@ namespace py = pybind11;
 namespace mantaray::python {
 namespace {
 
-refcount::Fault BugOf(const std::string& name) {
-  const std::optional<refcount::Fault> fault = sim::FaultOf(name);
+sim::Fault BugOf(const std::string& name) {
+  const std::optional<sim::Fault> fault = sim::FaultOf(name);
   if (!fault) throw py::value_error("no bug is named '" + name + "'");
   return *fault;
 }
@@ -56,7 +56,7 @@ py::dict Explore(uint64_t first_seed, uint64_t seeds, uint32_t processes, uint32
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
       return on_progress.is_none() || on_progress(worlds).cast<bool>();
     } catch (py::error_already_set& error) {
-      // Goes on to the caller when the threads have ended.
+      // It is rethrown to the caller when the threads have ended.
       if (!interrupted) interrupted.emplace(error);
       return false;
     }
@@ -78,7 +78,7 @@ py::dict Explore(uint64_t first_seed, uint64_t seeds, uint32_t processes, uint32
 }
 
 py::dict Replay(uint64_t seed, uint32_t processes, uint32_t steps, const std::string& bug, bool shrink) {
-  const refcount::Fault fault = BugOf(bug);
+  const sim::Fault fault = BugOf(bug);
   sim::Program program = sim::GenerateProgram(seed, OptionsOf(processes, steps));
   sim::Outcome outcome;
   sim::Trace trace;
@@ -116,7 +116,7 @@ void BindSim(py::module_& module) {
                  "second; false ends it.");
   sim_module.def("replay", &Replay, py::arg("seed"), py::kw_only(), py::arg("processes"), py::arg("steps"),
                  py::arg("bug") = "none", py::arg("shrink") = true,
-                 "Runs one world again; a violated one is shrunk first. The trace is of what was run last.");
+                 "Runs one world again. A violated world is shrunk first. The trace is that of the last run.");
 }
 
 }  // namespace mantaray::python

@@ -18,11 +18,15 @@
 #include <utility>
 #include <vector>
 
+#include "mantaray/common/ids.h"
+#include "mantaray/common/steady_clock.h"
 #include "mantaray/spill/engine.h"
 #include "mantaray/spill/names.h"
 #include "mantaray/spill/posix_file_system.h"
 #include "mantaray/spill/posix_host.h"
 #include "mantaray/spill/posix_parallel.h"
+#include "mantaray/spill/posix_pull_check_library.h"
+#include "mantaray/spill/spilled_object.h"
 
 namespace py = pybind11;
 
@@ -34,7 +38,7 @@ struct Exceptions {
   py::object no_space;
 };
 
-// Lives as long as the interpreter; the module holds the same objects.
+// Lives as long as the interpreter. The module holds the same objects.
 Exceptions* exceptions = nullptr;
 
 [[noreturn]] void Raise(const absl::Status& status) {
@@ -67,15 +71,13 @@ void RaiseUnlessOk(const absl::Status& status) {
   if (!status.ok()) Raise(status);
 }
 
-spill::ObjectId ObjectIdOf(const py::bytes& bytes) {
-  const std::string text = bytes;
-  if (text.size() != spill::kObjectIdBytes) throw py::value_error("an object id has 28 bytes");
-  spill::ObjectId id{};
-  std::memcpy(id.data(), text.data(), text.size());
-  return id;
+ObjectId ObjectIdOf(const py::bytes& bytes) {
+  const absl::StatusOr<ObjectId> id = ObjectId::FromBinary(std::string(bytes));
+  if (!id.ok()) throw py::value_error("an object id has 28 bytes");
+  return *id;
 }
 
-// How many segments the reclaimer may keep open: a part of what this process may open at all.
+// How many segments the reclaimer may keep open. This is a part of the files that the process may open at all.
 size_t MaxPendingFiles() {
   constexpr size_t kMost = 1024;
   rlimit limit{};
@@ -83,9 +85,9 @@ size_t MaxPendingFiles() {
   return std::min<size_t>(kMost, limit.rlim_cur / 4);
 }
 
-// Shared by all readers of the process; never destroyed, as threads may outlive static objects.
+// Shared by all readers of the process. It is never destroyed, because threads may outlive static objects.
 Parallel* Helper() {
-  static auto* const helper = new spill::HelperThread();
+  static auto* const helper = new spill::HelperThreads();
   return helper;
 }
 
@@ -139,6 +141,15 @@ class PyReader {
     return view.size();
   }
 
+  void Verify() {
+    absl::Status status;
+    {
+      py::gil_scoped_release unlocked;
+      status = reader_.VerifyPayload();
+    }
+    RaiseUnlessOk(status);
+  }
+
  private:
   spill::ObjectReader reader_;
 };
@@ -147,7 +158,8 @@ class PyEngine {
  public:
   PyEngine(std::vector<std::string> node_directories, std::vector<uint64_t> devices, std::string state_directory,
            uint64_t max_segment_bytes, uint64_t max_fused_bytes, std::optional<uint64_t> reserve_bytes,
-           const std::string& cache_mode, uint64_t read_ahead_bytes, int64_t punch_delay_ms) {
+           const std::string& cache_mode, uint64_t read_ahead_bytes, int64_t punch_delay_ms, int64_t raylet_pid)
+      : host_(raylet_pid) {
     const absl::StatusOr<spill::ProcessId> self = spill::PosixHost::Lookup(getpid());
     if (!self.ok()) Raise(self.status());
     spill::EngineOptions options;
@@ -190,7 +202,7 @@ class PyEngine {
   }
 
   PyReader Open(const std::string& url, const py::bytes& object_id) {
-    const spill::ObjectId id = ObjectIdOf(object_id);
+    const ObjectId id = ObjectIdOf(object_id);
     absl::StatusOr<spill::ObjectReader> reader = absl::UnknownError("");
     {
       py::gil_scoped_release unlocked;
@@ -281,7 +293,7 @@ class PyEngine {
   }
 
  private:
-  // (object_id, owner_address, metadata, payload or None); the payload is held by `buffers`.
+  // Converts (object_id, owner_address, metadata, payload or None). The vector `buffers` holds the payload.
   static spill::ObjectToSpill ObjectOf(const py::handle& item, std::vector<HeldBuffer>* buffers) {
     const auto fields = py::reinterpret_borrow<py::tuple>(item);
     if (!py::isinstance<py::tuple>(item) || fields.size() != 4) {
@@ -306,17 +318,47 @@ class PyEngine {
   }
 
   spill::PosixFileSystem fs_;
-  spill::RealClock clock_;
+  SteadyClock clock_;
   spill::PosixHost host_;
   std::unique_ptr<spill::Engine> engine_;
 };
 
-// (object id, offset, object bytes, record bytes, damaged), or None when the name is not a link's.
+// Returns (object id, offset, object bytes, record bytes, damaged), or None if the name is not that of a link.
 py::object ParseLinkNameToPython(const std::string& name) {
   const auto link = spill::ParseLinkName(name);
   if (!link) return py::none();
-  return py::make_tuple(py::bytes(link->object_id.data(), link->object_id.size()), link->offset, link->object_bytes,
+  return py::make_tuple(py::bytes(std::string(link->object_id.Binary())), link->offset, link->object_bytes,
                         spill::RecordBytes(link->object_bytes), link->damaged);
+}
+
+// Returns the object, or None for any reason. The caller then asks Ray.
+std::unique_ptr<spill::SpilledObject> ReadSpilled(const std::string& path, uint64_t offset, uint64_t object_bytes,
+                                                  const py::bytes& object_id, uint64_t most_live_bytes) {
+  static auto* const fs = new spill::PosixFileSystem();
+  const ObjectId id = ObjectIdOf(object_id);
+  const spill::ParsedUrl url = {.path = path, .offset = offset, .object_bytes = object_bytes};
+  py::gil_scoped_release unlocked;
+  absl::StatusOr<std::unique_ptr<spill::SpilledObject>> object =
+      spill::SpilledObject::Read(fs, url, id, most_live_bytes);
+  return object.ok() ? *std::move(object) : nullptr;
+}
+
+void BindSpilledObject(py::module_& module) {
+  py::class_<spill::SpilledObject>(module, "SpilledObject", py::buffer_protocol(),
+                                   "A spilled object in this process's memory; the buffer is its payload.")
+      .def_property_readonly("metadata",
+                             [](const spill::SpilledObject& object) { return py::bytes(object.metadata()); })
+      // Ray's code accepts only writable buffers, and makes read-only arrays of them.
+      .def_buffer([](spill::SpilledObject& object) {
+        const std::span<char> payload = object.payload();
+        return py::buffer_info(reinterpret_cast<uint8_t*>(payload.data()), static_cast<py::ssize_t>(payload.size()));
+      });
+  module.def("read_spilled", &ReadSpilled, py::arg("path"), py::arg("offset"), py::arg("object_bytes"),
+             py::arg("object_id"), py::arg("most_live_bytes"),
+             "Reads and checks an object in a process that is not an IO worker. None: it cannot be read now, or "
+             "the objects that this process holds would take more than most_live_bytes.");
+  module.def("live_spilled_bytes", &spill::SpilledObject::LiveBytes,
+             "Bytes of all objects that read_spilled returned and that are still in use.");
 }
 
 py::object ProcessStartTicks(int64_t pid) {
@@ -333,6 +375,16 @@ void BindNames(py::module_& module) {
   module.attr("DAMAGED_SUFFIX") = std::string(spill::kDamagedSuffix);
   module.attr("BLOCK_BYTES") = spill::kBlockBytes;
   module.attr("TRAILER_BYTES") = spill::kTrailerBytes;
+  module.attr("PULL_NOTE_PREFIX") = std::string(spill::kPullNotePrefix);
+  module.def(
+      "open_pull_check_library",
+      [] {
+        const absl::StatusOr<int> fd = spill::OpenPullCheckLibrary();
+        if (!fd.ok()) Raise(fd.status());
+        return *fd;
+      },
+      "The descriptor of a new file in memory with the library that is preloaded into raylets. OSError: there are no "
+      "such files here.");
   module.def("parse_link_name", &ParseLinkNameToPython, py::arg("name"),
              "(object id, offset, object bytes, record bytes, damaged) of a link's name, or None.");
   module.def(
@@ -350,6 +402,7 @@ void BindSpill(py::module_& module) {
       py::exception<void>(spill_module, "SpillNoSpaceError", PyExc_OSError),
   };
   BindNames(spill_module);
+  BindSpilledObject(spill_module);
 
   py::class_<PyReader>(spill_module, "ObjectReader", "One spilled object, opened and its header checked.")
       .def_property_readonly("owner_address", &PyReader::OwnerAddress)
@@ -358,14 +411,16 @@ void BindSpill(py::module_& module) {
       .def_property_readonly("checked", &PyReader::Checked, "Whether readinto can no longer find damage.")
       .def("readinto", &PyReader::ReadInto, py::arg("buffer"),
            "Fills a writable buffer of payload_bytes bytes and returns their number. SpillDamageError: do not publish "
-           "it.");
+           "it.")
+      .def("verify", &PyReader::Verify, "Reads the payload without keeping it. SpillDamageError: it is damaged.");
 
   py::class_<PyEngine>(spill_module, "Engine", "The spill engine of one IO worker. Thread-safe.")
       .def(py::init<std::vector<std::string>, std::vector<uint64_t>, std::string, uint64_t, uint64_t,
-                    std::optional<uint64_t>, const std::string&, uint64_t, int64_t>(),
+                    std::optional<uint64_t>, const std::string&, uint64_t, int64_t, int64_t>(),
            py::kw_only(), py::arg("node_directories"), py::arg("devices") = std::vector<uint64_t>(),
            py::arg("state_directory") = std::string(), py::arg("max_segment_bytes"), py::arg("max_fused_bytes"),
-           py::arg("reserve_bytes"), py::arg("cache_mode"), py::arg("read_ahead_bytes"), py::arg("punch_delay_ms"))
+           py::arg("reserve_bytes"), py::arg("cache_mode"), py::arg("read_ahead_bytes"), py::arg("punch_delay_ms"),
+           py::arg("raylet_pid") = 0)
       .def("spill", &PyEngine::Spill, py::arg("objects"),
            "Spills [(object_id, owner_address, metadata, payload or None), ...]; URLs of the prefix that found room.")
       .def("keep_in_cache", &PyEngine::KeepInCache, py::arg("keep"),
@@ -376,14 +431,14 @@ void BindSpill(py::module_& module) {
       .def("replace", &PyEngine::Replace, py::arg("url"), py::arg("object"),
            "Writes (object_id, owner_address, metadata, payload or None) again under its old URL.")
       .def("owner_of", &PyEngine::OwnerOf, py::arg("url"),
-           "The serialized address of the object's owner, or None when nothing names it any more.")
+           "The serialized address of the object's owner, or None if it is no longer recorded.")
       .def("stats", &PyEngine::Stats, "What the engine has done, by name.")
       .def("delete", &PyEngine::Delete, py::arg("urls"))
       .def("tick", &PyEngine::Tick)
       .def("close", &PyEngine::Close)
       .def("close_delay_ms", &PyEngine::CloseDelayMs)
       .def("limitations", &PyEngine::Limitations)
-      .def("unusable", &PyEngine::Unusable, "Why directories cannot be used just now, 'path: reason'.");
+      .def("unusable", &PyEngine::Unusable, "Why directories cannot be used now, 'path: reason'.");
 }
 
 }  // namespace mantaray::python

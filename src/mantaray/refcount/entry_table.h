@@ -1,8 +1,8 @@
-// The table of a reference counter: object ids and their references. One entry is one line of the processor's cache,
-// and a large table lies in huge pages: to find an entry among millions takes two misses, one of them for the entry
-// itself.
+// The table of a reference counter: object ids and their references. An entry is one line of the processor's cache, and
+// a large table lies in huge pages. So finding an entry among millions takes two cache misses, one of which is for the
+// entry itself.
 //
-// A Reference stays where it is until an entry is added or its own is erased. Erasing moves no other.
+// A Reference stays where it is until an entry is added or its own entry is erased. Erasing moves no other entry.
 
 #ifndef MANTARAY_REFCOUNT_ENTRY_TABLE_H_
 #define MANTARAY_REFCOUNT_ENTRY_TABLE_H_
@@ -21,7 +21,7 @@ struct alignas(64) Entry {
   explicit Entry(const ObjectId& id) : object_id(id) {}
 
   ObjectId object_id;
-  // Mutable, because the set below hands out entries whose keys must not change.
+  // Mutable, because the set below returns constant entries so that their keys do not change.
   mutable Reference ref;
 };
 static_assert(sizeof(Entry) == 64, "an entry is one cache line");
@@ -42,11 +42,11 @@ class EntryTable {
  public:
   using iterator = Set::iterator;
 
-  // Null when there is no such object.
+  // Returns null if there is no such object.
   Reference* Find(const ObjectId& object_id) { return FindIn(entries_, object_id); }
   const Reference* Find(const ObjectId& object_id) const { return FindIn(entries_, object_id); }
 
-  // The reference, and whether it is new.
+  // Returns the reference, and whether it is new.
   std::pair<Reference*, bool> FindOrAdd(const ObjectId& object_id) {
     bool added = false;
     entries_.prefetch(object_id);
@@ -57,20 +57,20 @@ class EntryTable {
     return {&it->ref, added};
   }
 
-  // For who goes on to erase what was found.
+  // For callers that erase the entry afterwards.
   iterator find(const ObjectId& object_id) { return entries_.find(object_id); }
   void erase(iterator it) { entries_.erase(it); }
 
   size_t size() const { return entries_.size(); }
   bool empty() const { return entries_.empty(); }
-  // References may be changed, ids may not.
+  // References may be changed, but ids may not.
   auto begin() const { return entries_.begin(); }
   auto end() const { return entries_.end(); }
   iterator end() { return entries_.end(); }
 
  private:
   static Reference* FindIn(const Set& entries, const ObjectId& object_id) {
-    // Where the entry is likely to be is fetched while the set still looks up whether it is there.
+    // Fetches the likely place of the entry while the set still looks up whether it exists.
     entries.prefetch(object_id);
     const auto it = entries.find(object_id);
     return it == entries.end() ? nullptr : &it->ref;

@@ -1,4 +1,4 @@
-// What reference counters tell each other. The tables mean what Ray's ObjectReferenceCount means, field by field.
+// The messages between reference counters. The tables correspond to Ray's ObjectReferenceCount, field by field.
 
 #ifndef MANTARAY_REFCOUNT_MESSAGES_H_
 #define MANTARAY_REFCOUNT_MESSAGES_H_
@@ -13,7 +13,7 @@
 
 namespace mantaray::refcount {
 
-// Where a worker process is. Two addresses with the same worker id are the same process.
+// The address of a worker process. Two addresses with the same worker id are the same process.
 struct Address {
   WorkerId worker_id;
   NodeId node_id;
@@ -23,18 +23,19 @@ struct Address {
   bool operator==(const Address& other) const { return worker_id == other.worker_id; }
 };
 
-// What a process knows about one object it does not own, told to whoever gave it the object or to the owner.
+// What a process knows about an object that it does not own. It reports this to the process that gave it the object, or
+// to the owner.
 struct ObjectReferenceCount {
   ObjectId object_id;
-  // Nil worker id: not known.
+  // A nil worker id means that the owner is not known.
   Address owner_address;
-  // Whether the process that tells still uses the object.
+  // Whether the reporting process still uses the object.
   bool has_local_ref = false;
-  // Processes that it gave the object to and that still used it.
+  // Processes that received the object from the reporting process and still used it.
   std::vector<Address> borrowers;
-  // Return values of tasks that it stored the object in, and who owns them.
+  // Return values of tasks in which the reporting process stored the object, and their owners.
   std::vector<std::pair<ObjectId, Address>> stored_in_objects;
-  // Objects, borrowed too, in whose values it found this one; and the other way round.
+  // Borrowed objects in whose values the reporting process found this object; and the reverse.
   std::vector<ObjectId> contained_in_borrowed_ids;
   std::vector<ObjectId> contains;
 };
@@ -44,17 +45,17 @@ using ReferenceTable = std::vector<ObjectReferenceCount>;
 // The owner of an object asks a borrower to say when it no longer uses the object.
 struct RefRemovedSubscription {
   ObjectId object_id;
-  // Not nil: the borrower owns this object, and the asked-about one is in its value.
+  // If not nil, the borrower owns this object, and its value contains the object that the question is about.
   ObjectId contained_in_id;
   Address owner_address;
-  // Names this question; the answer repeats it. Grows with every question of one owner.
+  // The number of this question, which the answer repeats. It grows with every question of an owner.
   uint64_t number = 0;
 };
 
-// A borrower tells the owner that it no longer uses an object, and what it knew about it.
+// A borrower reports to the owner that it no longer uses an object, and what it knew about it.
 struct RefRemovedMessage {
   ObjectId object_id;
-  // The questions answered. None: nobody had asked, and this only passes on the table.
+  // The questions that this answers. If there are none, no owner had asked, and the message only passes the table on.
   std::vector<uint64_t> numbers;
   ReferenceTable borrowed_refs;
 };
@@ -63,14 +64,14 @@ struct RefRemovedMessage {
 struct ObjectLocations {
   ObjectId object_id;
   std::vector<NodeId> node_ids;
-  // Negative: not known.
+  // Negative if not known.
   int64_t object_size_bytes = -1;
   std::string spilled_url;
   NodeId spilled_node_id;
   std::optional<NodeId> primary_node_id;
   bool pending_creation = false;
   bool did_spill = false;
-  // The owner no longer has a reference; nothing else is filled in.
+  // Whether the owner no longer has a reference. Then no other field is set.
   bool ref_removed = false;
 };
 

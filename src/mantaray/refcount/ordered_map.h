@@ -1,8 +1,8 @@
-// A map that is small while it has few entries, constant-time with many, and always iterates in an order that depends
-// only on what was done to it. absl's hash maps iterate in another order in every process, and then a simulation's seed
-// would not replay.
+// A map that is small with few entries, takes constant time with many, and always iterates in an order that depends
+// only on the operations on it. absl's hash maps iterate in a different order in every process, so a simulation could
+// not replay a seed.
 //
-// Erasing moves the last entry into the hole. Pointers and iterators do not survive an insertion or an erasure.
+// Erasing moves the last entry into the gap. Pointers and iterators do not survive an insertion or an erasure.
 
 #ifndef MANTARAY_REFCOUNT_ORDERED_MAP_H_
 #define MANTARAY_REFCOUNT_ORDERED_MAP_H_
@@ -28,7 +28,7 @@ class OrderedMap {
   }
   bool contains(const Key& key) const { return IndexOf(key) != entries_.size(); }
 
-  // The value, and whether it is new; an existing one stays as it is.
+  // Returns the value, and whether it is new. An existing value stays as it is.
   std::pair<Value*, bool> Emplace(const Key& key, Value value) {
     if (Value* existing = Find(key)) return {existing, false};
     entries_.emplace_back(key, std::move(value));
@@ -57,13 +57,13 @@ class OrderedMap {
   bool empty() const { return entries_.empty(); }
   size_t size() const { return entries_.size(); }
   auto begin() const { return entries_.begin(); }
-  // Values may be changed, keys may not.
+  // Values may be changed, but keys may not.
   auto begin() { return entries_.begin(); }
   auto end() { return entries_.end(); }
   auto end() const { return entries_.end(); }
 
  private:
-  // Up to here a scan is quicker than a hash.
+  // Up to this many entries, a scan is faster than a hash.
   static constexpr size_t kScanned = 12;
   using Index = absl::flat_hash_map<Key, uint32_t>;
 

@@ -1,5 +1,5 @@
-// One entry of a reference counter's table. Most objects are owned, not nested and not borrowed, so all that they do
-// not need is behind pointers: such an entry takes 64 bytes with its id.
+// One entry of a reference counter's table. Most objects are owned, not nested and not borrowed. Everything that they
+// do not need is behind pointers, so such an entry takes 64 bytes with its id.
 
 #ifndef MANTARAY_REFCOUNT_REFERENCE_H_
 #define MANTARAY_REFCOUNT_REFERENCE_H_
@@ -17,7 +17,7 @@
 
 namespace mantaray::refcount {
 
-// Whether an object that was lost can be made again by running its task again.
+// Whether a lost object can be computed again by running its task again.
 enum class LineageReconstructionEligibility : uint8_t {
   kEligible,
   kIneligiblePut,
@@ -30,25 +30,26 @@ enum class LineageReconstructionEligibility : uint8_t {
 using ObjectCallback = std::function<void(const ObjectId&)>;
 
 struct NestedReferenceCount {
-  // Objects in whose values this one is: those we own and those we borrowed.
+  // The objects whose values contain this object: those that this process owns, and those that it borrowed.
   OrderedSet<ObjectId> contained_in_owned;
   OrderedSet<ObjectId> contained_in_borrowed_ids;
-  // The reverse of both. Each inner id is there once, because its own sets are asked first.
+  // The reverse of both. Each inner id occurs once, because the inner object's own sets are checked first.
   std::vector<ObjectId> contains;
 };
 
 // A process that uses an object.
 struct Borrower {
   Address address;
-  // Only at the owner. Questions that it has not answered.
+  // Only at the owner: the questions that the borrower has not answered.
   OrderedSet<uint64_t> unanswered;
-  // Only at the owner. It was reported again after the last question, so its next answer may be older than that report.
+  // Only at the owner: whether the borrower was reported again after the last question, so that its next answer may be
+  // older than that report.
   bool reported_again = false;
-  // Only at a borrower. The object's owner was told, and nothing new came up since.
+  // Only at a borrower: whether the object's owner was told, and nothing has changed since.
   bool owner_told = false;
 };
 
-// A return value of a task, owned by somebody else.
+// A return value of a task, owned by another process.
 struct StoredIn {
   Address owner;
   bool owner_told = false;
@@ -56,13 +57,13 @@ struct StoredIn {
 
 struct BorrowInfo {
   OrderedMap<WorkerId, Borrower> borrowers;
-  // Only at a borrower. Return values of tasks that the object was stored in, and their owners.
+  // Only at a borrower: the return values of tasks in which the object was stored, and their owners.
   OrderedMap<ObjectId, StoredIn> stored_in_objects;
 
   bool empty() const { return borrowers.empty() && stored_in_objects.empty(); }
 };
 
-// A question of an owner that has to be answered when the reference is no longer used.
+// A question of an owner, to be answered when the reference is no longer used.
 struct Question {
   Address owner;
   uint64_t number;
@@ -91,19 +92,19 @@ struct Extra {
 struct Reference {
   uint32_t local_ref_count = 0;
   uint32_t submitted_task_ref_count = 0;
-  // Tasks that may run again and have this as an argument.
+  // How many tasks may run again and have this object as an argument.
   uint32_t lineage_ref_count = 0;
   LineageReconstructionEligibility lineage_eligibility = LineageReconstructionEligibility::kEligible;
   bool owned_by_us : 1 = false;
   bool pending_creation : 1 = false;
-  // Freed by hand.
+  // Whether the program has freed the value.
   bool freed : 1 = false;
-  // The value is gone; the entry is there for its lineage only.
+  // Whether the value is gone and the entry only remains for its lineage.
   bool out_of_scope : 1 = false;
-  // Something found in this object's value is, or was, in use, and nobody was told.
+  // Whether an object found in this object's value is or was in use, and no process was told.
   bool has_nested_refs_to_report : 1 = false;
-  // The owner has asked, or somebody else will make it ask: a caller that was told of our use, or the process that put
-  // the object into a value of ours.
+  // Whether the owner has asked, or another process will make it ask: a caller that was told of this process's use, or
+  // the process that put the object into a value of this process.
   bool owner_will_ask : 1 = false;
   bool foreign_owner_already_monitoring : 1 = false;
   bool locations_subscribed : 1 = false;
@@ -134,10 +135,10 @@ struct Reference {
   bool InBorrowed() const { return extra != nullptr && !extra->nested.contained_in_borrowed_ids.empty(); }
   bool Asked() const { return extra != nullptr && !extra->questions.empty(); }
 
-  // Whether nobody that we know of can reach the value.
+  // Whether no process that this process knows of can reach the value.
   bool OutOfScope(bool lineage_pinning) const {
     if (RefCount() > 0 || has_nested_refs_to_report || InBorrowed() || HasBorrowInfo()) return false;
-    // What cannot be made again has to stay as long as a task that needs it may run again.
+    // A value that cannot be computed again must stay as long as a task that needs it may run again.
     return !(lineage_pinning && owned_by_us && lineage_eligibility != LineageReconstructionEligibility::kEligible &&
              lineage_ref_count > 0);
   }

@@ -1,9 +1,9 @@
-// How quick the reference counter is, and how much memory a reference takes.
+// Measures how fast the reference counter is, and how much memory a reference takes.
 //
 //   bazel run //src/mantaray/refcount:reference_counter_bench
 //
-// Claims: at least 3 million pairs of AddLocalReference and RemoveLocalReference a second on one thread, and less than
-// 350 bytes for an owned object that is not nested, borrowed or located, both at 10 to 10 million live references.
+// Claims: at least 3 million pairs of AddLocalReference and RemoveLocalReference per second on one thread, and less
+// than 350 bytes for an owned object that is not nested, borrowed or located, both at 10 to 10 million live references.
 
 #include <benchmark/benchmark.h>
 #include <malloc.h>
@@ -59,7 +59,7 @@ class Full {
   double bytes_each_ = 0;
 };
 
-// Objects in an order that no cache foresees.
+// Returns objects in an order that no cache can predict.
 uint64_t Scattered(uint64_t step, uint64_t objects) { return step * 0x9e3779b97f4a7c15 % objects; }
 
 std::unique_ptr<Full> full;
@@ -95,7 +95,7 @@ void PutAndDrop(benchmark::State& state) {
 }
 BENCHMARK(PutAndDrop)->Arg(10)->Arg(1'000'000)->Setup(Prepare)->Teardown(Clear);
 
-// Items are arguments: the time of each must not grow with their number.
+// Items are arguments. The time for each must not grow with their number.
 void SubmitAndFinishTask(benchmark::State& state) {
   const auto arguments = static_cast<uint64_t>(state.range(1));
   std::vector<ObjectId> ids(arguments);

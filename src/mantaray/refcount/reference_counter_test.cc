@@ -1,4 +1,4 @@
-// The reference counter, operation by operation and in small clusters whose messages the tests hand over themselves.
+// Tests the reference counter operation by operation, and in small clusters whose messages the tests deliver.
 
 #include "mantaray/refcount/reference_counter.h"
 
@@ -28,7 +28,7 @@ const NodeId kNode = NodeId::FromNumber(7);
 
 Address AddressNumber(uint64_t number) { return {WorkerId::FromNumber(number), kNode, "10.0.0.1", 1000}; }
 
-// One process, with all that it sent kept for the test to look at or to hand over.
+// One process. It keeps everything that it sent, so that the test can inspect or deliver it.
 class Process : public Publisher, public Subscriber {
  public:
   explicit Process(uint64_t number, bool lineage_pinning = false)
@@ -51,7 +51,7 @@ class Process : public Publisher, public Subscriber {
     unsubscribed.emplace_back(borrower.worker_id, object_id);
   }
 
-  // An object of this process, with one local reference.
+  // Adds an object of this process, with one local reference.
   void Own(const ObjectId& object_id, std::vector<ObjectId> contains = {}) {
     OwnedObject object;
     object.object_id = object_id;
@@ -61,7 +61,7 @@ class Process : public Publisher, public Subscriber {
     ASSERT_TRUE(counter.AddOwnedObject(object).ok());
   }
 
-  // A return value of a task that this process submitted.
+  // Adds a return value of a task that this process submitted.
   void OwnReturn(const ObjectId& object_id) {
     OwnedObject object;
     object.object_id = object_id;
@@ -99,7 +99,7 @@ class ReferenceCounterTest : public ::testing::Test {
     }
   }
 
-  // `from` calls a task of `to` with an argument, which the task stores.
+  // Process `from` calls a task of `to` with an argument, which the task stores.
   static void Lend(Process* from, Process* to, const Process& owner, const ObjectId& object_id) {
     ASSERT_TRUE(from->counter.UpdateSubmittedTaskReferences({}, {object_id}).ok());
     to->Borrow(object_id, owner);
@@ -108,13 +108,13 @@ class ReferenceCounterTest : public ::testing::Test {
     ASSERT_TRUE(from->counter.UpdateFinishedTaskReferences({}, {object_id}, true, to->address, table).ok());
   }
 
-  // Hands the last question of one process to the other.
+  // Delivers the last question of one process to the other.
   static void Ask(const Process& from, Process* to) {
     ASSERT_FALSE(from.subscribed.empty());
     ASSERT_TRUE(to->counter.SubscribeRefRemoved(from.subscribed.back().second).ok());
   }
 
-  // Hands the last answer of one process to the other.
+  // Delivers the last answer of one process to the other.
   static void Answer(const Process& from, Process* to) {
     ASSERT_FALSE(from.published.empty());
     ASSERT_TRUE(to->counter.HandleRefRemoved(from.address, from.published.back().second).ok());
@@ -163,7 +163,7 @@ TEST_F(ReferenceCounterTest, MisuseNamesOperationAndObjectAndChangesNothing) {
   again.object_id = kX;
   expect(counter.AddOwnedObject(again), absl::StatusCode::kAlreadyExists, "AddOwnedObject", kX);
   ASSERT_TRUE(counter.UpdateSubmittedTaskReferences({}, {kX}).ok());
-  // Twice the same argument, and only once submitted.
+  // The same argument occurs twice, but was submitted only once.
   expect(counter.UpdateFinishedTaskReferences({}, {kX, kX}, true, caller_.address, {}), kPrecondition,
          "UpdateFinishedTaskReferences", kX);
   const auto counts = counter.GetAllReferenceCounts();
@@ -177,7 +177,7 @@ TEST_F(ReferenceCounterTest, SubmittedTaskKeepsItsArguments) {
   ASSERT_TRUE(owner_.counter.UpdateSubmittedTaskReferences({}, {kX, kX}).ok());
   owner_.Drop(kX);
   EXPECT_TRUE(owner_.counter.HasReference(kX));
-  // One of them was small enough to go along.
+  // One argument was small enough to be sent with the task.
   ASSERT_TRUE(owner_.counter.UpdateSubmittedTaskReferences({}, {}, {kX}).ok());
   EXPECT_TRUE(owner_.counter.HasReference(kX));
   ASSERT_TRUE(owner_.counter.UpdateFinishedTaskReferences({}, {kX}, true, caller_.address, {}).ok());
@@ -229,7 +229,7 @@ TEST_F(ReferenceCounterTest, BorrowersOfABorrowerReachTheOwnerWithItsAnswer) {
 }
 
 TEST_F(ReferenceCounterTest, BorrowerThatNobodyAskedTellsTheOwnerWhatItKnows) {
-  // The caller got the object from the owner, gave it on, and died before it told.
+  // The caller got the object from the owner, passed it on, and died before it reported this.
   owner_.Own(kX);
   Lend(&caller_, &borrower_, owner_, kX);
   Lend(&borrower_, &third_, owner_, kX);
@@ -247,7 +247,7 @@ TEST_F(ReferenceCounterTest, BorrowerReportedAgainWhileItsAnswerIsOnTheWayIsAske
   Lend(&owner_, &borrower_, owner_, kX);
   Ask(owner_, &borrower_);
   borrower_.Drop(kX);
-  // Its answer is on the way when it gets the object anew.
+  // The answer of the borrower is in flight when it gets the object again.
   Lend(&owner_, &borrower_, owner_, kX);
   owner_.Drop(kX);
   Answer(borrower_, &owner_);
@@ -278,7 +278,7 @@ TEST_F(ReferenceCounterTest, OwnerThatAssignedAnObjectAsksFromTheStart) {
   owner_.Drop(kX);
   ASSERT_TRUE(borrower_.counter.AddLocalReference(kX).ok());
   ASSERT_TRUE(borrower_.counter.AddBorrowedObject(kX, ObjectId(), owner_.address, true).ok());
-  // The owner knows already: no need for others to.
+  // The owner knows this already, so no other process needs to.
   ASSERT_TRUE(borrower_.counter.AddLocalReference(kX).ok());
   EXPECT_THAT(borrower_.Pop({kX}), IsEmpty());
   Ask(owner_, &borrower_);
@@ -358,8 +358,8 @@ TEST_F(ReferenceCounterTest, LateMessageDoesNotBringAnObjectBack) {
 }
 
 TEST_F(ReferenceCounterTest, LateReportBringsBackNoEntryForAnObjectOfOnesOwn) {
-  // A worker that got y tells what it found in it, when x has been freed. The entry that it would get here would look
-  // like a borrowed one, with nobody to let go of it. Once y is ours, once we borrow it ourselves.
+  // A worker that got y reports that it found x in it, after x has been freed. A new entry of x would look like a
+  // borrowed one, and no process would ever release it. The test runs twice: the owner owns y, or it borrows y.
   owner_.Own(kX);
   owner_.Drop(kX);
   ASSERT_FALSE(owner_.counter.HasReference(kX));
@@ -383,7 +383,7 @@ TEST_F(ReferenceCounterTest, LateReportBringsBackNoEntryForAnObjectOfOnesOwn) {
     EXPECT_THAT(owner_.subscribed, SizeIs(1)) << "only about y";
   }
   EXPECT_EQ(owner_.counter.GetStats().reports_too_late, 2U);
-  // Nor does it keep what it was said to be in.
+  // The reported x must not keep y either.
   ASSERT_TRUE(owner_.counter.HandlePublisherFailed(borrower_.address, kY).ok());
   owner_.Drop(kY);
   owner_.Drop(kZ);
@@ -391,8 +391,8 @@ TEST_F(ReferenceCounterTest, LateReportBringsBackNoEntryForAnObjectOfOnesOwn) {
 }
 
 TEST_F(ReferenceCounterTest, FreedObjectThatCameBackAsAnArgumentContainsNothing) {
-  // The borrower returned x in y. We freed y and were given a reference to it once more, by somebody of whom nobody had
-  // told us; only then comes the word of what is in it.
+  // The borrower returned x in y. The owner freed y and received a reference to it again, from a process that it did
+  // not know of. Only then the report of y's content arrives.
   owner_.Own(kX);
   owner_.OwnReturn(kY);
   Lend(&owner_, &borrower_, owner_, kX);
@@ -458,7 +458,7 @@ TEST_F(ReferenceCounterTest, NestedReferenceThatTheWorkerKeepsMakesItABorrower) 
 }
 
 TEST_F(ReferenceCounterTest, NestedUseIsPassedUpThroughAForeignCaller) {
-  // The owner's object is in a value that the caller merely borrows and hands on.
+  // The owner's object is in a value that the caller only borrows and passes on.
   owner_.Own(kX);
   owner_.Own(kY, {kX});
   Lend(&owner_, &caller_, owner_, kY);
@@ -482,7 +482,7 @@ TEST_F(ReferenceCounterTest, NestedUseIsPassedUpThroughAForeignCaller) {
 }
 
 TEST_F(ReferenceCounterTest, ReturnedReferenceOfTheWorkerMakesTheCallerABorrower) {
-  // The worker returns a reference to its own object; the caller may be asked before it has the reply.
+  // The worker returns a reference to its own object. The question may reach the caller before the reply.
   caller_.OwnReturn(kZ);
   owner_.Own(kX);
   ASSERT_TRUE(owner_.counter.AddNestedObjectIds(kZ, {kX}, caller_.address).ok());
@@ -515,7 +515,7 @@ TEST_F(ReferenceCounterTest, ReturnedReferenceThatTheWorkerBorrowsIsReportedAsSt
 }
 
 TEST_F(ReferenceCounterTest, SameNestedObjectReachedInManyWaysIsReportedOnce) {
-  // Twenty levels, each containing the one below twice over: a walk of all paths would take a million steps.
+  // Twenty levels, each of which contains the level below twice. A walk over all paths would take a million steps.
   std::vector<ObjectId> levels;
   for (uint64_t level = 0; level < 40; ++level) levels.push_back(ObjectId::FromNumber(100 + level));
   borrower_.Borrow(levels[0], owner_);
@@ -564,8 +564,8 @@ TEST_F(ReferenceCounterTest, LineageKeepsWhatItTakesToMakeAnObjectAgain) {
     return id == kZ ? ReleasedLineage{{kX, kY}, 10} : ReleasedLineage{};
   });
   std::vector<ObjectId> deleted;
-  process.Own(kX);        // cannot be made again
-  process.OwnReturn(kY);  // can
+  process.Own(kX);        // cannot be computed again
+  process.OwnReturn(kY);  // can be computed again
   process.OwnReturn(kZ);
   ASSERT_TRUE(process.counter.UpdateSubmittedTaskReferences({kZ}, {kX, kY}).ok());
   EXPECT_TRUE(process.counter.IsObjectPendingCreation(kZ));
@@ -574,7 +574,7 @@ TEST_F(ReferenceCounterTest, LineageKeepsWhatItTakesToMakeAnObjectAgain) {
   ASSERT_TRUE(process.counter.RemoveLocalReference(kY, &deleted).ok());
   EXPECT_THAT(deleted, ElementsAre(kY)) << "the value of what can be made again may go";
   EXPECT_EQ(process.counter.Size(), 3U);
-  // The task runs again, and with it what made its argument.
+  // The task runs again, and so does the task that made its argument.
   ASSERT_TRUE(process.counter.UpdateResubmittedTaskReferences({kX, kY}).ok());
   EXPECT_TRUE(process.counter.AddObjectOutOfScopeOrFreedCallback(kY, [](const ObjectId&) {}));
   ASSERT_TRUE(process.counter.UpdateFinishedTaskReferences({kZ}, {kX, kY}, false, caller_.address, {}).ok());
@@ -703,7 +703,7 @@ TEST_F(ReferenceCounterTest, LocalityOfABorrowedObjectIsWhatItsOwnerReported) {
 }
 
 TEST(EntryTableTest, ReferencesStayWhileOthersAreErasedAndIdsLikeRaysAreFound) {
-  // As in Ray: all objects that a task puts have the same first 24 bytes, and count in the last four, first byte first.
+  // As in Ray, all objects that a task puts have the same first 24 bytes, and a little-endian count in the last four.
   std::vector<ObjectId> ids;
   for (uint32_t number = 0; number < 200'000; ++number) {
     std::string binary(ObjectId::kBytes, '\x5a');

@@ -1,6 +1,7 @@
-// Notices that came again although their work was done: counted all, logged at a bounded rate.
+// Repeated notices, whose clean-up was done already. All of them are counted, and they are logged at a bounded rate.
 //
-// To say which notice came first, the most recent clean-ups are remembered, a bounded number of them. Not thread-safe.
+// A bounded number of recent clean-ups is remembered, so that the log can name the notice that came first. Not
+// thread-safe.
 
 #ifndef MANTARAY_REFCOUNT_REPEATED_NOTICES_H_
 #define MANTARAY_REFCOUNT_REPEATED_NOTICES_H_
@@ -26,11 +27,11 @@ class RepeatedNotices {
   static constexpr int64_t kLogIntervalMs = 5000;
   static constexpr size_t kRemembered = 4096;
 
-  // A borrower was cleaned up because of this notice.
+  // Remembers that a borrower was cleaned up because of this notice.
   void Remember(const ObjectId& object_id, const WorkerId& borrower, Notice first);
 
-  // A notice came for a borrower that is not there (any more). Returns the line to log, or nothing when one was logged
-  // less than kLogIntervalMs ago; the next line then says how many were left out.
+  // Counts a notice about a borrower that is gone or unknown. Returns the line to log, or nothing if a line was logged
+  // less than kLogIntervalMs ago. The next line then says how many were left out.
   std::optional<std::string> Repeated(const ObjectId& object_id, const WorkerId& borrower, Notice again,
                                       int64_t now_ms);
 

@@ -1,5 +1,5 @@
-// Many threads at one reference counter at once. Its point is to run under ThreadSanitizer; it also checks that nothing
-// is lost and that callbacks come one at a time.
+// Many threads use one reference counter at once. The test is meant for ThreadSanitizer. It also checks that nothing is
+// lost and that callbacks come one at a time.
 
 #include <gtest/gtest.h>
 
@@ -19,7 +19,7 @@ constexpr uint64_t kRounds = 400;
 
 Address AddressNumber(uint64_t number) { return {WorkerId::FromNumber(number), NodeId(), "", 0}; }
 
-// Answers every question from another thread's point of view: at once, and again later.
+// Answers every question at once, and again later.
 class Loopback : public Publisher, public Subscriber {
  public:
   void PublishRefRemoved(const Address&, const RefRemovedMessage&) override { Enter(); }
@@ -33,7 +33,7 @@ class Loopback : public Publisher, public Subscriber {
   }
   void UnsubscribeRefRemoved(const Address&, const ObjectId&) override { Enter(); }
 
-  // Effects come one at a time.
+  // Checks that effects come one at a time.
   void Enter() {
     EXPECT_EQ(inside_.fetch_add(1), 0);
     inside_.fetch_sub(1);
@@ -90,7 +90,7 @@ TEST(StressTest, ThreadsShareOneReferenceCounter) {
   std::vector<std::thread> threads;
   for (uint64_t thread = 0; thread < kThreads; ++thread) threads.emplace_back(work, thread);
   for (std::thread& thread : threads) thread.join();
-  // Whoever was last did the others' effects too.
+  // The last thread also ran the effects of the others.
   EXPECT_EQ(out_of_scope.load(), kThreads * kRounds);
   EXPECT_EQ(counter.Size(), 1U);
   ASSERT_TRUE(counter.RemoveLocalReference(shared).ok());

@@ -1,10 +1,10 @@
-// The ways out of a reference counter. What is behind them is somebody else's business: gRPC, or a simulation.
+// The interfaces through which a reference counter sends. gRPC or a simulation implements them.
 //
-// What the transport promises:
-// - A subscription to a borrower, dead or alive, is answered at least once: with what the borrower publishes
+// The transport promises:
+// - Every subscription to a borrower, dead or alive, is answered at least once: with a publication of the borrower
 //   (ReferenceCounter::HandleRefRemoved) or with a notice of its failure (HandlePublisherFailed). Both may come.
-// - What one process publishes to another arrives first in the order published (Ray numbers its publications).
-// - Everything may be late, may arrive again at any later time, and apart from the above in any order.
+// - Publications from one process to another arrive first in the order in which they were published (Ray numbers them).
+// - Everything may be late, may arrive again at any later time, and, apart from the above, in any order.
 
 #ifndef MANTARAY_REFCOUNT_TRANSPORT_H_
 #define MANTARAY_REFCOUNT_TRANSPORT_H_
@@ -18,11 +18,11 @@ namespace mantaray::refcount {
 class Publisher {
  public:
   virtual ~Publisher() = default;
-  // To one owner.
+  // Publishes to one owner.
   virtual void PublishRefRemoved(const Address& owner, const RefRemovedMessage& message) = 0;
-  // To whoever subscribed to the object's locations.
+  // Publishes to all processes that subscribed to the object's locations.
   virtual void PublishObjectLocations(const ObjectLocations& locations) = 0;
-  // The object has no locations any more, and there will be none.
+  // Publishes that the object has no locations any more, and never will have any.
   virtual void PublishFailure(const ObjectId& object_id) = 0;
 };
 
@@ -31,7 +31,7 @@ class Subscriber {
  public:
   virtual ~Subscriber() = default;
   virtual void SubscribeRefRemoved(const Address& borrower, const RefRemovedSubscription& subscription) = 0;
-  // Nothing more is expected from the borrower about this object.
+  // Ends the subscription: no further answer of the borrower about this object is expected.
   virtual void UnsubscribeRefRemoved(const Address& borrower, const ObjectId& object_id) = 0;
 };
 

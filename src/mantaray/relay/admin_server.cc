@@ -11,12 +11,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <utility>
 #include <vector>
 
 #include "mantaray/common/mutex.h"
+#include "mantaray/common/steady_clock.h"
 
 namespace mantaray::relay {
 namespace {
@@ -25,11 +25,6 @@ constexpr int kPollMs = 200;
 constexpr int kBacklog = 128;
 // How long to leave the listener alone when no descriptor was left for a connection.
 constexpr int64_t kNoDescriptorMs = 50;
-
-int64_t NowMs() {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
-}
 
 const char* Reason(int status) {
   switch (status) {
@@ -279,13 +274,13 @@ int AdminServer::TimeoutMs(int64_t now_ms) const {
 void AdminServer::Run() {
   std::vector<pollfd> waits;
   while (!stopping_) {
-    const bool accepting = NowMs() >= accept_from_ms_;
+    const bool accepting = SteadyNowMs() >= accept_from_ms_;
     waits.assign({{listener_, static_cast<short>(accepting ? POLLIN : 0), 0}, {mailbox_->wake(), POLLIN, 0}});
     for (const auto& connection : connections_) {
       waits.push_back({connection->socket(), connection->events(), 0});
     }
-    poll(waits.data(), waits.size(), accepting ? TimeoutMs(NowMs()) : static_cast<int>(kNoDescriptorMs));
-    const int64_t now_ms = NowMs();
+    poll(waits.data(), waits.size(), accepting ? TimeoutMs(SteadyNowMs()) : static_cast<int>(kNoDescriptorMs));
+    const int64_t now_ms = SteadyNowMs();
     auto wait = waits.begin() + 2;
     for (const auto& connection : connections_) {
       const short events = (wait++)->revents;

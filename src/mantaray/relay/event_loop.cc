@@ -7,7 +7,8 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <chrono>
+
+#include "mantaray/common/steady_clock.h"
 
 namespace mantaray::relay {
 namespace {
@@ -79,10 +80,7 @@ void EventLoop::Cancel(TimerId id) {
   }
 }
 
-int64_t EventLoop::NowMs() {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
-}
+int64_t EventLoop::NowMs() { return SteadyNowMs(); }
 
 void EventLoop::Run() {
   int events = 0;

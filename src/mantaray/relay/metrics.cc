@@ -85,9 +85,11 @@ std::string Metrics::Render() const {
   RenderHeader("mantaray_relay_packages_shared_total", "counter",
                "Fetches of a package that were answered with what another one had fetched.", &text);
   RenderSample("mantaray_relay_packages_shared_total", "", static_cast<double>(packages_shared_.load()), &text);
-  RenderHeader("mantaray_relay_refused_total", "counter", "Calls refused for a limit of the relay's.", &text);
+  RenderHeader("mantaray_relay_refused_total", "counter", "Calls refused or ended for a limit of the relay's.", &text);
   RenderSample("mantaray_relay_refused_total", "{limit=\"calls\"}", static_cast<double>(calls_refused_.load()), &text);
   RenderSample("mantaray_relay_refused_total", "{limit=\"watches\"}", static_cast<double>(watches_refused_.load()),
+               &text);
+  RenderSample("mantaray_relay_refused_total", "{limit=\"memory\"}", static_cast<double>(ended_for_memory_.load()),
                &text);
   RenderHeader("mantaray_relay_listening", "gauge", "0 while the listener is closed because the upstream is gone.",
                &text);

@@ -51,8 +51,10 @@ class Metrics {
   int64_t held_bytes() const { return held_bytes_.load(std::memory_order_relaxed); }
   // A call got what another one had fetched; see package_flights.h.
   void PackageShared() { packages_shared_.fetch_add(1, std::memory_order_relaxed); }
-  // A call was refused because too many were under way, or too many watches of the relay's health.
+  // Counts a call that was refused because too many were in flight, one that was ended or refused because the memory
+  // was used up, and a watch that was refused because too many clients watch the relay's health.
   void CallRefused() { calls_refused_.fetch_add(1, std::memory_order_relaxed); }
+  void CallEndedForMemory() { ended_for_memory_.fetch_add(1, std::memory_order_relaxed); }
   void WatchRefused() { watches_refused_.fetch_add(1, std::memory_order_relaxed); }
 
   int64_t in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
@@ -69,6 +71,7 @@ class Metrics {
   std::atomic<uint64_t> packages_shared_{0};
   std::atomic<uint64_t> calls_refused_{0};
   std::atomic<uint64_t> watches_refused_{0};
+  std::atomic<uint64_t> ended_for_memory_{0};
   std::atomic<bool> listening_{false};
   std::atomic<uint64_t> upstream_given_up_{0};
   Histogram proxy_seconds_;

@@ -43,6 +43,7 @@ batched both ways, and proxies every other call unchanged. Nodes join through it
   --max-view-bytes N           a sync stream ends when its node's resource view is larger  [16777216]
   --max-calls N                more calls under way are refused, long polls among them  [50000]
   --package-bytes N            no package is fetched while messages of so many bytes wait here  [256000000]
+  --max-memory-bytes N         with more memory in use, calls that move large messages end  [4/5 of what there is]
   --upstream-connections N     over which calls are spread, client by client            [2]
   --parent-pid PID             end when this process has ended
 
@@ -127,7 +128,7 @@ std::string SetDialect(Options* options, const std::string& value) {
   constexpr std::string_view kWords[] = {"auto", "bare", "batch"};
   for (size_t i = 0; i < std::size(kWords); ++i) {
     if (value == kWords[i]) {
-      options->upstream_speech = static_cast<Speech>(i);
+      options->dialect = static_cast<DialectChoice>(i);
       return "";
     }
   }
@@ -163,6 +164,10 @@ const Flag kFlags[] = {
     {"max-calls", true, [](Options* o, const std::string& v) { return SetInteger(&o->max_calls, v, 1, 10'000'000); }},
     {"package-bytes", true,
      [](Options* o, const std::string& v) { return SetInteger(&o->package_bytes, v, 0, int64_t{1} << 40); }},
+    {"max-memory-bytes", true,
+     [](Options* o, const std::string& v) {
+       return SetInteger(&o->max_memory_bytes, v, 64'000'000, int64_t{1} << 40);
+     }},
     {"upstream-connections", true,
      [](Options* o, const std::string& v) { return SetInteger(&o->upstream_connections, v, 1, 64); }},
     {"parent-pid", true,

@@ -20,8 +20,8 @@ struct TlsFiles {
   std::string authority;
 };
 
-// What is spoken on the sync stream to the upstream: what is heard from it, or a dialect known beforehand.
-enum class Speech { kHeard, kBare, kBatch };
+// The value of --dialect. With kAuto the relay takes the dialect of the first message from the upstream.
+enum class DialectChoice { kAuto, kBare, kBatch };
 
 struct Options {
   std::string upstream;                         // HOST:PORT
@@ -37,10 +37,11 @@ struct Options {
   int64_t max_message_bytes = 512 << 20;
   int64_t max_calls = 50'000;  // under way
   int64_t package_bytes = 256'000'000;
+  int64_t max_memory_bytes = 0;       // 0: four fifths of what the process may have
   int64_t max_view_bytes = 16 << 20;  // of one node's resource view
   int64_t upstream_connections = 2;
   int64_t parent_pid = 0;
-  Speech upstream_speech = Speech::kHeard;
+  DialectChoice dialect = DialectChoice::kAuto;
   bool suppress_noise = false;
   LogLevel log_level = LogLevel::kInfo;
   bool log_json = false;

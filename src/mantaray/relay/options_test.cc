@@ -44,6 +44,8 @@ TEST(OptionsTest, WhatIsWrongIsOneSentenceThatNamesItAndWhatIsAllowed) {
   const std::map<std::string, std::string> wrong = {
       {"--window-ms=-1", "--window-ms is '-1'; allowed: a whole number from 0 to 60000"},
       {"--window-ms=1x", "--window-ms is '1x'; allowed: a whole number from 0 to 60000"},
+      {"--max-memory-bytes=1000",
+       "--max-memory-bytes is '1000'; allowed: a whole number from 64000000 to 1099511627776"},
       {"--listen=6379", "--listen is '6379'; allowed: HOST:PORT"},
       {"--listen=h:70000", "--listen is 'h:70000'; allowed: HOST:PORT"},
       {"--log-level=loud", "--log-level is 'loud'; allowed: debug, info, warning or error"},

@@ -2,6 +2,10 @@
 
 #include "mantaray/relay/package_key.h"
 
+#include <grpc/slice.h>
+
+#include <algorithm>
+#include <cstring>
 #include <string_view>
 #include <vector>
 
@@ -12,6 +16,7 @@ namespace {
 
 // A larger request is no question for a package.
 constexpr size_t kMaxRequestBytes = 4'096;
+constexpr size_t kLargePieceBytes = 4 << 20;
 
 std::string Flat(const grpc::ByteBuffer& message) {
   std::vector<grpc::Slice> slices;
@@ -65,6 +70,35 @@ std::optional<std::string> PackageKey(const std::string& method, const grpc::Byt
     AppendPart(value, &key);
   }
   return key;
+}
+
+grpc::ByteBuffer InLargePieces(grpc::ByteBuffer message) {
+  std::vector<grpc::Slice> pieces;
+  if (!message.Dump(&pieces).ok()) {
+    return message;
+  }
+  size_t left = message.Length();
+  message.Clear();
+  std::vector<grpc::Slice> large;
+  grpc_slice filling = grpc_empty_slice();
+  size_t filled = 0;
+  for (grpc::Slice& piece : pieces) {
+    for (size_t taken = 0; taken < piece.size();) {
+      if (filled == GRPC_SLICE_LENGTH(filling)) {
+        filling = grpc_slice_malloc_large(std::min(left, kLargePieceBytes));
+        large.emplace_back(filling, grpc::Slice::STEAL_REF);
+        filled = 0;
+      }
+      const size_t count = std::min(piece.size() - taken, GRPC_SLICE_LENGTH(filling) - filled);
+      std::memcpy(GRPC_SLICE_START_PTR(filling) + filled, piece.begin() + taken, count);
+      taken += count;
+      filled += count;
+      left -= count;
+    }
+    // Frees each piece once it is copied, so that the message never takes its memory twice.
+    piece = grpc::Slice();
+  }
+  return {large.data(), large.size()};
 }
 
 }  // namespace mantaray::relay

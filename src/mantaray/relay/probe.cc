@@ -29,7 +29,8 @@ void Probe::Open(grpc::GenericStub* stub, EventLoop* loop, grpc::CompletionQueue
   }
   probe->context_.set_deadline(std::chrono::system_clock::now() + kTimeout);
   probe->stream_ = stub->PrepareCall(&probe->context_, std::string(syncer::kStartSyncMethod), polled);
-  probe->pending_ = 2;
+  probe->BeginOne();
+  probe->BeginOne();
   probe->stream_->StartCall(&probe->started_);
   probe->stream_->ReadInitialMetadata(&probe->metadata_);
 }
@@ -47,7 +48,7 @@ void Probe::OnMetadata(bool ok) {
   if (accepted_) {
     context_.TryCancel();
   }
-  ++pending_;
+  BeginOne();
   stream_->Finish(&status_, &finished_);
   EndOne();
 }
@@ -60,12 +61,6 @@ void Probe::OnFinish(bool /*ok*/) {
   }
   done_(status_, answer_);
   EndOne();
-}
-
-void Probe::EndOne() {
-  if (--pending_ == 0) {
-    delete this;
-  }
 }
 
 }  // namespace mantaray::relay

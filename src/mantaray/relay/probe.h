@@ -15,10 +15,11 @@
 
 #include "mantaray/relay/event_loop.h"
 #include "mantaray/relay/metadata.h"
+#include "mantaray/relay/operations.h"
 
 namespace mantaray::relay {
 
-class Probe {
+class Probe final : private Operations {
  public:
   // What came of it: the upstream's metadata, if it took the stream, else its status. Runs on the loop.
   using Done = std::function<void(const grpc::Status& status, const OwnedMetadata& answer)>;
@@ -33,7 +34,6 @@ class Probe {
   void OnStart(bool ok);
   void OnMetadata(bool ok);
   void OnFinish(bool ok);
-  void EndOne();
 
   EventLoop* loop_;
   Done done_;
@@ -42,7 +42,6 @@ class Probe {
   grpc::Status status_;
   OwnedMetadata answer_;
   bool accepted_ = false;
-  int pending_ = 0;
   PostedEvent<Probe> started_;
   PostedEvent<Probe> metadata_;
   PostedEvent<Probe> finished_;

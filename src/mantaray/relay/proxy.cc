@@ -5,6 +5,8 @@
 #include <functional>
 #include <utility>
 
+#include "mantaray/relay/log.h"
+#include "mantaray/relay/memory_guard.h"
 #include "mantaray/relay/proxy_call.h"
 
 namespace mantaray::relay {
@@ -34,6 +36,9 @@ Proxy::~Proxy() = default;
 void Proxy::Start() {
   for (int i = 0; i < kAccepting; ++i) {
     AcceptOne();
+  }
+  if (limits_.memory_bytes > 0) {
+    LookAtMemory(kLookAtMemoryMs);
   }
 }
 
@@ -69,6 +74,59 @@ void Proxy::WatchRoom() {
     packages_.Resume(/*anyhow=*/true);
     WatchRoom();
   });
+}
+
+void Proxy::LookAtMemory(int64_t delay_ms) {
+  loop_->Schedule(delay_ms, [this] {
+    if (HasTooMuchMemory()) {
+      EndBulkCalls();
+      // Calls that were ended have to give back their memory before it is judged again.
+      LookAtMemory(kLookAgainMs);
+      return;
+    }
+    if (std::exchange(refuses_, false)) {
+      LogInfo("there is memory again: new calls are taken", {{"calls", std::to_string(calls_.size())}});
+    }
+    LookAtMemory(ResidentBytes() > limits_.memory_bytes / 2 ? kLookOftenMs : kLookAtMemoryMs);
+  });
+}
+
+bool Proxy::HasTooMuchMemory() {
+  if (ResidentBytes() <= limits_.memory_bytes) {
+    return false;
+  }
+  return EventLoop::NowMs() < trim_due_ms_ || HasTooMuchAfterTrim();
+}
+
+bool Proxy::HasTooMuchAfterTrim() {
+  // The allocator keeps what was freed between blocks that are in use. Giving it back takes milliseconds, on the thread
+  // that carries all calls.
+  TrimMemory();
+  trim_due_ms_ = EventLoop::NowMs() + kTrimMs;
+  return ResidentBytes() > limits_.memory_bytes;
+}
+
+void Proxy::EndBulkCalls() {
+  const int64_t now_ms = EventLoop::NowMs();
+  std::vector<BulkCall<ProxyCall*>> bulk;
+  for (ProxyCall* call : calls_) {
+    if (const auto one = call->Bulk(now_ms); one.has_value()) {
+      bulk.push_back(*one);
+    }
+  }
+  if (bulk.empty() && !refuses_) {
+    // Calls that were ended a moment ago have freed their memory. Nobody is to be refused because the allocator keeps
+    // it.
+    if (!HasTooMuchAfterTrim()) {
+      return;
+    }
+    LogWarning("memory is used up: new calls are refused until there is room",
+               {{"calls", std::to_string(calls_.size())}, {"limit_bytes", std::to_string(limits_.memory_bytes)}});
+  }
+  refuses_ = bulk.empty();
+  for (ProxyCall* call : CallsToEnd(std::move(bulk), now_ms)) {
+    call->EndForMemory();
+  }
 }
 
 void Proxy::AcceptOne() { (new ProxyCall(this))->Accept(); }

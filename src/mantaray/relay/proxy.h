@@ -4,7 +4,8 @@
 // message and details, deadlines, cancellation, half-closes. A message is neither parsed nor copied. Flow control is
 // end to end: of each direction of a call at most two messages are held here. Calls for one package share a fetch
 // (package_flights.h). There is a limit on calls under way, and one on watches of the relay's own health, which cost
-// the upstream nothing and so are bounded by nobody else.
+// the upstream nothing and so are bounded by nobody else. When the process has more memory than its limit, calls that
+// move large messages end with UNAVAILABLE (memory_guard.h).
 //
 // What the proxy adds: a `mantaray-relay-path` entry, the ids of the relays that a call came through, by which one that
 // comes back to its own relay is refused (a ring of relays would otherwise carry it round for ever). What it answers
@@ -44,6 +45,7 @@ class Proxy {
     size_t calls = 50'000;                // under way; more are refused with UNAVAILABLE, which Ray repeats
     size_t watches = 100;                 // of the relay's own health; more are refused with RESOURCE_EXHAUSTED
     int64_t package_bytes = 256'000'000;  // no fetch of a package begins while messages of so many bytes wait here
+    int64_t memory_bytes = 0;             // that this process may take; 0: no limit
   };
 
   // Args: `loop` runs all calls, and `queue` is its queue, registered with the server; `channels` lead to the upstream,
@@ -66,11 +68,23 @@ class Proxy {
 
   // A package is not kept waiting for slow readers of others for longer than this.
   static constexpr int64_t kWaitForRoomMs = 5'000;
+  // The proxy reads the size of the process every kLookAtMemoryMs, and every kLookOftenMs once half of the limit is
+  // used. After it has ended calls, it waits for kLookAgainMs, in which their memory becomes free.
+  static constexpr int64_t kLookAtMemoryMs = 50;
+  static constexpr int64_t kLookOftenMs = 10;
+  static constexpr int64_t kLookAgainMs = 100;
+  // Free memory goes back to the system at most this often, and once before new calls are refused.
+  static constexpr int64_t kTrimMs = 1'000;
 
   void AcceptOne();
   void OnReleased();
   // Sees to it that a package that waits for room gets its turn.
   void WatchRoom();
+  void LookAtMemory(int64_t delay_ms);
+  bool HasTooMuchMemory();
+  // The same, after free memory has gone back to the system.
+  bool HasTooMuchAfterTrim();
+  void EndBulkCalls();
   grpc::GenericStub* StubFor(const std::string& peer);
 
   grpc::AsyncGenericService service_;
@@ -86,6 +100,8 @@ class Proxy {
   EventLoop::TimerId room_timer_ = 0;
   std::unordered_set<ProxyCall*> calls_;  // under way
   size_t watches_ = 0;
+  bool refuses_ = false;  // Refuses new calls, because calls that may not be ended use up the memory.
+  int64_t trim_due_ms_ = 0;
   bool serving_ = true;
 };
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "mantaray/common/mutex.h"
+#include "mantaray/common/steady_clock.h"
 #include "mantaray/relay/admin_server.h"
 #include "mantaray/relay/credentials.h"
 #include "mantaray/relay/grpc_log.h"
@@ -33,11 +34,6 @@ constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 // How often the upstream and the parent are looked at.
 constexpr int64_t kLookMs = 250;
-
-int64_t NowMs() {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
-}
 
 // Every node is a connection, some are several.
 void RaiseFileLimit() {
@@ -72,7 +68,7 @@ grpc::ChannelArguments ChannelArguments(const Options& options) {
 class Relay {
  public:
   Relay(const Options& options, const Credentials& credentials)
-      : options_(options), credentials_(credentials), watch_(options.upstream_timeout_ms, NowMs()) {
+      : options_(options), credentials_(credentials), watch_(options.upstream_timeout_ms, SteadyNowMs()) {
     for (int64_t i = 0; i < options_.upstream_connections; ++i) {
       channels_.calls.push_back(NewChannel());
     }
@@ -100,13 +96,13 @@ class Relay {
   // Serves until one of the signals arrives or the parent is gone. Returns an error, or an empty string.
   std::string RunUntil(const sigset_t& signals) {
     while (!IsToEnd(signals)) {
-      switch (watch_.Observe(Look(), NowMs())) {
+      switch (watch_.Observe(Look(), SteadyNowMs())) {
         case UpstreamWatch::Order::kGoOn:
           break;
         case UpstreamWatch::Order::kClose:
           metrics_.UpstreamGivenUp();
           LogError("upstream is gone: closing the listener and every connection",
-                   {{"upstream", options_.upstream}, {"gone_ms", std::to_string(watch_.lost_ms(NowMs()))}});
+                   {{"upstream", options_.upstream}, {"gone_ms", std::to_string(watch_.lost_ms(SteadyNowMs()))}});
           Close(/*drain_ms=*/0);
           break;
         case UpstreamWatch::Order::kListen:

@@ -12,6 +12,8 @@
 #include <thread>
 #include <utility>
 
+#include "mantaray/relay/memory_guard.h"
+
 namespace mantaray::relay {
 namespace {
 
@@ -28,8 +30,9 @@ syncer::RelayOptions CoreOptions(const Options& options) {
   core.node_id = RandomNodeId();
   core.downward = {.window_ms = options.window_ms, .max_batch_messages = static_cast<size_t>(options.max_batch_size)};
   core.upward.window_ms = options.upward_window_ms;
-  if (options.upstream_speech != Speech::kHeard) {
-    core.upstream_dialect = options.upstream_speech == Speech::kBare ? syncer::Dialect::kBare : syncer::Dialect::kBatch;
+  if (options.dialect != DialectChoice::kAuto) {
+    const bool is_bare = options.dialect == DialectChoice::kBare;
+    core.upstream_dialect = is_bare ? syncer::Dialect::kBare : syncer::Dialect::kBatch;
   }
   core.grace_ms = options.grace_ms;
   core.wire.max_message_bytes = static_cast<size_t>(options.max_view_bytes);
@@ -46,6 +49,7 @@ Proxy::Limits ProxyLimits(const Options& options) {
   Proxy::Limits limits;
   limits.calls = static_cast<size_t>(options.max_calls);
   limits.package_bytes = options.package_bytes;
+  limits.memory_bytes = options.max_memory_bytes > 0 ? options.max_memory_bytes : DefaultMemoryLimitBytes();
   return limits;
 }
 

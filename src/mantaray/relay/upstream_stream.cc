@@ -28,7 +28,9 @@ UpstreamStream* UpstreamStream::Open(grpc::GenericStub* stub, EventLoop* loop, g
     stream->context_.AddMetadata(key, value);
   }
   stream->stream_ = stub->PrepareCall(&stream->context_, std::string(syncer::kStartSyncMethod), polled);
-  stream->pending_ = 3;  // the two below, and the stream itself, until OnFinish
+  stream->BeginOne();  // the stream itself, until OnFinish
+  stream->BeginOne();
+  stream->BeginOne();
   stream->writing_ = true;
   stream->stream_->StartCall(&stream->started_);
   stream->stream_->ReadInitialMetadata(&stream->metadata_);
@@ -47,13 +49,13 @@ void UpstreamStream::Close(const absl::Status& status) {
 
 void UpstreamStream::OnStart(bool ok) {
   writing_ = false;
-  if (!Ended() && ok) {
+  if (!EndOne() && ok) {
     Pump();
   }
 }
 
 void UpstreamStream::OnMetadata(bool ok) {
-  if (Ended()) {
+  if (EndOne()) {
     return;
   }
   OwnedMetadata answer;
@@ -83,12 +85,12 @@ void UpstreamStream::OnMetadata(bool ok) {
 }
 
 void UpstreamStream::Read() {
-  ++pending_;
+  BeginOne();
   stream_->Read(&message_, &read_);
 }
 
 void UpstreamStream::OnRead(bool ok) {
-  if (Ended()) {
+  if (EndOne()) {
     return;
   }
   if (!ok) {
@@ -117,13 +119,13 @@ void UpstreamStream::Pump() {
     return;
   }
   writing_ = true;
-  ++pending_;
+  BeginOne();
   stream_->Write(ToByteBuffer(*frame), &written_);
 }
 
 void UpstreamStream::OnWrite(bool ok) {
   writing_ = false;
-  if (!Ended() && ok) {
+  if (!EndOne() && ok) {
     Pump();
     callbacks_.acted();
   }
@@ -134,10 +136,10 @@ void UpstreamStream::DeferPump() {
     return;
   }
   pump_deferred_ = true;
-  ++pending_;
+  BeginOne();
   loop_->Defer([this] {
     pump_deferred_ = false;
-    if (!Ended()) {
+    if (!EndOne()) {
       Pump();
     }
   });
@@ -146,7 +148,7 @@ void UpstreamStream::DeferPump() {
 void UpstreamStream::FinishOnce() {
   if (!finishing_) {
     finishing_ = true;
-    ++pending_;
+    BeginOne();
     stream_->Finish(&status_, &finished_);
   }
 }
@@ -159,18 +161,10 @@ void UpstreamStream::OnFinish(bool /*ok*/) {
   if (!refused_.ok()) {
     status_ = refused_;
   }
-  --pending_;
-  Ended();
+  EndOne();
+  EndOne();
 }
 
-// Every event calls it once, first thing: true when nothing more is under way, and `this` is gone.
-bool UpstreamStream::Ended() {
-  if (--pending_ > 0) {
-    return false;
-  }
-  callbacks_.ended(status_);
-  delete this;
-  return true;
-}
+void UpstreamStream::LastEnded() { callbacks_.ended(status_); }
 
 }  // namespace mantaray::relay

@@ -12,11 +12,12 @@
 
 #include "mantaray/relay/event_loop.h"
 #include "mantaray/relay/metadata.h"
+#include "mantaray/relay/operations.h"
 #include "mantaray/syncer/relay_core.h"
 
 namespace mantaray::relay {
 
-class UpstreamStream final : public syncer::Peer {
+class UpstreamStream final : public syncer::Peer, private Operations {
  public:
   struct Callbacks {
     std::function<void(const OwnedMetadata& answer)> connected;
@@ -49,7 +50,7 @@ class UpstreamStream final : public syncer::Peer {
   void Pump();
   void DeferPump();
   void FinishOnce();
-  bool Ended();
+  void LastEnded() override;  // Operations
 
   EventLoop* loop_;
   syncer::RelayCore* core_;
@@ -60,7 +61,6 @@ class UpstreamStream final : public syncer::Peer {
   grpc::Status status_;
   grpc::Status refused_;  // why we ended it ourselves
   syncer::StreamId id_ = syncer::kNoStream;
-  int pending_ = 0;
   bool writing_ = false;
   bool pump_deferred_ = false;
   bool finishing_ = false;

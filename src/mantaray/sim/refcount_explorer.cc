@@ -56,7 +56,7 @@ void ExploreSeeds(Shared* shared) {
 
 class Shrinker {
  public:
-  Shrinker(Program program, refcount::Fault fault, Violation violation, uint32_t max_runs)
+  Shrinker(Program program, Fault fault, Violation violation, uint32_t max_runs)
       : best_(std::move(program)), fault_(fault), violation_(violation), runs_left_(max_runs) {}
 
   Program Run() {
@@ -136,7 +136,7 @@ class Shrinker {
   }
 
   Program best_;
-  const refcount::Fault fault_;
+  const Fault fault_;
   const Violation violation_;
   uint32_t runs_left_;
 };
@@ -167,7 +167,7 @@ Explored Explore(const ExploreOptions& options, const std::function<bool(uint64_
   return explored;
 }
 
-Program Shrink(const Program& program, refcount::Fault fault, Violation violation, uint32_t max_runs) {
+Program Shrink(const Program& program, Fault fault, Violation violation, uint32_t max_runs) {
   return Shrinker(program, fault, violation, max_runs).Run();
 }
 

@@ -7,9 +7,9 @@
 #include <functional>
 #include <optional>
 
-#include "mantaray/refcount/faults.h"
 #include "mantaray/sim/refcount_program.h"
 #include "mantaray/sim/refcount_world.h"
+#include "mantaray/sim/seeded_faults.h"
 
 namespace mantaray::sim {
 
@@ -17,7 +17,7 @@ struct ExploreOptions {
   ProgramOptions program;
   uint64_t first_seed = 0;
   uint64_t seeds = 1000;
-  refcount::Fault fault = refcount::Fault::kNone;
+  Fault fault = Fault::kNone;
   uint32_t threads = 2;
   // How often `keep_going` is asked.
   int64_t progress_interval_ms = 500;
@@ -39,7 +39,7 @@ Explored Explore(const ExploreOptions& options, const std::function<bool(uint64_
 
 // A shorter program with the same kind of violation: steps taken away, tasks that do less, a better network, fewer
 // processes. Deterministic; runs at most `max_runs` worlds.
-Program Shrink(const Program& program, refcount::Fault fault, Violation violation, uint32_t max_runs = 4000);
+Program Shrink(const Program& program, Fault fault, Violation violation, uint32_t max_runs = 4000);
 
 }  // namespace mantaray::sim
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -15,16 +16,11 @@
 #include "absl/strings/str_join.h"
 #include "mantaray/common/clock.h"
 #include "mantaray/common/ids.h"
-#include "mantaray/refcount/reference_counter_inl.h"
+#include "mantaray/refcount/reference_counter.h"
+#include "mantaray/sim/faulty_counter.h"
 #include "mantaray/sim/network.h"
 #include "mantaray/sim/random.h"
 #include "mantaray/sim/virtual_clock.h"
-
-namespace mantaray::refcount {
-
-template class BasicReferenceCounter<SeededFaults>;
-
-}  // namespace mantaray::refcount
 
 namespace mantaray::sim {
 namespace {
@@ -145,10 +141,13 @@ struct Message {
   std::shared_ptr<const RefRemovedMessage> removed = nullptr;
 };
 
-template <typename Faults>
+// The counter is a ReferenceCounter or a FaultyCounter; `make` makes one of its dependencies and options.
+template <typename Counter>
 class World {
  public:
-  World(const Program& program, Faults faults, Trace* trace)
+  using Make = std::function<std::unique_ptr<Counter>(refcount::Dependencies, refcount::Options)>;
+
+  World(const Program& program, const Make& make, Trace* trace)
       : program_(program),
         trace_(trace),
         network_(&clock_, FaultSchedule(Mix(program.seed, 0xfa), program.faults)),
@@ -156,9 +155,8 @@ class World {
     for (ProcessNumber p = 0; p < program.processes; ++p) {
       Process& process = processes_[p];
       process.wire = std::make_unique<Wire>(this, p);
-      process.counter = std::make_unique<Counter>(
-          refcount::Dependencies{process.wire.get(), process.wire.get(), &clock_, nullptr, nullptr},
-          refcount::Options{AddressOf(p), /*lineage_pinning=*/true}, faults);
+      process.counter = make({process.wire.get(), process.wire.get(), &clock_, nullptr, nullptr},
+                             {AddressOf(p), /*lineage_pinning=*/true});
       process.counter->SetReleaseLineageCallback(
           [this](const ObjectId& id) { return OnLineageReleased(NumberOf(id)); });
     }
@@ -179,8 +177,6 @@ class World {
   }
 
  private:
-  using Counter = refcount::BasicReferenceCounter<Faults>;
-
   // A process's way to the network.
   class Wire : public refcount::Publisher, public refcount::Subscriber {
    public:
@@ -1040,9 +1036,20 @@ absl::string_view NameOf(Violation violation) {
   return "unknown";
 }
 
-Outcome RunProgram(const Program& program, refcount::Fault fault, Trace* trace) {
-  if (fault == refcount::Fault::kNone) return World<refcount::NoFaults>(program, {}, trace).Run();
-  return World<refcount::SeededFaults>(program, {fault}, trace).Run();
+Outcome RunProgram(const Program& program, Fault fault, Trace* trace) {
+  using refcount::Dependencies;
+  using refcount::Options;
+  using refcount::ReferenceCounter;
+  if (fault == Fault::kNone) {
+    const auto make = [](Dependencies dependencies, Options options) {
+      return std::make_unique<ReferenceCounter>(std::move(dependencies), std::move(options));
+    };
+    return World<ReferenceCounter>(program, make, trace).Run();
+  }
+  const auto make = [fault](const Dependencies& dependencies, Options options) {
+    return std::make_unique<FaultyCounter>(fault, dependencies, std::move(options));
+  };
+  return World<FaultyCounter>(program, make, trace).Run();
 }
 
 }  // namespace mantaray::sim

@@ -20,8 +20,8 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
-#include "mantaray/refcount/faults.h"
 #include "mantaray/sim/refcount_program.h"
+#include "mantaray/sim/seeded_faults.h"
 #include "mantaray/sim/trace.h"
 
 namespace mantaray::sim {
@@ -47,9 +47,9 @@ struct Outcome {
   uint64_t fingerprint = 0;
 };
 
-// Runs a program to its end, or to the first violation. With no fault it is the real reference counter that runs; with
-// one, it is one that has it. `trace` may be null.
-Outcome RunProgram(const Program& program, refcount::Fault fault = refcount::Fault::kNone, Trace* trace = nullptr);
+// Runs a program to its end, or to the first violation. The counters are ReferenceCounters, with a fault
+// FaultyCounters. `trace` may be null.
+Outcome RunProgram(const Program& program, Fault fault = Fault::kNone, Trace* trace = nullptr);
 
 }  // namespace mantaray::sim
 

@@ -12,20 +12,17 @@
 //
 // What must hold:
 // - On one stream the versions of a node never go back, and no node gets its own messages.
-// - In the calm time every update is everywhere within a bound that follows from windows and delays, commands too, all
-// flags included.
+// - In the calm time every update and every command, with all its flags, is everywhere within a bound that follows from
+//   windows and delays.
 // - After the quiet all views are equal to the truth: the GCS, every relay and every living node have the newest
-// version of
-//   every living node.
-// - Nodes that died leave the view of their relay, and whoever joins there is not shown them.
-// - Memory of a relay stays below a bound that follows from the number of nodes; at most one frame is on its way to a
-// stream.
-// - Nothing that a GCS dies of reaches it; no honest stream is refused, no honest node's versions are raised.
+//   version of every living node.
+// - Nodes that died leave the view of their relay, and a node that joins there is not shown them.
+// - The memory of a relay stays below a bound that follows from the number of nodes. At most one frame is on its way
+//   to a stream.
+// - Nothing that a GCS dies of reaches it. No honest stream is refused, and no honest node's versions are raised.
 //
-// The raylet model: sends its newest view and what it knows of others when it connects (as real ones do), then changes;
-// drops what is not newer. The GCS model: newest wins; replays all it has to a new stream; sends nothing back to the
-// stream that carried it or whose node it is; a second stream of an id ends the first; the end of a stream erases that
-// id.
+// The model of a raylet sends its newest view and what it knows of others when it connects, as a real raylet does, and
+// then its changes. It drops what is not newer. gcs_model.h says what the model of the GCS does.
 
 #ifndef MANTARAY_SIM_SYNCER_WORLD_H_
 #define MANTARAY_SIM_SYNCER_WORLD_H_

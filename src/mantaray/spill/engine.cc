@@ -35,7 +35,7 @@ Engine::Engine(FileSystem* fs, const Clock* clock, Host* host, Parallel* paralle
       clock_(clock),
       parallel_(parallel),
       options_(std::move(options)),
-      reclaimer_(fs, clock, options_.reclaimer),
+      reclaimer_(fs, clock, host, options_.reclaimer),
       buffers_(fs),
       windows_(fs, clock, parallel, &buffers_, options_.read_ahead_bytes),
       large_reads_(fs, clock, parallel, &buffers_),
@@ -103,6 +103,7 @@ absl::StatusOr<ObjectReader> Engine::Open(const std::string& url, const ObjectId
   if (!parsed.ok()) return parsed.status();
   if (parsed->object_bytes > kMaxObjectBytes) return absl::InvalidArgumentError(absl::StrCat("bad size in ", url));
   absl::StatusOr<OwnedFile> file = OpenFile(*parsed);
+  if (absl::IsNotFound(file.status()) && PutBack(*parsed, object_id)) file = OpenFile(*parsed);
   absl::StatusOr<ObjectReader> reader = absl::UnknownError("not opened");
   if (!file.ok()) reader = file.status();
   uint64_t inode = 0;
@@ -163,7 +164,7 @@ ObjectSource Engine::SourceOf(const ParsedUrl& url, OwnedFile file, uint64_t ino
   source.cached = fs_->IsCached(source.file.fd(), url.offset + url.object_bytes / 2);
   if (source.cached) return source;
   const bool use_page_cache = options_.cache_mode == CacheMode::kKeep;
-  if (!use_page_cache && record_bytes > Windows::kMaxRecordBytes) {
+  if (!use_page_cache && record_bytes > WindowCache::kMaxRecordBytes) {
     absl::StatusOr<OwnedFile> direct = fs_->Open(url.path, /*writable=*/false);
     if (direct.ok() && fs_->SetDirect(direct->fd()).ok()) {
       source.direct = std::make_shared<const OwnedFile>(*std::move(direct));
@@ -186,7 +187,7 @@ bool Engine::SetAside(const std::string& url, uint64_t inode) {
   if (there && ParseLinkName(FileOf(parsed->path))) {
     // Fails when another worker was faster, which is as good. A fused file holds other objects too, and stays.
     if (fs_->Rename(parsed->path, damaged).ok() && !IsFile(damaged, inode)) {
-      // Another worker has put a rebuilt copy there just now.
+      // Another worker has put a rebuilt copy there just now. If it cannot be put back, the next reader does it.
       fs_->Rename(damaged, parsed->path).IgnoreError();
       there = false;
     }
@@ -195,6 +196,13 @@ bool Engine::SetAside(const std::string& url, uint64_t inode) {
   MutexLock lock(&small_mutex_);
   if (there) ++stats_.damaged_objects;
   return there;
+}
+
+bool Engine::PutBack(const ParsedUrl& url, const ObjectId& object_id) {
+  ParsedUrl aside = url;
+  aside.path = absl::StrCat(url.path, kDamagedSuffix);
+  absl::StatusOr<ObjectReader> reader = OpenReplaced(aside, object_id);
+  return reader.ok() && reader->VerifyPayload().ok() && fs_->Rename(aside.path, url.path).ok();
 }
 
 bool Engine::IsFile(const std::string& path, uint64_t inode) {
@@ -430,7 +438,10 @@ bool Engine::WriteAgain(const CachedRange& range) {
   return true;
 }
 
-int64_t Engine::CloseDelayMs() const { return std::max<int64_t>(0, reclaimer_.LastGraceEndMs() - clock_->NowMs()); }
+int64_t Engine::CloseDelayMs() {
+  reclaimer_.Tick();
+  return std::max<int64_t>(0, reclaimer_.LastGraceEndMs() - clock_->NowMs());
+}
 
 void Engine::Close() {
   Tick();

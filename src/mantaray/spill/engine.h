@@ -109,8 +109,9 @@ class Engine {
   // To be called a few times a second: due punches, page cache to drop, dead workers to sweep up after.
   void Tick();
 
-  // How long Close has to wait until the readers of what was deleted have had their grace time.
-  int64_t CloseDelayMs() const;
+  // Punches what can be punched, and returns how long Close has to wait until the readers of the rest have had their
+  // grace time.
+  int64_t CloseDelayMs();
   // Punches what is pending. Nothing else may be called afterwards.
   void Close();
 
@@ -123,6 +124,9 @@ class Engine {
  private:
   ObjectSource SourceOf(const ParsedUrl& url, OwnedFile file, uint64_t inode);
   bool IsFile(const std::string& path, uint64_t inode);
+  // Puts a rebuilt copy back that another worker had set aside in place of the damaged one, before it met an error or
+  // died. Returns whether there was one.
+  bool PutBack(const ParsedUrl& url, const ObjectId& object_id);
   absl::StatusOr<OwnedFile> OpenFile(const ParsedUrl& url);
   absl::StatusOr<ObjectReader> OpenReplaced(const ParsedUrl& url, const ObjectId& object_id);
   absl::Status DeleteOne(const std::string& url);
@@ -142,7 +146,7 @@ class Engine {
   const EngineOptions options_;
   Reclaimer reclaimer_;
   IoBuffers buffers_;
-  Windows windows_;
+  WindowCache windows_;
   LargeReads large_reads_;
   OwnerBook book_;
   Journal journal_;

@@ -8,6 +8,7 @@
 #include <functional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -39,6 +40,8 @@ enum class Bug {
   kDirectoryGoesWithContents,
   kDamagedCopyStays,
   kBatchesCollide,
+  kFenceIgnoresReaders,
+  kRayletNotLookedAt,
 };
 
 struct SeededBug {
@@ -48,7 +51,7 @@ struct SeededBug {
   absl::string_view summary;
 };
 
-inline constexpr std::array<SeededBug, 19> kSeededBugs = {{
+inline constexpr std::array<SeededBug, 21> kSeededBugs = {{
     {Bug::kReaderTakesNoLock, "reader-takes-no-lock", "that was opened whole",
      "readers do not lock the range that they read"},
     {Bug::kPunchIgnoresReaders, "punch-ignores-readers", "that was opened whole",
@@ -78,6 +81,10 @@ inline constexpr std::array<SeededBug, 19> kSeededBugs = {{
      "a directory is removed with what is in it"},
     {Bug::kDamagedCopyStays, "damaged-copy-stays", kDamagedSuffix, "a copy that was set aside is never removed"},
     {Bug::kBatchesCollide, "batches-collide", "NOT_FOUND", "a batch is published over another one"},
+    {Bug::kFenceIgnoresReaders, "fence-ignores-readers", "within the grace time",
+     "a file counts as fenced off although somebody has it open"},
+    {Bug::kRayletNotLookedAt, "raylet-not-looked-at", "after the grace time",
+     "what the raylet has open counts as closed"},
 }};
 
 // What stands between one engine and its file system.
@@ -127,6 +134,10 @@ class BuggyFileSystem : public FaultyFileSystem {
     if (bug_ == Bug::kPunchIgnoresReaders && exclusive) return absl::OkStatus();
     return FaultyFileSystem::LockRange(fd, offset, size_bytes, exclusive);
   }
+  absl::Status Fence(int fd) override {
+    const absl::Status status = FaultyFileSystem::Fence(fd);
+    return bug_ == Bug::kFenceIgnoresReaders ? absl::OkStatus() : status;
+  }
   absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) override {
     auto file = FaultyFileSystem::Open(path, writable);
     if (bug_ == Bug::kIoErrorIsLoss && absl::IsUnavailable(file.status())) return absl::NotFoundError(path);
@@ -170,7 +181,7 @@ class BuggyFileSystem : public FaultyFileSystem {
   const Bug bug_;
 };
 
-// Knows which workers live.
+// Knows which workers live, and what the raylet has open.
 class BuggyHost : public Host {
  public:
   explicit BuggyHost(Bug bug) : bug_(bug) {}
@@ -179,7 +190,13 @@ class BuggyHost : public Host {
     if (bug_ == Bug::kLivingWorkersSwept && ++asked_ % 4 == 0) return false;
     return !dead.contains(process.pid);
   }
+  absl::StatusOr<OpenFiles> FilesOfRaylet() override {
+    auto files = files_of_raylet();
+    if (bug_ == Bug::kRayletNotLookedAt && files.ok()) files->clear();
+    return files;
+  }
   std::set<int64_t> dead;
+  std::function<absl::StatusOr<OpenFiles>()> files_of_raylet;
 
  private:
   const Bug bug_;

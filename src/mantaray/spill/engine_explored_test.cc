@@ -197,6 +197,56 @@ TEST_F(EngineExploredTest, CopyThatIsPutBackWhileTheDamagedOneIsSetAsideStays) {
   EXPECT_TRUE(ReadBack(engine.get(), urls[0], samples[0]).ok());
 }
 
+TEST_F(EngineExploredTest, BlocksAreGivenBackAlthoughADeleteOvertakesTheSearchForThem) {
+  const auto engine = MakeEngine(1);
+  const auto other = MakeEngine(2);
+  const auto urls = *engine->Spill(Views(MakeSamples(3, 3500)));
+  // So that which blocks are dead has to be looked up.
+  FailNext(Operation::kStat, 1);
+  ASSERT_TRUE(engine->Delete(std::vector{urls[0]}).ok());
+  bool is_overtaken = false;
+  fs_.before = [&](Operation operation, const std::string& path) {
+    for (const std::string& url : {urls[1], urls[2]}) {
+      if (operation != Operation::kOpen || path != ParseUrl(url)->path || std::exchange(is_overtaken, true)) continue;
+      EXPECT_TRUE(other->Delete(std::vector{url}).ok());
+    }
+    return absl::OkStatus();
+  };
+  Reclaim(engine.get());
+  Reclaim(other.get());
+  EXPECT_TRUE(is_overtaken);
+  EXPECT_EQ(Files(), 1u);
+  EXPECT_EQ(disk_->used_blocks, 1u);
+}
+
+TEST_F(EngineExploredTest, RebuiltCopyThatWasSetAsideByMistakeAndNotPutBackIsNotLost) {
+  const auto engine = MakeEngine(1);
+  const auto other = MakeEngine(2);
+  const Sample sample = MakeSample(1, 3500);
+  for (const char* more : {"", "and more"}) {
+    const auto urls = *engine->Spill(Views({sample}));
+    Sample rebuilt = sample;
+    rebuilt.payload += more;
+    Flip(urls[0]);
+    bool is_replaced = false;
+    fs_.before = [&](Operation operation, const std::string& path) {
+      if (operation != Operation::kRename) return absl::OkStatus();
+      if (path == ParseUrl(urls[0])->path && !std::exchange(is_replaced, true)) {
+        EXPECT_TRUE(other->Replace(urls[0], rebuilt.view()).ok());
+      }
+      const bool puts_back = absl::EndsWith(path, kDamagedSuffix);
+      return puts_back ? absl::UnavailableError("Input/output error") : absl::OkStatus();
+    };
+    EXPECT_TRUE(absl::IsUnavailable(ReadBack(engine.get(), urls[0], sample)));
+    EXPECT_TRUE(is_replaced);
+    fs_.before = nullptr;
+    EXPECT_EQ(Files(std::string(kDamagedSuffix)), 1u);
+    EXPECT_TRUE(ReadBack(engine.get(), urls[0], rebuilt).ok());
+    EXPECT_EQ(Files(std::string(kDamagedSuffix)), 0u);
+    EXPECT_TRUE(engine->Delete(urls).ok());
+  }
+}
+
 TEST_F(EngineExploredTest, FirstCopyOfADeadWorkerThatCannotBeRemovedAtOnceIsRemovedLater) {
   const std::vector<Sample> samples = MakeSamples(3, 3500);
   auto killed = MakeEngine(1);
@@ -289,6 +339,32 @@ TEST_F(EngineExploredTest, WhatATrialCouldNotRemoveIsNotTakenForAFileSystemWitho
   for (const std::string& url : *urls) EXPECT_TRUE(ParseLinkName(FileOf(ParseUrl(url)->path)).has_value()) << url;
 }
 
+TEST_F(EngineExploredTest, DiskThatIsFullOrOutOfReachAtTheStartIsNotTakenForOneWithoutLinksOrHoles) {
+  const std::vector<absl::Status> errors = {
+      absl::ResourceExhaustedError("No space left on device"), absl::ResourceExhaustedError("Disk quota exceeded"),
+      absl::UnavailableError("Too many open files"), absl::PermissionDeniedError("Read-only file system")};
+  const std::vector<Sample> samples = MakeSamples(2, 3500);
+  int64_t pid = 1;
+  for (const absl::Status& error : errors) {
+    for (Operation operation : {Operation::kMakeDirectory, Operation::kCreate, Operation::kAllocate, Operation::kWrite,
+                                Operation::kLink, Operation::kPunch, Operation::kOpen, Operation::kStat}) {
+      // EPERM, which has the same code as EROFS, is how a file system without links or holes says so.
+      const bool tells_abilities = operation == Operation::kLink || operation == Operation::kPunch;
+      if (absl::IsPermissionDenied(error) && tells_abilities) continue;
+      const auto engine = MakeEngine(pid++);
+      fs_.before = [&](Operation now, const std::string&) { return now == operation ? error : absl::OkStatus(); };
+      const bool spilled_at_once = engine->Spill(Views(samples)).ok();
+      fs_.before = nullptr;
+      const auto urls = engine->Spill(Views(samples));
+      ASSERT_TRUE(urls.ok()) << error << " at " << static_cast<int>(operation) << ": " << urls.status();
+      for (const std::string& url : *urls) {
+        EXPECT_TRUE(ParseLinkName(FileOf(ParseUrl(url)->path)).has_value())
+            << error << " at " << static_cast<int>(operation) << (spilled_at_once ? ", spilled" : "") << ": " << url;
+      }
+    }
+  }
+}
+
 TEST_F(EngineExploredTest, PunchesInALivingWorkersSegmentAreDoneAlthoughTheirWorkerDied) {
   const std::vector<Sample> samples = MakeSamples(4, 3500);
   const auto owner = MakeEngine(1);
@@ -325,6 +401,21 @@ TEST_F(EngineExploredTest, PunchesOfADiskThatIsAwayAreDoneWhenItIsBack) {
   Mount();
   for (int i = 0; i < 5; ++i) Reclaim(engine.get());
   EXPECT_EQ(DiskBytes(), samples[3].view().record_bytes());
+}
+
+TEST_F(EngineExploredTest, GapsOfManyBatchesArePunchedInOneTickAlthoughFewMayWait) {
+  options_.reclaimer.max_pending_ranges = 1;  // the others are found again by a look through their batch
+  const auto engine = MakeEngine(1);
+  std::vector<std::string> kept;
+  for (uint32_t batch = 0; batch < 12; ++batch) {
+    const std::vector<Sample> samples = MakeSamples(2, 3500, 10 * batch);
+    const auto urls = *engine->Spill(Views(samples));
+    kept.push_back(urls[1]);
+    ASSERT_TRUE(engine->Delete({&urls[0], 1}).ok());
+  }
+  clock_.AdvanceMs(5000);
+  engine->Tick();
+  EXPECT_EQ(DiskBytes(), kept.size() * MakeSample(0, 3500).view().record_bytes());
 }
 
 }  // namespace

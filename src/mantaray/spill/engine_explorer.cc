@@ -13,8 +13,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/strip.h"
+#include "mantaray/common/steady_clock.h"
 #include "mantaray/spill/engine_world.h"
-#include "mantaray/spill/posix_host.h"
 
 #if defined(ABSL_HAVE_THREAD_SANITIZER)
 // One thread plays all workers, each in the middle of another's operation. So the order in which it takes their locks
@@ -53,7 +53,7 @@ struct Found {
 // Runs worlds until one is bad, so many were good, or (if not 0) so many seconds have passed.
 Found Explore(const Arguments& arguments) {
   Found found;
-  RealClock clock;
+  SteadyClock clock;
   const int64_t end_ms = clock.NowMs() + static_cast<int64_t>(arguments.seconds * 1000);
   for (uint64_t seed = arguments.first_seed; found.worlds < arguments.worlds; ++seed) {
     if (arguments.seconds != 0 && clock.NowMs() > end_ms) break;

@@ -47,6 +47,8 @@ void World::Choose() {
   per_object_ = !Chance(100);
   unnamed_files_ = !Chance(250);
   range_locks_ = !Chance(150);
+  fences_ = !Chance(300);
+  raylet_is_seen_ = !Chance(400);
   torn_writes_ = Chance(500);
   large_objects_ = Chance(250);
   actions_ = 10 + static_cast<int>(Below(50));
@@ -61,6 +63,7 @@ void World::Choose() {
   if (crash_permille_ > 0) fault_permille_[static_cast<size_t>(Operation::kWriteback)] = 0;
   unmounts_ = Chance(200);
   damages_ = per_object_ && Chance(300);
+  host_.files_of_raylet = [this] { return FilesOfRaylet(); };
   const uint64_t workers = 1 + Below(kWorkerLimit);
   for (uint64_t i = 0; i < workers; ++i) workers_.push_back(MakeWorker());
 }
@@ -74,6 +77,7 @@ std::unique_ptr<Worker> World::MakeWorker() {
   self->fs.unnamed_files = unnamed_files_;
   self->fs.holes = per_object_;
   self->fs.range_locks = range_locks_;
+  self->fs.fences = fences_;
   self->fs.torn_writes = torn_writes_;
   SetMounts(self);
   self->fs.on_writeback_failure = [this, self](int fd, uint64_t offset, uint64_t size_bytes) {
@@ -98,7 +102,8 @@ absl::Status World::Before(Worker* worker, Operation operation, const std::strin
     return absl::UnavailableError("killed");
   }
   if (quiet_) return absl::OkStatus();
-  if (depth_ == 1 && real_.held_directory_locks() == 0 && Chance(overtaking_permille_)) Overtake();
+  if (depth_ == 1 && real_.held_directory_locks() == 0 && real_.held_fences() == 0 && Chance(overtaking_permille_))
+    Overtake();
   if (path.starts_with("/state") || !Chance(fault_permille_[static_cast<size_t>(operation)])) {
     return absl::OkStatus();
   }

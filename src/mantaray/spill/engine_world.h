@@ -8,8 +8,8 @@
 //
 // - every object that the raylet knows as spilled is read back with the right bytes; nothing is ever read wrong;
 // - no object is reported damaged or lost that is neither;
-// - a reader that opened an object before its delete reads all of it, for as long as it has it open if it locks, and
-//   for the grace time if it does not;
+// - a reader that opened an object before its delete reads all of it: for as long as it has it open if it locks, or if
+//   it is the raylet and its open files can be seen, and otherwise for the grace time;
 // - a segment holds exactly the blocks of its live objects, and when all objects are deleted, no file is left.
 //
 // Two leaks are known and allowed for, of copies that were never reported because their worker died before that: the

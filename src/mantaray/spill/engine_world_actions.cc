@@ -54,7 +54,9 @@ void World::Spill(Worker* worker) {
   }
   while (chosen.size() < count) {
     Object object;
-    for (char& byte : object.id) byte = static_cast<char>(random_());
+    std::string id(kObjectIdBytes, '\0');
+    for (char& byte : id) byte = static_cast<char>(random_());
+    object.id = *ObjectId::FromBinary(id);
     object.address = absl::StrCat("owner-", Below(3));
     object.payload = MakePayload();
     chosen.push_back(objects_.size());
@@ -91,7 +93,9 @@ void World::Restore(Worker* worker, size_t number, bool at_once) {
   Trace(worker->self.pid, " open ", Hex(before.id).substr(0, 8));
   auto reader = worker->engine->Open(before.url, before.id);
   const Object& object = objects_[number];
-  const bool same = object.state == before.state && object.damaged == before.damaged;
+  // It may have been damaged and rebuilt while it was opened.
+  const bool same =
+      object.state == before.state && object.damages == before.damages && object.damaged == before.damaged;
   if (worker->killed) return;
   if (!reader.ok()) {
     Trace("-> ", reader.status().ToString());
@@ -100,6 +104,8 @@ void World::Restore(Worker* worker, size_t number, bool at_once) {
   }
   Reader restore{number, std::move(*reader), std::nullopt, "", object.damaged || object.state != Object::kSpilled};
   if (at_once) {
+    // It may also have been damaged before, and rebuilt while it was opened.
+    restore.earlier = object.damages != before.damages || object.damaged != before.damaged;
     Finish(&restore);
   } else {
     restore.earlier = true;
@@ -115,6 +121,17 @@ void World::OpenAsRaylet() {
   if (object.damaged) return;
   if (!file.ok()) return Violated("the file of ", Hex(object.id).substr(0, 8), " is gone");
   readers_.push_back({*chosen, std::nullopt, std::move(*file), "", false});
+}
+
+absl::StatusOr<OpenFiles> World::FilesOfRaylet() {
+  if (!raylet_is_seen_) return absl::UnavailableError("the raylet cannot be looked at");
+  OpenFiles files;
+  for (const Reader& reader : readers_) {
+    if (!reader.raylets) continue;
+    const FileInfo info = *real_.Stat(reader.raylets->fd());
+    files.emplace(info.device, info.inode);
+  }
+  return files;
 }
 
 void World::StepReader() {
@@ -154,6 +171,7 @@ void World::DamageOne() {
   if (!chosen || objects_[*chosen].damaged || !vanished_.empty()) return;
   Object& object = objects_[*chosen];
   object.damaged = true;
+  ++object.damages;
   Trace("damage ", Hex(object.id).substr(0, 8));
   if (Chance(300)) {
     real_.Unlink(object.path).IgnoreError();

@@ -43,13 +43,15 @@ void World::Finish(Reader* reader) {
 void World::FinishRaylets(Reader* reader) {
   const Object& object = objects_[reader->object];
   if (object.damaged) return;
-  if (object.state == Object::kDeleted && clock_.NowMs() >= object.deleted_ms + kGraceMs) return;
+  const bool late = object.state == Object::kDeleted && clock_.NowMs() >= object.deleted_ms + kGraceMs;
+  if (late && !raylet_is_seen_) return;
   const ParsedUrl url = *ParseUrl(object.url);
   const uint64_t header_bytes = kLengthsBytes + object.address.size() + 1;
   std::string payload(object.payload.size(), '\0');
   real_.Read(reader->raylets->fd(), payload.data(), payload.size(), url.offset + header_bytes).IgnoreError();
   if (payload != object.payload && object.former_payload.empty()) {
-    Violated("the raylet reads wrong bytes of ", Hex(object.id).substr(0, 8), " within the grace time");
+    Violated("the raylet reads wrong bytes of ", Hex(object.id).substr(0, 8), " from a file that it had opened, ",
+             late ? "after" : "within", " the grace time");
   }
 }
 
@@ -72,9 +74,11 @@ void World::Quiesce() {
 }
 
 bool World::MayStay(const LinkName& link) const {
-  // A sweep may have failed for as long as the worker lived that spilled the object again.
+  // A sweep, or the removal of what it found, may have failed for as long as the worker lived that spilled the object
+  // again.
   const bool unswept = crash_permille_ > 0 && (unmounts_ || fault_permille_[size_t(Operation::kList)] > 0 ||
-                                               fault_permille_[size_t(Operation::kOpen)] > 0);
+                                               fault_permille_[size_t(Operation::kOpen)] > 0 ||
+                                               fault_permille_[size_t(Operation::kUnlink)] > 0);
   return std::any_of(objects_.begin(), objects_.end(), [&](const Object& object) {
     return object.id == link.object_id && (unswept || object.state == Object::kInMemory);
   });
@@ -87,7 +91,11 @@ void World::JudgeLive() {
   std::map<std::pair<uint64_t, uint64_t>, uint64_t> allocated_bytes;
   std::map<std::string, const Object*> live;
   for (const Object& object : objects_) {
-    if (object.state == Object::kSpilled) live[object.path] = &object;
+    if (object.state != Object::kSpilled) continue;
+    // A rebuilt copy that was set aside by mistake, by a worker that then died, is put back when it is read.
+    const std::string aside = absl::StrCat(object.path, kDamagedSuffix);
+    const bool is_aside = !real_.Open(object.path, /*writable=*/false).ok() && real_.Open(aside, false).ok();
+    live[is_aside ? aside : object.path] = &object;
   }
   for (const std::string& node : options_.node_directories) {
     for (const MemoryFileSystem::Name& name : real_.Tree(node)) {

@@ -15,7 +15,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "mantaray/spill/engine.h"
 #include "mantaray/spill/engine_bugs.h"
@@ -28,7 +27,7 @@ namespace mantaray::spill::world {
 inline constexpr int64_t kGraceMs = 2000;
 
 struct Object {
-  ObjectId id{};
+  ObjectId id;
   std::string address;
   std::string payload;
   std::string former_payload;  // before it was rebuilt
@@ -36,6 +35,7 @@ struct Object {
   std::string url;
   std::string path;      // of the URL
   bool damaged = false;  // by the world; it may be reported as lost, and rebuilt
+  int damages = 0;       // how often it was damaged
   bool busy = false;     // an action is under way on it
   int64_t deleted_ms = -1;
 };
@@ -81,7 +81,7 @@ class World {
     if (violation_.empty()) violation_ = absl::StrCat(parts...);
     Trace("VIOLATION ", violation_);
   }
-  static std::string Hex(const ObjectId& id) { return absl::BytesToHexString({id.data(), id.size()}); }
+  static std::string Hex(const ObjectId& id) { return id.Hex(); }
 
   void Choose();
 
@@ -111,6 +111,7 @@ class World {
   void Restore(Worker* worker);
   void Restore(Worker* worker, size_t number, bool at_once);
   void OpenAsRaylet();
+  absl::StatusOr<OpenFiles> FilesOfRaylet();
   void StepReader();
   void Finish(Reader* reader);
   void FinishRaylets(Reader* reader);
@@ -147,12 +148,14 @@ class World {
   bool per_object_ = true;
   bool unnamed_files_ = true;
   bool range_locks_ = true;
+  bool fences_ = true;
+  bool raylet_is_seen_ = true;
   bool torn_writes_ = false;
   bool large_objects_ = false;
   bool unmounts_ = false;
   bool damages_ = false;
   int actions_ = 0;
-  std::array<uint32_t, 17> fault_permille_{};
+  std::array<uint32_t, 18> fault_permille_{};
   uint32_t overtaking_permille_ = 0;
   uint32_t crash_permille_ = 0;
 

@@ -41,6 +41,7 @@ class FaultyFileSystem : public FileSystem {
     kRead,
     kPunch,
     kWriteback,
+    kFence,
   };
 
   explicit FaultyFileSystem(FileSystem* real) : real_(real) {}
@@ -75,8 +76,9 @@ class FaultyFileSystem : public FileSystem {
   std::string full;
   // Called before a new file is made, with its path or directory.
   std::function<void(const std::string&)> before_file;
-  // Files can be locked in part.
+  // Files can be locked in part, and fenced off.
   bool range_locks = true;
+  bool fences = true;
   // So many of the next operations that change nothing (Open, Stat, Read, List) fail with this status, after the first
   // `passing_after` of them.
   std::atomic<int64_t> passing_after{0};
@@ -143,6 +145,12 @@ class FaultyFileSystem : public FileSystem {
   void UnlockRange(int fd, uint64_t offset, uint64_t size_bytes) override {
     real_->UnlockRange(fd, offset, size_bytes);
   }
+  absl::Status Fence(int fd) override {
+    if (!fences) return absl::InvalidArgumentError("no leases");
+    if (absl::Status status = Before(Operation::kFence, ""); !status.ok()) return status;
+    return real_->Fence(fd);
+  }
+  void Unfence(int fd) override { real_->Unfence(fd); }
   absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) override {
     if (!unnamed_files) return absl::UnimplementedError("no O_TMPFILE");
     if (before_file) before_file(directory);

@@ -83,6 +83,12 @@ class FileSystem {
   virtual absl::Status LockRange(int fd, uint64_t offset, uint64_t size_bytes, bool exclusive) = 0;
   virtual void UnlockRange(int fd, uint64_t offset, uint64_t size_bytes) = 0;
 
+  // Fences a writable open file off, without waiting: fails if anybody else has the file open, in whatever process,
+  // and otherwise makes everybody who opens it wait until Unfence (a write lease). Unavailable when the file is open
+  // elsewhere; other errors when the file system has no leases.
+  virtual absl::Status Fence(int fd) = 0;
+  virtual void Unfence(int fd) = 0;
+
   // A file without a name in the file system of `directory` (O_TMPFILE).
   virtual absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) = 0;
   // A new file; AlreadyExists when there is one.

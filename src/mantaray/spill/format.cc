@@ -78,7 +78,7 @@ TrailerBytes EncodeTrailer(const Trailer& trailer) {
   std::memcpy(bytes.data(), kMagic.data(), kMagic.size());
   Put<uint16_t>(bytes.data() + kVersionAt, kFormatVersion);
   Put<uint16_t>(bytes.data() + kTrailerSizeAt, kTrailerBytes);
-  std::memcpy(bytes.data() + kObjectIdAt, trailer.object_id.data(), kObjectIdBytes);
+  std::memcpy(bytes.data() + kObjectIdAt, trailer.object_id.Binary().data(), kObjectIdBytes);
   Put<uint64_t>(bytes.data() + kOffsetAt, trailer.offset);
   Put<uint64_t>(bytes.data() + kHeaderSizeAt, trailer.header_bytes);
   Put<uint64_t>(bytes.data() + kPayloadSizeAt, trailer.payload_bytes);
@@ -114,7 +114,7 @@ absl::StatusOr<Trailer> ParseTrailer(std::span<const char> bytes) {
     return absl::DataLossError("bad trailer: reserved bytes are not zero");
   }
   Trailer trailer;
-  std::memcpy(trailer.object_id.data(), data + kObjectIdAt, kObjectIdBytes);
+  trailer.object_id = *ObjectId::FromBinary({data + kObjectIdAt, kObjectIdBytes});
   trailer.offset = Get<uint64_t>(data + kOffsetAt);
   trailer.header_bytes = Get<uint64_t>(data + kHeaderSizeAt);
   trailer.payload_bytes = Get<uint64_t>(data + kPayloadSizeAt);

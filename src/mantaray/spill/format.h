@@ -35,18 +35,18 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "mantaray/common/ids.h"
 
 namespace mantaray::spill {
 
 inline constexpr size_t kBlockBytes = 4096;
-inline constexpr size_t kObjectIdBytes = 28;
+inline constexpr size_t kObjectIdBytes = ObjectId::kBytes;
 inline constexpr size_t kLengthsBytes = 24;
 inline constexpr size_t kTrailerBytes = 84;
 inline constexpr uint16_t kFormatVersion = 1;
 // Larger lengths in a header are damage: no object store is that large.
 inline constexpr uint64_t kMaxObjectBytes = uint64_t{1} << 46;
 
-using ObjectId = std::array<char, kObjectIdBytes>;
 using TrailerBytes = std::array<char, kTrailerBytes>;
 
 struct Lengths {
@@ -59,7 +59,7 @@ struct Lengths {
 };
 
 struct Trailer {
-  ObjectId object_id{};
+  ObjectId object_id;
   uint64_t offset = 0;
   uint64_t header_bytes = 0;
   uint64_t payload_bytes = 0;

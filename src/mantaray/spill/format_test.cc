@@ -17,7 +17,7 @@ using ::testing::HasSubstr;
 
 Trailer SampleTrailer() {
   Trailer trailer;
-  trailer.object_id.fill('i');
+  trailer.object_id = *ObjectId::FromBinary(std::string(kObjectIdBytes, 'i'));
   trailer.offset = 3 * kBlockBytes;
   trailer.header_bytes = kLengthsBytes + 100;
   trailer.payload_bytes = 150000;

@@ -46,12 +46,12 @@ std::unique_ptr<Window> LargeReads::Read(const std::shared_ptr<const OwnedFile>&
 PendingWindow LargeReads::StartHead(const std::shared_ptr<const OwnedFile>& file, uint64_t offset,
                                     uint64_t record_bytes) {
   if (const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd()); info.ok()) {
-    const Place place{info->device, info->inode, offset};
+    const SegmentPosition position{info->device, info->inode, offset};
     MutexLock lock(&mutex_);
-    forward_ = place == last_end_;
-    last_end_ = place;
+    forward_ = position == last_end_;
+    last_end_ = position;
     last_end_.offset += record_bytes;
-    if (ahead_.valid() && ahead_at_ == place) return std::move(ahead_);
+    if (ahead_.valid() && ahead_at_ == position) return std::move(ahead_);
   }
   return Start(file, offset, record_bytes);
 }
@@ -59,7 +59,7 @@ PendingWindow LargeReads::StartHead(const std::shared_ptr<const OwnedFile>& file
 void LargeReads::GoOn(const std::shared_ptr<const OwnedFile>& file, uint64_t offset, uint64_t record_bytes) {
   const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd());
   if (!info.ok() || offset + record_bytes >= info->size_bytes) return;
-  const Place next{info->device, info->inode, offset + record_bytes};
+  const SegmentPosition next{info->device, info->inode, offset + record_bytes};
   PendingWindow stale;  // waited for outside the lock
   MutexLock lock(&mutex_);
   if (!forward_ || next != last_end_) return;

@@ -75,12 +75,12 @@ class LargeReads {
   void Tick();
 
  private:
-  // Which part of which segment.
-  struct Place {
+  // An offset in a segment.
+  struct SegmentPosition {
     uint64_t device = 0;
     uint64_t inode = 0;
     uint64_t offset = 0;
-    bool operator==(const Place&) const = default;
+    bool operator==(const SegmentPosition&) const = default;
   };
 
   FileSystem* const fs_;
@@ -88,9 +88,9 @@ class LargeReads {
   Parallel* const parallel_;
   IoBuffers* const buffers_;
   Mutex mutex_;
-  Place last_end_ ABSL_GUARDED_BY(mutex_);  // where the last record that was asked for ended
+  SegmentPosition last_end_ ABSL_GUARDED_BY(mutex_);  // where the last record that was asked for ended
   bool forward_ ABSL_GUARDED_BY(mutex_) = false;
-  Place ahead_at_ ABSL_GUARDED_BY(mutex_);
+  SegmentPosition ahead_at_ ABSL_GUARDED_BY(mutex_);
   int64_t ahead_ms_ ABSL_GUARDED_BY(mutex_) = 0;
   PendingWindow ahead_ ABSL_GUARDED_BY(mutex_);
 };

@@ -58,10 +58,10 @@ MemoryFileSystem::InodePtr MemoryFileSystem::Find(const std::string& path) const
   return at;
 }
 
-absl::StatusOr<MemoryFileSystem::Place> MemoryFileSystem::PlaceOf(const std::string& path) const {
+absl::StatusOr<MemoryFileSystem::ResolvedPath> MemoryFileSystem::Resolve(const std::string& path) const {
   InodePtr directory = Find(DirectoryOf(path));
   if (directory == nullptr || !directory->is_directory) return ErrnoStatus(ENOENT, "find", path);
-  return Place{std::move(directory), std::string(FileOf(path))};
+  return ResolvedPath{std::move(directory), std::string(FileOf(path))};
 }
 
 FileInfo MemoryFileSystem::InfoOf(const Inode& inode) {
@@ -83,25 +83,25 @@ std::vector<MemoryFileSystem::Name> MemoryFileSystem::Tree(const std::string& pa
 }
 
 absl::Status MemoryFileSystem::MakeDirectory(const std::string& path) {
-  const absl::StatusOr<Place> place = PlaceOf(path);
-  if (!place.ok()) return place.status();
-  if (place->directory->names.contains(place->name)) return ErrnoStatus(EEXIST, "mkdir", path);
-  place->directory->names[place->name] = std::make_shared<Inode>(place->directory->disk, true);
+  const absl::StatusOr<ResolvedPath> entry = Resolve(path);
+  if (!entry.ok()) return entry.status();
+  if (entry->directory->names.contains(entry->name)) return ErrnoStatus(EEXIST, "mkdir", path);
+  entry->directory->names[entry->name] = std::make_shared<Inode>(entry->directory->disk, true);
   return absl::OkStatus();
 }
 
 absl::Status MemoryFileSystem::RemoveDirectory(const std::string& path) {
-  const absl::StatusOr<Place> place = PlaceOf(path);
+  const absl::StatusOr<ResolvedPath> entry = Resolve(path);
   const InodePtr inode = Find(path);
-  if (!place.ok() || inode == nullptr || !inode->is_directory) return ErrnoStatus(ENOENT, "rmdir", path);
+  if (!entry.ok() || inode == nullptr || !inode->is_directory) return ErrnoStatus(ENOENT, "rmdir", path);
   if (!inode->names.empty()) return ErrnoStatus(ENOTEMPTY, "rmdir", path);
-  place->directory->names.erase(place->name);
+  entry->directory->names.erase(entry->name);
   return absl::OkStatus();
 }
 
 absl::Status MemoryFileSystem::Rename(const std::string& from, const std::string& to) {
-  const absl::StatusOr<Place> source = PlaceOf(from);
-  const absl::StatusOr<Place> target = PlaceOf(to);
+  const absl::StatusOr<ResolvedPath> source = Resolve(from);
+  const absl::StatusOr<ResolvedPath> target = Resolve(to);
   const InodePtr inode = Find(from);
   if (inode == nullptr || !source.ok() || !target.ok()) return ErrnoStatus(ENOENT, "rename", from);
   const InodePtr old = Find(to);
@@ -115,11 +115,11 @@ absl::Status MemoryFileSystem::Rename(const std::string& from, const std::string
 }
 
 absl::Status MemoryFileSystem::Unlink(const std::string& path) {
-  const absl::StatusOr<Place> place = PlaceOf(path);
+  const absl::StatusOr<ResolvedPath> entry = Resolve(path);
   const InodePtr inode = Find(path);
-  if (!place.ok() || inode == nullptr) return ErrnoStatus(ENOENT, "unlink", path);
+  if (!entry.ok() || inode == nullptr) return ErrnoStatus(ENOENT, "unlink", path);
   if (inode->is_directory) return ErrnoStatus(EISDIR, "unlink", path);
-  place->directory->names.erase(place->name);
+  entry->directory->names.erase(entry->name);
   --inode->link_count;
   return absl::OkStatus();
 }
@@ -175,6 +175,20 @@ void MemoryFileSystem::UnlockRange(int fd, uint64_t offset, uint64_t size_bytes)
                 [&](const Lock& lock) { return lock.fd == fd && offset <= lock.offset && lock.end <= end; });
 }
 
+absl::Status MemoryFileSystem::Fence(int fd) {
+  const Inode* const inode = files_.at(fd).inode.get();
+  for (const auto& [other, file] : files_) {
+    if (other != fd && file.inode.get() == inode) return ErrnoStatus(EAGAIN, "lease", "a file");
+  }
+  files_.at(fd).fence = true;
+  ++held_fences_;
+  return absl::OkStatus();
+}
+
+void MemoryFileSystem::Unfence(int fd) {
+  if (std::exchange(files_.at(fd).fence, false)) --held_fences_;
+}
+
 absl::StatusOr<OwnedFile> MemoryFileSystem::OpenUnnamed(const std::string& directory) {
   const InodePtr inode = Find(directory);
   if (inode == nullptr || !inode->is_directory) return ErrnoStatus(ENOENT, "open O_TMPFILE in", directory);
@@ -182,12 +196,12 @@ absl::StatusOr<OwnedFile> MemoryFileSystem::OpenUnnamed(const std::string& direc
 }
 
 absl::StatusOr<OwnedFile> MemoryFileSystem::Create(const std::string& path) {
-  const absl::StatusOr<Place> place = PlaceOf(path);
-  if (!place.ok()) return place.status();
-  if (place->directory->names.contains(place->name)) return ErrnoStatus(EEXIST, "create", path);
-  InodePtr inode = std::make_shared<Inode>(place->directory->disk, false);
+  const absl::StatusOr<ResolvedPath> entry = Resolve(path);
+  if (!entry.ok()) return entry.status();
+  if (entry->directory->names.contains(entry->name)) return ErrnoStatus(EEXIST, "create", path);
+  InodePtr inode = std::make_shared<Inode>(entry->directory->disk, false);
   inode->link_count = 1;
-  place->directory->names[place->name] = inode;
+  entry->directory->names[entry->name] = inode;
   return OpenInode(std::move(inode), true);
 }
 
@@ -206,18 +220,19 @@ void MemoryFileSystem::Close(int fd) {
     inode.directory_locked = false;
     --held_directory_locks_;
   }
+  Unfence(fd);
   files_.erase(found);
 }
 
 absl::StatusOr<FileInfo> MemoryFileSystem::Stat(int fd) { return InfoOf(*files_.at(fd).inode); }
 
 absl::Status MemoryFileSystem::Link(int fd, const std::string& path) {
-  const absl::StatusOr<Place> place = PlaceOf(path);
-  if (!place.ok()) return place.status();
-  if (place->directory->names.contains(place->name)) return ErrnoStatus(EEXIST, "link", path);
+  const absl::StatusOr<ResolvedPath> entry = Resolve(path);
+  if (!entry.ok()) return entry.status();
+  if (entry->directory->names.contains(entry->name)) return ErrnoStatus(EEXIST, "link", path);
   const InodePtr& inode = files_.at(fd).inode;
   ++inode->link_count;
-  place->directory->names[place->name] = inode;
+  entry->directory->names[entry->name] = inode;
   return absl::OkStatus();
 }
 

@@ -50,6 +50,8 @@ class MemoryFileSystem : public FileSystem {
   void EvictAll();
   // Directory locks that are held now.
   int held_directory_locks() const { return held_directory_locks_; }
+  // Fences that are held now. Nobody may open those files meanwhile, because nobody can wait here.
+  int held_fences() const { return held_fences_; }
   size_t open_files() const { return files_.size(); }
 
   absl::Status MakeDirectory(const std::string& path) override;
@@ -62,6 +64,8 @@ class MemoryFileSystem : public FileSystem {
   absl::StatusOr<OwnedFile> LockDirectory(const std::string& path) override;
   absl::Status LockRange(int fd, uint64_t offset, uint64_t size_bytes, bool exclusive) override;
   void UnlockRange(int fd, uint64_t offset, uint64_t size_bytes) override;
+  absl::Status Fence(int fd) override;
+  void Unfence(int fd) override;
   absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) override;
   absl::StatusOr<OwnedFile> Create(const std::string& path) override;
   absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) override;
@@ -117,14 +121,16 @@ class MemoryFileSystem : public FileSystem {
     bool writable = false;
     bool direct = false;
     bool directory_lock = false;
+    bool fence = false;
   };
-  struct Place {
+  // A name in a directory. It need not exist.
+  struct ResolvedPath {
     InodePtr directory;
     std::string name;
   };
 
   InodePtr Find(const std::string& path) const;
-  absl::StatusOr<Place> PlaceOf(const std::string& path) const;
+  absl::StatusOr<ResolvedPath> Resolve(const std::string& path) const;
   OwnedFile OpenInode(InodePtr inode, bool writable);
   absl::StatusOr<Block*> BlockFor(Inode* inode, uint64_t number);
   static FileInfo InfoOf(const Inode& inode);
@@ -136,6 +142,7 @@ class MemoryFileSystem : public FileSystem {
   std::map<int, File> files_;
   int next_fd_ = 3;
   int held_directory_locks_ = 0;
+  int held_fences_ = 0;
   std::vector<char*> idle_buffers_;
 };
 

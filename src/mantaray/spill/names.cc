@@ -4,7 +4,6 @@
 
 #include <charconv>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -59,8 +58,7 @@ std::string BatchName(uint64_t batch) { return absl::StrCat(batch); }
 std::optional<uint64_t> ParseBatchName(absl::string_view name) { return ParseUnsigned(name, 10); }
 
 std::string FormatLinkName(const LinkName& link) {
-  const absl::string_view id(link.object_id.data(), link.object_id.size());
-  return absl::StrCat(absl::BytesToHexString(id), ".", absl::Hex(link.offset), ".", absl::Hex(link.object_bytes),
+  return absl::StrCat(link.object_id.Hex(), ".", absl::Hex(link.offset), ".", absl::Hex(link.object_bytes),
                       link.owner ? absl::StrCat(".", absl::Hex(*link.owner)) : "", link.damaged ? kDamagedSuffix : "");
 }
 
@@ -69,11 +67,13 @@ std::optional<LinkName> ParseLinkName(absl::string_view name) {
   link.damaged = absl::ConsumeSuffix(&name, kDamagedSuffix);
   const std::vector<absl::string_view> parts = absl::StrSplit(name, '.');
   if (parts.size() < 3 || parts.size() > 4 || parts[0].size() != 2 * kObjectIdBytes) return std::nullopt;
+  std::string id(kObjectIdBytes, '\0');
   for (size_t i = 0; i < kObjectIdBytes; ++i) {
     const auto byte = ParseUnsigned(parts[0].substr(2 * i, 2), 16);
     if (!byte) return std::nullopt;
-    link.object_id[i] = static_cast<char>(*byte);
+    id[i] = static_cast<char>(*byte);
   }
+  link.object_id = *ObjectId::FromBinary(id);
   const auto offset = ParseUnsigned(parts[1], 16);
   const auto object_bytes = ParseUnsigned(parts[2], 16);
   if (!offset || !object_bytes || *offset % kBlockBytes != 0 || *object_bytes > kMaxObjectBytes) return std::nullopt;

@@ -34,6 +34,8 @@ inline constexpr absl::string_view kOwnerFile = "owner";
 inline constexpr absl::string_view kOwnerBookPrefix = "owners-";
 // Another; see journal.h.
 inline constexpr absl::string_view kJournalPrefix = "owed-";
+// One for each object that the raylet found damaged or lost, with the object's id; see pull_check.h.
+inline constexpr absl::string_view kPullNotePrefix = "pull-";
 // What begins like this is never referred to, and swept when its maker is dead.
 inline constexpr absl::string_view kTemporaryPrefix = ".tmp-";
 inline constexpr absl::string_view kProbeDirectory = ".tmp-trial";
@@ -51,7 +53,7 @@ struct ProcessId {
 };
 
 struct LinkName {
-  ObjectId object_id{};
+  ObjectId object_id;
   uint64_t offset = 0;
   uint64_t object_bytes = 0;
   bool damaged = false;

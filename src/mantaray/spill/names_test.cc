@@ -9,7 +9,7 @@ namespace {
 
 TEST(Names, LinkNameRoundTripAndRejects) {
   LinkName link;
-  link.object_id.fill('\xab');
+  link.object_id = *ObjectId::FromBinary(std::string(kObjectIdBytes, '\xab'));
   link.offset = 42 * kBlockBytes;
   link.object_bytes = 150123;
   const std::string name = FormatLinkName(link);

@@ -28,7 +28,7 @@ constexpr int kMakeAttempts = 10;
 SegmentPlan InOrderOfCreation(SegmentPlan plan, std::span<const ObjectToSpill> objects) {
   const auto key = [&objects](size_t object) {
     std::array<unsigned char, kObjectIdBytes> id{};
-    std::copy_n(objects[object].object_id.begin(), id.size(), id.begin());
+    std::copy_n(objects[object].object_id.Binary().begin(), id.size(), id.begin());
     std::reverse(id.end() - sizeof(uint32_t), id.end());
     return id;
   };
@@ -151,7 +151,7 @@ absl::Status Placer::TryDirectory(Batch* batch, size_t directory, const SegmentP
   return absl::OkStatus();
 }
 
-void Placer::Place(Batch* batch, const SegmentPlan& plan) {
+void Placer::PlaceSegment(Batch* batch, const SegmentPlan& plan) {
   uint64_t largest_room = 0;
   size_t largest_links = plan.objects.size();
   std::vector<std::string> reasons;
@@ -280,7 +280,7 @@ absl::StatusOr<std::vector<std::string>> Placer::Spill(std::span<const ObjectToS
     while (!batch.plans.empty()) {
       const SegmentPlan plan = std::move(batch.plans.front());
       batch.plans.pop_front();
-      Place(&batch, plan);
+      PlaceSegment(&batch, plan);
     }
     Publish(&batch);
   }

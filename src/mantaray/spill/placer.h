@@ -64,7 +64,7 @@ class Placer {
   absl::Status EnsureWorkerDirectory(size_t directory);
   absl::StatusOr<std::string> BatchDirectory(Batch* batch, size_t directory);
   absl::Status TryDirectory(Batch* batch, size_t directory, const SegmentPlan& plan);
-  void Place(Batch* batch, const SegmentPlan& plan);
+  void PlaceSegment(Batch* batch, const SegmentPlan& plan);
   void Publish(Batch* batch);
   void Plan(Batch* batch, const std::vector<size_t>& objects);
   std::vector<std::string> TakePrefix(const Batch& batch, std::vector<std::string>* unneeded) const;

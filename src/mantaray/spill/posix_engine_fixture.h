@@ -27,12 +27,14 @@ namespace mantaray::spill {
 class FakeHost : public Host {
  public:
   bool IsAlive(const ProcessId& process) override { return !dead.contains(process.pid); }
+  absl::StatusOr<OpenFiles> FilesOfRaylet() override { return files_of_raylet; }
   std::set<int64_t> dead;
+  absl::StatusOr<OpenFiles> files_of_raylet = absl::UnavailableError("no raylet");
 };
 
 // An object that owns its bytes.
 struct Sample {
-  ObjectId id{};
+  ObjectId id;
   std::string address;
   std::string metadata;
   std::string payload;
@@ -43,7 +45,9 @@ struct Sample {
 inline Sample MakeSample(uint32_t number, size_t payload_bytes) {
   Sample sample;
   std::mt19937 random(number);
-  for (char& byte : sample.id) byte = static_cast<char>(random());
+  std::string id(kObjectIdBytes, '\0');
+  for (char& byte : id) byte = static_cast<char>(random());
+  sample.id = *ObjectId::FromBinary(id);
   sample.address = std::string(90 + number % 7, 'a');
   sample.metadata = number % 2 == 0 ? "PYTHON" : "";
   sample.payload.resize(payload_bytes);
@@ -147,7 +151,7 @@ class EngineTest : public ::testing::Test {
   }
 
   std::string root_;
-  HelperThread parallel_;
+  HelperThreads parallel_;
   PosixFileSystem posix_;
   FaultyFileSystem fs_{&posix_};
   VirtualClock clock_;

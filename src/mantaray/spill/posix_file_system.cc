@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -156,6 +157,15 @@ void PosixFileSystem::UnlockRange(int fd, uint64_t offset, uint64_t size_bytes) 
   range.l_len = static_cast<off_t>(size_bytes);
   fcntl(fd, F_OFD_SETLK, &range);
 }
+
+absl::Status PosixFileSystem::Fence(int fd) {
+  // The kernel signals the holder of a lease when somebody waits for it. SIGIO, its usual choice, would end the
+  // process. Nobody handles SIGURG, so the kernel drops it.
+  if (fcntl(fd, F_SETSIG, SIGURG) != 0) return FailureOf("set the signal of", fd);
+  return StatusOf(Repeat([&] { return fcntl(fd, F_SETLEASE, F_WRLCK); }), "lease", fd);
+}
+
+void PosixFileSystem::Unfence(int fd) { fcntl(fd, F_SETLEASE, F_UNLCK); }
 
 absl::StatusOr<OwnedFile> PosixFileSystem::OpenUnnamed(const std::string& directory) {
   const int fd = Repeat([&] { return open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kFileMode); });

@@ -22,6 +22,8 @@ class PosixFileSystem : public FileSystem {
   absl::StatusOr<OwnedFile> LockDirectory(const std::string& path) override;
   absl::Status LockRange(int fd, uint64_t offset, uint64_t size_bytes, bool exclusive) override;
   void UnlockRange(int fd, uint64_t offset, uint64_t size_bytes) override;
+  absl::Status Fence(int fd) override;
+  void Unfence(int fd) override;
   absl::StatusOr<OwnedFile> OpenUnnamed(const std::string& directory) override;
   absl::StatusOr<OwnedFile> Create(const std::string& path) override;
   absl::StatusOr<OwnedFile> Open(const std::string& path, bool writable) override;

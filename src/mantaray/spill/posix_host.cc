@@ -1,19 +1,22 @@
-// Reading /proc/<pid>/stat.
+// Reading /proc/<pid>/stat and /proc/<pid>/fd.
 
 #include "mantaray/spill/posix_host.h"
 
+#include <dirent.h>
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <cerrno>
-#include <chrono>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "mantaray/common/errno_status.h"
 
 namespace mantaray::spill {
 namespace {
@@ -52,9 +55,26 @@ bool PosixHost::IsAlive(const ProcessId& process) {
   return *found == process;
 }
 
-int64_t RealClock::NowMs() const {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+absl::StatusOr<OpenFiles> PosixHost::FilesOfRaylet() {
+  if (raylet_pid_ == 0) return absl::UnavailableError("the raylet is not known");
+  const std::string path = absl::StrCat("/proc/", raylet_pid_, "/fd");
+  const auto close_directory = [](DIR* directory) { closedir(directory); };
+  const std::unique_ptr<DIR, decltype(close_directory)> directory(opendir(path.c_str()), close_directory);
+  if (directory == nullptr) return ErrnoStatus(errno, "opendir", path);
+  OpenFiles files;
+  errno = 0;
+  while (const dirent* entry = readdir(directory.get())) {
+    struct stat data {};
+    // A descriptor that was closed meanwhile is not there any more.
+    if (fstatat(dirfd(directory.get()), entry->d_name, &data, 0) == 0) {
+      if (S_ISREG(data.st_mode)) files.emplace(data.st_dev, data.st_ino);
+    } else if (errno != ENOENT) {
+      return ErrnoStatus(errno, "stat", absl::StrCat(path, "/", entry->d_name));
+    }
+    errno = 0;
+  }
+  if (errno != 0) return ErrnoStatus(errno, "readdir", path);
+  return files;
 }
 
 }  // namespace mantaray::spill

@@ -14,7 +14,7 @@ constexpr std::chrono::microseconds kSpin{50};
 
 }  // namespace
 
-HelperThread::~HelperThread() {
+HelperThreads::~HelperThreads() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
@@ -26,7 +26,7 @@ HelperThread::~HelperThread() {
 }
 
 // Returns whether the thread runs; it is started if need be.
-bool HelperThread::Run(std::thread* thread, std::function<void()> loop) {
+bool HelperThreads::Run(std::thread* thread, std::function<void()> loop) {
   if (thread->joinable()) return true;
   try {
     *thread = spawn_(std::move(loop));
@@ -36,7 +36,7 @@ bool HelperThread::Run(std::thread* thread, std::function<void()> loop) {
   }
 }
 
-void HelperThread::RunBoth(const std::function<void()>& first, const std::function<void()>& second) {
+void HelperThreads::RunBoth(const std::function<void()>& first, const std::function<void()>& second) {
   const std::unique_lock use(in_use_, std::try_to_lock);
   if (!use.owns_lock() || !Run(&thread_, [this] { Loop(); })) {
     first();
@@ -65,7 +65,7 @@ void HelperThread::RunBoth(const std::function<void()>& first, const std::functi
   changed_.wait(lock, [this] { return done_.load(std::memory_order_relaxed); });
 }
 
-void HelperThread::Start(std::function<void()> task) {
+void HelperThreads::Start(std::function<void()> task) {
   {
     const std::lock_guard lock(mutex_);
     if (Run(&background_, [this] { BackgroundLoop(); })) queue_.push_back(std::exchange(task, nullptr));
@@ -74,7 +74,7 @@ void HelperThread::Start(std::function<void()> task) {
   if (task != nullptr) task();
 }
 
-void HelperThread::BackgroundLoop() {
+void HelperThreads::BackgroundLoop() {
   std::unique_lock lock(mutex_);
   while (true) {
     queued_.wait(lock, [this] { return stop_ || !queue_.empty(); });
@@ -87,7 +87,7 @@ void HelperThread::BackgroundLoop() {
   }
 }
 
-void HelperThread::Loop() {
+void HelperThreads::Loop() {
   std::unique_lock lock(mutex_);
   while (true) {
     changed_.wait(lock, [this] { return stop_ || task_ != nullptr; });

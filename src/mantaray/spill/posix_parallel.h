@@ -16,16 +16,16 @@
 
 namespace mantaray::spill {
 
-class HelperThread : public Parallel {
+class HelperThreads : public Parallel {
  public:
   using Spawn = std::function<std::thread(std::function<void()>)>;
 
   // `spawn` makes the threads; it may throw std::system_error.
-  explicit HelperThread(Spawn spawn = [](const std::function<void()>& run) { return std::thread(run); })
+  explicit HelperThreads(Spawn spawn = [](const std::function<void()>& run) { return std::thread(run); })
       : spawn_(std::move(spawn)) {}
-  HelperThread(const HelperThread&) = delete;
-  HelperThread& operator=(const HelperThread&) = delete;
-  ~HelperThread() override;
+  HelperThreads(const HelperThreads&) = delete;
+  HelperThreads& operator=(const HelperThreads&) = delete;
+  ~HelperThreads() override;
 
   // A second caller at the same time finds the helper busy and runs both by itself.
   void RunBoth(const std::function<void()>& first, const std::function<void()>& second) override;

@@ -8,7 +8,6 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "mantaray/common/crc32c.h"
@@ -21,8 +20,6 @@ constexpr uint64_t kSharedPieceBytes = 128 << 10;  // the same by two threads, w
 constexpr uint64_t kDiskPieceBytes = 8 << 20;      // out of a disk: large requests, whatever its read-ahead
 constexpr uint64_t kSplitBytes = 1536 << 10;       // below, waking a second thread costs more than it brings
 constexpr size_t kReadsInFlight = 2;
-
-std::string Hex(const ObjectId& id) { return absl::BytesToHexString(absl::string_view(id.data(), id.size())); }
 
 }  // namespace
 
@@ -100,7 +97,7 @@ absl::Status ObjectReader::ReadAndCheck(const ObjectId& object_id) {
   if (absl::Status status = CheckTrailer(*trailer, lengths_, url_.offset); !status.ok())
     return Damage(status.message());
   if (trailer->object_id != object_id) {
-    return Damage(absl::StrCat("another object: expected ", Hex(object_id), ", found ", Hex(trailer->object_id)));
+    return Damage(absl::StrCat("another object: expected ", object_id.Hex(), ", found ", trailer->object_id.Hex()));
   }
   if (absl::Status status = CheckCrc("header", trailer->header_crc, Crc32c(bytes_.data(), lengths_.header_bytes()));
       !status.ok()) {
@@ -140,6 +137,19 @@ absl::Status ObjectReader::ReadPayload(std::span<char> payload, Parallel* parall
     status = ReadPart(0, payload, in_memory ? kPieceBytes : kDiskPieceBytes, &crc);
   }
   if (!status.ok()) return status;
+  return CheckCrc("payload", payload_crc_, crc);
+}
+
+absl::Status ObjectReader::VerifyPayload() {
+  if (checked_) return absl::OkStatus();
+  std::vector<char> buffer(kPieceBytes);
+  uint32_t crc = 0;
+  for (uint64_t done = 0; done < lengths_.payload_bytes;) {
+    const std::span<char> piece =
+        std::span(buffer).first(std::min<uint64_t>(kPieceBytes, lengths_.payload_bytes - done));
+    if (absl::Status status = ReadPart(done, piece, kPieceBytes, &crc); !status.ok()) return status;
+    done += piece.size();
+  }
   return CheckCrc("payload", payload_crc_, crc);
 }
 

@@ -67,6 +67,9 @@ class ObjectReader {
   // that lies in memory is read by two threads at once, if `parallel` has them.
   absl::Status ReadPayload(std::span<char> payload, Parallel* parallel);
 
+  // Reads the payload as ReadPayload does, without keeping it.
+  absl::Status VerifyPayload();
+
  private:
   ObjectReader(FileSystem* fs, ParsedUrl url, ObjectSource source)
       : fs_(fs), url_(std::move(url)), source_(std::move(source)) {}

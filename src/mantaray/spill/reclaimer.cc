@@ -15,6 +15,8 @@ using Extent = std::pair<uint64_t, uint64_t>;  // offset, size
 
 // A reader holds a range for as long as one restore takes.
 constexpr int64_t kLockedRetryMs = 200;
+// A look at the open files of a raylet with ten thousand of them takes some milliseconds.
+constexpr int64_t kLookPeriodMs = 1000;
 constexpr int64_t kFirstRetryMs = 1000;
 constexpr int64_t kLongestRetryMs = 60000;
 // How many ranges of one file are punched before the other files have their turn.
@@ -88,8 +90,8 @@ absl::Status Reclaimer::DeleteLink(const std::string& path, const LinkName& link
     Forget(key);
     return absl::OkStatus();
   }
-  const int64_t due_ms = clock_->NowMs() + options_.punch_delay_ms;
-  Queue(key, *std::move(file), batch_directory, {{link.offset, RecordBytes(link.object_bytes), due_ms, due_ms}});
+  const int64_t now_ms = clock_->NowMs();
+  Queue(key, *std::move(file), batch_directory, {{link.offset, RecordBytes(link.object_bytes), now_ms, now_ms}});
   return absl::OkStatus();
 }
 
@@ -113,7 +115,9 @@ void Reclaimer::Queue(const FileKey& key, OwnedFile file, const std::string& bat
     pending.file = std::make_shared<OwnedFile>(std::move(file));
     ++open_files_;
   }
-  pending.ranges.insert(pending.ranges.end(), ranges.begin(), ranges.end());
+  // They are due before those that wait for another attempt.
+  const auto place = std::upper_bound(pending.ranges.begin(), pending.ranges.end(), ranges.front(), DueEarlier);
+  pending.ranges.insert(place, ranges.begin(), ranges.end());
   pending_ranges_ += ranges.size();
 }
 
@@ -159,8 +163,7 @@ bool Reclaimer::TakeDue(int64_t now_ms, bool retries, std::vector<Turn>* turns) 
     PendingFile& pending = at->second;
     Turn turn{at->first, {pending.batch_directory, pending.file, {}, pending.retry_delay_ms}};
     if (retries) {
-      for (Range& range : pending.ranges) range.due_ms = range.grace_end_ms;
-      std::stable_sort(pending.ranges.begin(), pending.ranges.end(), DueEarlier);
+      for (Range& range : pending.ranges) range.due_ms = now_ms;
     }
     while (!pending.ranges.empty() && pending.ranges.front().due_ms <= now_ms &&
            (retries || turn.pending.ranges.size() < kRangesPerTurn)) {
@@ -218,7 +221,8 @@ std::shared_ptr<OwnedFile> Reclaimer::Reopen(const Turn& turn, Listings* listing
   if (!file.ok()) return nullptr;
   const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd());
   if (!info.ok()) return nullptr;
-  *gone = FileKey(info->device, info->inode) != turn.key;
+  // The link was replaced by a rebuilt copy since it was listed. The next attempt finds another link, or none.
+  if (FileKey(info->device, info->inode) != turn.key) return nullptr;
   *live = found->second.live;
   if (info->link_count == 1 && !live->empty()) {
     // The inode may belong to an object by now that was rebuilt, larger than its name says.
@@ -227,7 +231,59 @@ std::shared_ptr<OwnedFile> Reclaimer::Reopen(const Turn& turn, Listings* listing
     if (absl::IsUnavailable(actual_bytes.status())) return nullptr;
     if (actual_bytes.ok()) live->emplace_back(offset, RecordBytes(*actual_bytes));
   }
-  return *gone ? nullptr : std::make_shared<OwnedFile>(*std::move(file));
+  return std::make_shared<OwnedFile>(*std::move(file));
+}
+
+// Returns how long a punch has to wait because the raylet, which takes no locks, may still read what died at `dead_ms`.
+// It can have opened it before that moment only.
+int64_t Reclaimer::RayletDelayMs(const FileKey& key, int64_t dead_ms, int64_t now_ms) {
+  const auto may_read = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return looked_ms_ <= dead_ms || !files_of_raylet_.ok() || files_of_raylet_->contains(key);
+  };
+  const bool look = [&] {
+    MutexLock lock(&mutex_);
+    return may_read() && dead_ms < now_ms && now_ms - looked_ms_ >= kLookPeriodMs;
+  }();
+  if (look) {
+    absl::StatusOr<OpenFiles> files = host_->FilesOfRaylet();
+    MutexLock lock(&mutex_);
+    files_of_raylet_ = std::move(files);
+    looked_ms_ = now_ms;
+  }
+  MutexLock lock(&mutex_);
+  if (files_of_raylet_.ok()) return may_read() ? kLockedRetryMs : 0;
+  // It cannot be looked at, so it has the grace time.
+  return std::clamp<int64_t>(dead_ms + options_.punch_delay_ms - now_ms, 0, kLockedRetryMs);
+}
+
+// Keeps readers out of a range of a file that others have open. Returns 0, or how long to wait before the next attempt.
+int64_t Reclaimer::LockOut(const FileKey& key, int fd, const Range& range, int64_t now_ms) {
+  if (const int64_t delay_ms = RayletDelayMs(key, range.dead_ms, now_ms); delay_ms > 0) return delay_ms;
+  return absl::IsUnavailable(fs_->LockRange(fd, range.offset, range.size_bytes, /*exclusive=*/true)) ? kLockedRetryMs
+                                                                                                     : 0;
+}
+
+// Neighbours that were deleted together are one call.
+Reclaimer::Range Reclaimer::Merge(const std::deque<Range>& ranges, size_t first, size_t* next) {
+  Range merged = ranges[first];
+  for (*next = first + 1; *next < ranges.size(); ++*next) {
+    const Range& range = ranges[*next];
+    if (range.offset > merged.offset + merged.size_bytes) break;
+    const uint64_t end = std::max(merged.offset + merged.size_bytes, range.offset + range.size_bytes);
+    merged.size_bytes = end - merged.offset;
+    merged.dead_ms = std::max(merged.dead_ms, range.dead_ms);
+  }
+  return merged;
+}
+
+// Punches a range that readers are kept out of. Returns false when it is to be tried again.
+bool Reclaimer::PunchRange(int fd, const Range& range) {
+  const absl::Status punched = fs_->PunchHole(fd, range.offset, range.size_bytes);
+  MutexLock lock(&mutex_);
+  if (punched.ok()) stats_.punched_bytes += range.size_bytes;
+  if (punched.ok() || absl::IsUnimplemented(punched)) return true;
+  ++stats_.failed_punches;
+  return false;
 }
 
 void Reclaimer::Punch(Turn turn, int64_t now_ms, Listings* listings) {
@@ -238,77 +294,67 @@ void Reclaimer::Punch(Turn turn, int64_t now_ms, Listings* listings) {
   bool gone = false;
   if (file == nullptr) file = Reopen(turn, listings, &live, &gone);
   if (gone) return;
-  ReclaimerStats done;
-  const auto wait_again = [&](const Range& range, int64_t delay_ms) {
-    turn.pending.ranges.push_back({range.offset, range.size_bytes, now_ms + delay_ms, range.grace_end_ms});
-  };
   const int64_t retry_ms = std::clamp(2 * turn.pending.retry_delay_ms, kFirstRetryMs, kLongestRetryMs);
   turn.pending.retry_delay_ms = 0;
-  // Neighbours that were deleted together are one call, unless a reader holds a part of them.
-  for (size_t first = 0; first < ranges.size();) {
-    Range merged = ranges[first];
-    size_t next = first + 1;
-    while (next < ranges.size() && ranges[next].offset <= merged.offset + merged.size_bytes) {
-      const uint64_t end = std::max(merged.offset + merged.size_bytes, ranges[next].offset + ranges[next].size_bytes);
-      merged.size_bytes = end - merged.offset;
-      merged.grace_end_ms = std::max(merged.grace_end_ms, ranges[next].grace_end_ms);
-      ++next;
-    }
-    std::vector<Range> pieces{merged};
-    if (next - first > 1 && file != nullptr) {
-      if (absl::IsUnavailable(fs_->LockRange(file->fd(), merged.offset, merged.size_bytes, /*exclusive=*/true))) {
-        pieces.assign(ranges.begin() + static_cast<std::ptrdiff_t>(first),
-                      ranges.begin() + static_cast<std::ptrdiff_t>(next));
+  const auto wait_again = [&](const Range& range, int64_t delay_ms) {
+    turn.pending.ranges.push_back({range.offset, range.size_bytes, now_ms + delay_ms, range.dead_ms});
+  };
+  const auto punch_or_wait = [&](const Range& range) {
+    if (PunchRange(file->fd(), range)) return;
+    turn.pending.retry_delay_ms = retry_ms;
+    wait_again(range, retry_ms);
+  };
+  for (size_t first = 0, next = 0; first < ranges.size(); first = next) {
+    const Range merged = Merge(ranges, first, &next);
+    // The inode may have been given to a file whose live bytes lie there.
+    if (Overlaps(live, merged.offset, merged.size_bytes)) continue;
+    if (file == nullptr) {
+      turn.pending.retry_delay_ms = retry_ms;
+      wait_again(merged, retry_ms);
+      MutexLock lock(&mutex_);
+      ++stats_.failed_punches;
+    } else if (fs_->Fence(file->fd()).ok()) {
+      punch_or_wait(merged);
+      fs_->Unfence(file->fd());
+    } else if (LockOut(turn.key, file->fd(), merged, now_ms) == 0) {
+      punch_or_wait(merged);
+      fs_->UnlockRange(file->fd(), merged.offset, merged.size_bytes);
+    } else {
+      // A reader holds a part.
+      for (; first < next; ++first) {
+        const Range& range = ranges[first];
+        const int64_t delay_ms = LockOut(turn.key, file->fd(), range, now_ms);
+        if (delay_ms == 0) {
+          punch_or_wait(range);
+          fs_->UnlockRange(file->fd(), range.offset, range.size_bytes);
+          continue;
+        }
+        wait_again(range, delay_ms);
+        MutexLock lock(&mutex_);
+        ++stats_.delayed_punches;
       }
     }
-    first = next;
-    for (const Range& piece : pieces) {
-      // The inode may have been given to a file whose live bytes lie there.
-      if (Overlaps(live, piece.offset, piece.size_bytes)) continue;
-      if (file != nullptr &&
-          absl::IsUnavailable(fs_->LockRange(file->fd(), piece.offset, piece.size_bytes, /*exclusive=*/true))) {
-        ++done.delayed_punches;
-        wait_again(piece, kLockedRetryMs);
-        continue;
-      }
-      const absl::Status punched = file == nullptr ? absl::UnavailableError("the segment cannot be opened")
-                                                   : fs_->PunchHole(file->fd(), piece.offset, piece.size_bytes);
-      if (file != nullptr) fs_->UnlockRange(file->fd(), piece.offset, piece.size_bytes);
-      if (punched.ok()) {
-        done.punched_bytes += piece.size_bytes;
-      } else if (!absl::IsUnimplemented(punched)) {
-        ++done.failed_punches;
-        turn.pending.retry_delay_ms = retry_ms;
-        wait_again(piece, retry_ms);
-      }
-    }
-  }
-  {
-    MutexLock lock(&mutex_);
-    stats_.punched_bytes += done.punched_bytes;
-    stats_.failed_punches += done.failed_punches;
-    stats_.delayed_punches += done.delayed_punches;
   }
   PutBack(std::move(turn));
 }
 
-void Reclaimer::ScrubNext() {
-  for (size_t i = 0; i < kScrubsPerTick; ++i) {
-    std::string batch_directory;
-    {
-      MutexLock lock(&mutex_);
-      if (pending_ranges_ > options_.max_pending_ranges / 2) return;
-      const int64_t now_ms = clock_->NowMs();
-      const auto due =
-          std::find_if(to_scrub_.begin(), to_scrub_.end(), [&](const auto& entry) { return entry.second <= now_ms; });
-      if (due == to_scrub_.end()) return;
-      batch_directory = due->first;
-      to_scrub_.erase(due);
-    }
-    if (Scrub(batch_directory)) continue;
+// Looks a batch directory through. Returns false when none is due, or when there is no room for what would be found.
+bool Reclaimer::ScrubNext() {
+  std::string batch_directory;
+  {
     MutexLock lock(&mutex_);
-    to_scrub_.emplace(batch_directory, clock_->NowMs() + kFirstRetryMs);
+    if (pending_ranges_ > options_.max_pending_ranges / 2) return false;
+    const int64_t now_ms = clock_->NowMs();
+    const auto due =
+        std::find_if(to_scrub_.begin(), to_scrub_.end(), [&](const auto& entry) { return entry.second <= now_ms; });
+    if (due == to_scrub_.end()) return false;
+    batch_directory = due->first;
+    to_scrub_.erase(due);
   }
+  if (Scrub(batch_directory)) return true;
+  MutexLock lock(&mutex_);
+  to_scrub_.emplace(batch_directory, clock_->NowMs() + kFirstRetryMs);
+  return true;
 }
 
 // Returns false when something could not be looked at and is to be tried again.
@@ -320,11 +366,13 @@ bool Reclaimer::Scrub(const std::string& batch_directory) {
   bool complete = true;
   for (const auto& [inode, segment] : listing.segments) {
     absl::StatusOr<OwnedFile> file = fs_->Open(Join(batch_directory, segment.any_link), /*writable=*/true);
-    if (absl::IsUnavailable(file.status())) complete = false;
-    if (!file.ok()) continue;
-    const absl::StatusOr<FileInfo> info = fs_->Stat(file->fd());
-    if (absl::IsUnavailable(info.status())) complete = false;
-    if (!info.ok() || info->inode != inode || info->allocated_bytes <= segment.live_bytes) continue;
+    // Also when the link was deleted, or replaced by a rebuilt copy, since it was listed: the segment may have others.
+    const absl::StatusOr<FileInfo> info = file.ok() ? fs_->Stat(file->fd()) : absl::StatusOr<FileInfo>(file.status());
+    if (!info.ok() || info->inode != inode) {
+      complete = false;
+      continue;
+    }
+    if (info->allocated_bytes <= segment.live_bytes) continue;
     std::vector<Extent> live = segment.live;
     if (info->link_count == 1) {
       // It may be an object that was rebuilt, larger than its name says.
@@ -335,10 +383,10 @@ bool Reclaimer::Scrub(const std::string& batch_directory) {
       // Its gaps are holes already, and must not take the place of gaps that hold something.
       if (actual_bytes.ok() && info->allocated_bytes <= RecordBytes(*actual_bytes)) continue;
     }
-    const int64_t due_ms = clock_->NowMs() + options_.punch_delay_ms;
+    const int64_t now_ms = clock_->NowMs();
     std::vector<Range> ranges;
     for (const auto& [offset, size_bytes] : Gaps(live, info->size_bytes)) {
-      ranges.push_back({offset, size_bytes, due_ms, due_ms});
+      ranges.push_back({offset, size_bytes, now_ms, now_ms});
     }
     if (!ranges.empty()) Queue({info->device, info->inode}, *std::move(file), batch_directory, ranges);
   }
@@ -346,10 +394,15 @@ bool Reclaimer::Scrub(const std::string& batch_directory) {
 }
 
 void Reclaimer::Tick() {
-  // What is put back is due later than now.
-  const int64_t now_ms = clock_->NowMs();
-  for (std::vector<Turn> turns; TakeDue(now_ms, /*retries=*/false, &turns); turns.clear()) PunchTurns(std::move(turns));
-  ScrubNext();
+  // What a look finds is punched before the next look, which may have no room otherwise.
+  for (size_t scrubs = 0; scrubs <= kScrubsPerTick; ++scrubs) {
+    // What is put back is due later than now.
+    const int64_t now_ms = clock_->NowMs();
+    for (std::vector<Turn> turns; TakeDue(now_ms, /*retries=*/false, &turns); turns.clear()) {
+      PunchTurns(std::move(turns));
+    }
+    if (!ScrubNext()) return;
+  }
 }
 
 void Reclaimer::Flush() {
@@ -361,7 +414,7 @@ int64_t Reclaimer::LastGraceEndMs() const {
   MutexLock lock(&mutex_);
   int64_t last_ms = -1;
   for (const auto& [key, pending] : files_) {
-    for (const Range& range : pending.ranges) last_ms = std::max(last_ms, range.grace_end_ms);
+    for (const Range& range : pending.ranges) last_ms = std::max(last_ms, range.dead_ms + options_.punch_delay_ms);
   }
   return last_ms;
 }

@@ -1,10 +1,12 @@
 // Gives the disk of deleted objects back.
 //
-// Deleting an object removes its link at once. Its blocks are punched out of the segment only after a grace time,
-// because a reader that opened the file before the delete (the raylet, serving another node) must not take a hole's
-// zeros for data. Readers of ours also hold a shared lock on the range that they read; a punch takes the exclusive lock
-// or is tried again later. With a segment's last link the kernel frees the whole file, and a reader that has it open
-// keeps it whole.
+// Deleting an object removes its link at once, so nobody can open it any more. Its blocks are punched out of the
+// segment when nobody can be reading them, because a reader that opened the file before the delete must not take a
+// hole's zeros for data. That is so as soon as nobody else has the file open, which the kernel says
+// (FileSystem::Fence). A file that others have open is punched under the exclusive lock of the range, which readers of
+// ours share as long as they read, and if the raylet, which takes no locks when it serves another node, does not have
+// it open. Only a raylet that cannot be looked at has a grace time instead. With a segment's last link the kernel frees
+// the whole file, and a reader that has it open keeps it whole.
 //
 // The dead ranges of a segment wait together, and every segment is served when its ranges are due, however many
 // segments there are. Open files are bounded: past the bound a segment is opened again by one of its links, found by
@@ -29,15 +31,17 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "mantaray/common/clock.h"
 #include "mantaray/common/mutex.h"
 #include "mantaray/spill/file_system.h"
+#include "mantaray/spill/host.h"
 #include "mantaray/spill/names.h"
 
 namespace mantaray::spill {
 
 struct ReclaimerOptions {
-  int64_t punch_delay_ms = 2000;
+  int64_t punch_delay_ms = 2000;                // the grace time
   size_t max_pending_files = 128;               // segments kept open for their punches
   size_t max_pending_ranges = size_t{1} << 20;  // and one segment's gaps more
 };
@@ -51,8 +55,8 @@ struct ReclaimerStats {
 
 class Reclaimer {
  public:
-  Reclaimer(FileSystem* fs, const Clock* clock, const ReclaimerOptions& options)
-      : fs_(fs), clock_(clock), options_(options) {}
+  Reclaimer(FileSystem* fs, const Clock* clock, Host* host, const ReclaimerOptions& options)
+      : fs_(fs), clock_(clock), host_(host), options_(options) {}
 
   // Removes the object's link and the link that was set aside as damaged, and queues their blocks. NotFound when both
   // were gone already.
@@ -64,10 +68,10 @@ class Reclaimer {
   // Punches what is due. Cheap when nothing is.
   void Tick();
 
-  // Punches everything pending whose grace time is over, also what waits for another attempt. For the end of a process.
+  // Tries to punch everything that is pending. For the end of a process.
   void Flush();
 
-  // When the last grace time of a pending punch ends, or -1 with nothing pending.
+  // When the last grace time of a pending punch would end, or -1 with nothing pending.
   int64_t LastGraceEndMs() const;
   // Whether nothing is pending.
   bool idle() const;
@@ -79,8 +83,8 @@ class Reclaimer {
   struct Range {
     uint64_t offset = 0;
     uint64_t size_bytes = 0;
-    int64_t due_ms = 0;
-    int64_t grace_end_ms = 0;  // due_ms is later when it is tried again
+    int64_t due_ms = 0;   // of the next attempt
+    int64_t dead_ms = 0;  // its link was gone by then
   };
   static bool DueEarlier(const Range& a, const Range& b) { return a.due_ms < b.due_ms; }
   struct PendingFile {
@@ -117,15 +121,22 @@ class Reclaimer {
   void Forget(const FileKey& key);
   bool TakeDue(int64_t now_ms, bool retries, std::vector<Turn>* turns);
   void PunchTurns(std::vector<Turn> turns);
+  int64_t RayletDelayMs(const FileKey& key, int64_t dead_ms, int64_t now_ms);
+  int64_t LockOut(const FileKey& key, int fd, const Range& range, int64_t now_ms);
+  static Range Merge(const std::deque<Range>& ranges, size_t first, size_t* next);
+  bool PunchRange(int fd, const Range& range);
   void Punch(Turn turn, int64_t now_ms, Listings* listings);
   std::shared_ptr<OwnedFile> Reopen(const Turn& turn, Listings* listings,
                                     std::vector<std::pair<uint64_t, uint64_t>>* live, bool* gone);
   Listing List(const std::string& batch_directory);
-  void ScrubNext();
+  bool ScrubNext();
   bool Scrub(const std::string& batch_directory);
+
+  static constexpr int64_t kNeverMs = int64_t{1} << 60;
 
   FileSystem* const fs_;
   const Clock* const clock_;
+  Host* const host_;
   const ReclaimerOptions options_;
 
   mutable Mutex mutex_;
@@ -134,6 +145,9 @@ class Reclaimer {
   size_t pending_ranges_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, int64_t> to_scrub_ ABSL_GUARDED_BY(mutex_);  // when
   ReclaimerStats stats_ ABSL_GUARDED_BY(mutex_);
+  // What the raylet had open when it was looked at last.
+  absl::StatusOr<OpenFiles> files_of_raylet_ ABSL_GUARDED_BY(mutex_) = absl::UnavailableError("not looked at");
+  int64_t looked_ms_ ABSL_GUARDED_BY(mutex_) = -kNeverMs;
 };
 
 }  // namespace mantaray::spill

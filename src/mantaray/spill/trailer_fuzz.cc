@@ -12,11 +12,13 @@
 #include <cstring>
 #include <string>
 
+#include "mantaray/common/ids.h"
 #include "mantaray/spill/format.h"
 #include "mantaray/spill/names.h"
 
 namespace {
 
+using namespace mantaray;
 using namespace mantaray::spill;
 
 struct Tally {

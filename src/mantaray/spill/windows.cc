@@ -1,4 +1,4 @@
-// Windows and the streams that they belong to.
+// The windows, and the streams that they belong to.
 
 #include "mantaray/spill/windows.h"
 
@@ -25,19 +25,20 @@ absl::string_view Window::Find(uint64_t from, uint64_t wanted_bytes) const {
   return {buffer.data() + start + (from - offset), wanted_bytes};
 }
 
-Windows::Windows(FileSystem* fs, const Clock* clock, Parallel* parallel, IoBuffers* buffers, uint64_t max_bytes)
+WindowCache::WindowCache(FileSystem* fs, const Clock* clock, Parallel* parallel, IoBuffers* buffers, uint64_t max_bytes)
     : fs_(fs),
       clock_(clock),
       parallel_(parallel),
       buffers_(buffers),
       max_bytes_(std::min(max_bytes, IoBuffers::kBufferBytes) / kBlockBytes * kBlockBytes) {}
 
-Windows::~Windows() {
+WindowCache::~WindowCache() {
   MutexLock lock(&mutex_);
   if (last_started_.valid()) last_started_.wait();
 }
 
-std::shared_ptr<const Window> Windows::Get(const std::string& path, int fd, uint64_t offset, uint64_t wanted_bytes) {
+std::shared_ptr<const Window> WindowCache::Get(const std::string& path, int fd, uint64_t offset,
+                                               uint64_t wanted_bytes) {
   const absl::StatusOr<FileInfo> info = fs_->Stat(fd);
   if (!info.ok() || wanted_bytes > kMaxRecordBytes) return nullptr;
   MutexLock lock(&mutex_);
@@ -62,7 +63,7 @@ std::shared_ptr<const Window> Windows::Get(const std::string& path, int fd, uint
 }
 
 // Replaces the stream's window by one that holds the record; by none when there is no reading in windows here.
-void Windows::Move(Stream* stream, uint64_t offset, uint64_t wanted_bytes) {
+void WindowCache::Move(Stream* stream, uint64_t offset, uint64_t wanted_bytes) {
   bool forward = false;
   if (stream->window == nullptr) {
     stream->next_bytes = offset == 0 ? std::min(kFirstForwardBytes, max_bytes_) : 0;
@@ -92,7 +93,7 @@ void Windows::Move(Stream* stream, uint64_t offset, uint64_t wanted_bytes) {
 }
 
 // The window that was read in the background, made to begin with the record, whose front may lie in the current one.
-std::shared_ptr<const Window> Windows::TakeNext(Stream* stream, uint64_t offset, uint64_t wanted_bytes) {
+std::shared_ptr<const Window> WindowCache::TakeNext(Stream* stream, uint64_t offset, uint64_t wanted_bytes) {
   if (!stream->next.valid()) return nullptr;
   const WindowPtr next = stream->next.get();
   if (next == nullptr) return nullptr;
@@ -108,7 +109,7 @@ std::shared_ptr<const Window> Windows::TakeNext(Stream* stream, uint64_t offset,
   return next->Find(offset, wanted_bytes).empty() ? nullptr : next;
 }
 
-void Windows::StartNext(Stream* stream) {
+void WindowCache::StartNext(Stream* stream) {
   const uint64_t offset = stream->window->end();
   if (offset % kBlockBytes != 0 || offset >= stream->segment_bytes || max_bytes_ == 0) return;
   const uint64_t start = Blocks(stream->largest_record_bytes);
@@ -127,8 +128,8 @@ void Windows::StartNext(Stream* stream) {
   });
 }
 
-Windows::WindowPtr Windows::Load(const std::shared_ptr<const OwnedFile>& file, uint64_t start, uint64_t offset,
-                                 uint64_t size_bytes) const {
+WindowCache::WindowPtr WindowCache::Load(const std::shared_ptr<const OwnedFile>& file, uint64_t start, uint64_t offset,
+                                         uint64_t size_bytes) const {
   auto window = std::make_shared<Window>();
   window->buffer = buffers_->Take();
   if (window->buffer.data() == nullptr) return nullptr;
@@ -141,13 +142,13 @@ Windows::WindowPtr Windows::Load(const std::shared_ptr<const OwnedFile>& file, u
   return window;
 }
 
-void Windows::Tick() {
+void WindowCache::Tick() {
   const int64_t now_ms = clock_->NowMs();
   MutexLock lock(&mutex_);
   std::erase_if(streams_, [now_ms](const auto& entry) { return now_ms - entry.second.used_ms >= kKeepMs; });
 }
 
-void Windows::DropOldest() {
+void WindowCache::DropOldest() {
   streams_.erase(std::min_element(streams_.begin(), streams_.end(),
                                   [](const auto& a, const auto& b) { return a.second.used_ms < b.second.used_ms; }));
 }

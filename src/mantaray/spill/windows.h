@@ -43,7 +43,7 @@ struct Window {
   absl::string_view Find(uint64_t from, uint64_t wanted_bytes) const;
 };
 
-class Windows {
+class WindowCache {
  public:
   static constexpr int64_t kKeepMs = 2000;
   // A larger record does not come from a window. The rest of a buffer is room for the part of a record that lies in
@@ -51,11 +51,11 @@ class Windows {
   static constexpr uint64_t kMaxRecordBytes = IoBuffers::kBufferBytes / 2;
 
   // `max_bytes`: bound of a window beyond the record that is wanted, 0 means no reading ahead.
-  Windows(FileSystem* fs, const Clock* clock, Parallel* parallel, IoBuffers* buffers, uint64_t max_bytes);
+  WindowCache(FileSystem* fs, const Clock* clock, Parallel* parallel, IoBuffers* buffers, uint64_t max_bytes);
   // Waits for reads in the background.
-  ~Windows();
-  Windows(const Windows&) = delete;
-  Windows& operator=(const Windows&) = delete;
+  ~WindowCache();
+  WindowCache(const WindowCache&) = delete;
+  WindowCache& operator=(const WindowCache&) = delete;
 
   // A window that holds [offset, offset + wanted_bytes) of the segment, read now or earlier. `offset` is a block's,
   // `path` one of the segment's links, `fd` the same file opened. Null: read it through the page cache, because the

@@ -32,7 +32,7 @@ namespace mantaray::spill {
 
 // An object as it lies in memory; the memory must stay as it is until the call returns.
 struct ObjectToSpill {
-  ObjectId object_id{};
+  ObjectId object_id;
   absl::string_view owner_address;
   absl::string_view metadata;
   absl::string_view payload;

@@ -1,12 +1,14 @@
-// Frames of the relay: what each stream is sent, and when.
+// See relay_frames.h.
+
+#include "mantaray/syncer/relay_frames.h"
 
 #include <algorithm>
-#include <bit>
+#include <memory>
+#include <string>
+#include <string_view>
 #include <utility>
 
-#include "mantaray/syncer/digest.h"
-#include "mantaray/syncer/relay_core.h"
-#include "mantaray/syncer/relay_stream.h"
+#include "mantaray/syncer/payload.h"
 
 namespace mantaray::syncer {
 namespace {
@@ -24,74 +26,77 @@ Frame FrameOf(std::string bytes, size_t messages) {
   return frame;
 }
 
-// What a version of the entry went on last.
-int64_t PublishedVersion(const ViewEntry& entry) {
-  return entry.noise_until_ms == kNeverMs ? entry.version : entry.published_version;
-}
-
-template <typename Wanted>
-Digest DigestOf(const ViewStore& view, Wanted wanted) {
-  Digest digest;
-  for (const auto& [id, node] : view.nodes()) {
-    for (const auto& entry : node->entries) {
-      if (entry != nullptr && wanted(*entry)) digest.Add(id, entry->type, PublishedVersion(*entry));
-    }
-  }
-  return digest;
+Channel MakeChannel(const RelayOptions& options, MessageType type, size_t direction) {
+  const bool at_once = type == MessageType::kCommands;
+  return {direction,
+          at_once              ? CoalescerOptions{}
+          : direction == kDown ? options.downward
+                               : options.upward,
+          options.frames};
 }
 
 }  // namespace
 
-Channel& RelayCore::ChannelOf(MessageType type, size_t direction) {
+RelayFrames::RelayFrames(RelayState* state, RelayDigests* digests)
+    : state_(state),
+      digests_(digests),
+      channels_{{{MakeChannel(state->options, MessageType::kResourceView, kDown),
+                  MakeChannel(state->options, MessageType::kResourceView, kUp)},
+                 {MakeChannel(state->options, MessageType::kCommands, kDown),
+                  MakeChannel(state->options, MessageType::kCommands, kUp)}}} {}
+
+Channel& RelayFrames::ChannelOf(MessageType type, size_t direction) {
   return channels_[static_cast<size_t>(type)][direction];
 }
 
-const Channel& RelayCore::ChannelOf(MessageType type, size_t direction) const {
+const Channel& RelayFrames::ChannelOf(MessageType type, size_t direction) const {
   return channels_[static_cast<size_t>(type)][direction];
 }
 
-void RelayCore::ForgetSegments() {
+void RelayFrames::ForgetSegments() {
   for (auto& of_type : channels_) of_type[kDown].ForgetSegments();
 }
 
-// --- Who has something to take
-
-void RelayCore::ReleaseAll() {
-  const int64_t now_ms = clock_->NowMs();
+void RelayFrames::ReleaseAll() {
+  const int64_t now_ms = state_->clock->NowMs();
   bool released_down = false;
   for (auto& of_type : channels_) {
-    if (of_type[kUp].Release(now_ms, [](const ViewEntry*) {}) && upstream_ != nullptr) Wake(upstream_);
+    if (of_type[kUp].Release(now_ms, [](const ViewEntry*) {}) && state_->upstream != nullptr) Wake(state_->upstream);
     released_down |= of_type[kDown].Release(
-        now_ms, [&](const ViewEntry* entry) { metrics_.delay.Add(now_ms - entry->waiting_since_ms); });
+        now_ms, [&](const ViewEntry* entry) { state_->metrics.delay.Add(now_ms - entry->waiting_since_ms); });
   }
   if (!released_down) return;
-  for (const auto& [id, stream] : streams_) {
+  for (const auto& [id, stream] : state_->streams) {
     if (!stream->is_upstream()) Wake(stream.get());
   }
 }
 
-bool RelayCore::IsBehind(const Stream& stream) const {
+bool RelayFrames::IsBehind(const RelayStream& stream) const {
   for (size_t type = 0; type < kMessageTypes; ++type) {
     if (stream.taken[type] < channels_[type][stream.direction].released()) return true;
   }
   return false;
 }
 
-void RelayCore::Wake(Stream* stream) {
+bool RelayFrames::HasTakenAll(const RelayStream& stream) const {
+  for (size_t type = 0; type < kMessageTypes; ++type) {
+    if (stream.taken[type] < channels_[type][stream.direction].latest()) return false;
+  }
+  return true;
+}
+
+void RelayFrames::Wake(RelayStream* stream) {
   const bool behind = IsBehind(*stream);
-  if (behind && stream->behind_since_ms == kNeverMs) stream->behind_since_ms = clock_->NowMs();
+  if (behind && stream->behind_since_ms == kNeverMs) stream->behind_since_ms = state_->clock->NowMs();
   if (!stream->waiting || stream->dialect == Dialect::kUnknown) return;
-  const bool talk = stream->buckets_to_send != 0 || stream->buckets_to_request != 0 || DigestDue(*stream);
+  const bool talk =
+      stream->buckets_to_send != 0 || stream->buckets_to_request != 0 || digests_->Due(*stream, HasTakenAll(*stream));
   if (!behind && !talk) return;
   stream->waiting = false;
   stream->peer->WriteReady();
 }
 
-// --- What it takes
-
-std::optional<Frame> RelayCore::Take(StreamId id) {
-  Stream* stream = FindStream(id);
-  if (stream == nullptr) return std::nullopt;
+std::optional<Frame> RelayFrames::Take(RelayStream* stream) {
   stream->waiting = false;
   stream->commands_written = stream->taken[kCommandsType];
   std::optional<Frame> frame;
@@ -99,8 +104,8 @@ std::optional<Frame> RelayCore::Take(StreamId id) {
     const bool batches = stream->dialect == Dialect::kBatch;
     frame = TakeCommands(stream);
     if (!frame) frame = batches ? TakeViews(stream) : TakeBareView(stream);
-    // It does not go into a bare message; when those are done, by itself.
-    if (stream->is_relay() && (batches || !frame)) TakeRelayTalk(stream, &frame);
+    // What relays tell each other does not fit into a bare message. It goes by itself when those have been sent.
+    if (stream->is_relay() && (batches || !frame)) digests_->AddTalk(stream, HasTakenAll(*stream), &frame);
     if (!IsBehind(*stream)) stream->behind_since_ms = kNeverMs;
   }
   if (frame) {
@@ -111,18 +116,18 @@ std::optional<Frame> RelayCore::Take(StreamId id) {
   return frame;
 }
 
-void RelayCore::CountOut(const Stream& stream, const Frame& frame) {
-  ++metrics_.frames_out;
-  metrics_.messages_out += frame.messages;
-  metrics_.bytes_out += frame.size_bytes;
+void RelayFrames::CountOut(const RelayStream& stream, const Frame& frame) {
+  ++state_->metrics.frames_out;
+  state_->metrics.messages_out += frame.messages;
+  state_->metrics.bytes_out += frame.size_bytes;
   if (!stream.is_upstream()) return;
-  ++metrics_.upstream_frames_out;
-  metrics_.upstream_messages_out += frame.messages;
-  metrics_.upstream_bytes_out += frame.size_bytes;
+  ++state_->metrics.upstream_frames_out;
+  state_->metrics.upstream_messages_out += frame.messages;
+  state_->metrics.upstream_bytes_out += frame.size_bytes;
 }
 
-// The message, with every command that was set since the stream last saw it.
-std::string RelayCore::WithFlagsFor(const Stream& stream, const ViewEntry& entry) const {
+// Returns the message with every command that was set since the stream last got it.
+std::string RelayFrames::WithFlagsFor(const RelayStream& stream, const ViewEntry& entry) const {
   const uint64_t seen = std::max(stream.taken[kCommandsType], stream.commands_floor);
   uint8_t flags = 0;
   for (size_t flag = 0; flag < std::size(kCommandFlags); ++flag) {
@@ -133,7 +138,7 @@ std::string RelayCore::WithFlagsFor(const Stream& stream, const ViewEntry& entry
   return WithPayload(entry.bare(), WithCommandFlags(entry.payload, flags));
 }
 
-std::optional<Frame> RelayCore::TakeCommands(Stream* stream) {
+std::optional<Frame> RelayFrames::TakeCommands(RelayStream* stream) {
   const Channel& channel = ChannelOf(MessageType::kCommands, stream->direction);
   if (stream->taken[kCommandsType] >= channel.released()) return std::nullopt;
   std::string bytes;
@@ -148,8 +153,8 @@ std::optional<Frame> RelayCore::TakeCommands(Stream* stream) {
       AppendBatchEntry(message, &bytes);
     }
     ++messages;
-    const bool full = stream->dialect == Dialect::kBare || messages >= options_.frames.max_messages ||
-                      bytes.size() >= options_.frames.max_bytes;
+    const bool full = stream->dialect == Dialect::kBare || messages >= state_->options.frames.max_messages ||
+                      bytes.size() >= state_->options.frames.max_bytes;
     if (full) taken = entry->position[stream->direction];
     return !full;
   });
@@ -158,7 +163,7 @@ std::optional<Frame> RelayCore::TakeCommands(Stream* stream) {
   return FrameOf(std::move(bytes), messages);
 }
 
-std::optional<Frame> RelayCore::TakeViews(Stream* stream) {
+std::optional<Frame> RelayFrames::TakeViews(RelayStream* stream) {
   Channel& channel = ChannelOf(MessageType::kResourceView, stream->direction);
   while (stream->taken[kViews] < channel.released()) {
     const std::shared_ptr<const Segment> segment = channel.Build(stream->taken[kViews]);
@@ -170,7 +175,7 @@ std::optional<Frame> RelayCore::TakeViews(Stream* stream) {
   return std::nullopt;
 }
 
-std::optional<Frame> RelayCore::TakeBareView(Stream* stream) {
+std::optional<Frame> RelayFrames::TakeBareView(RelayStream* stream) {
   const Channel& channel = ChannelOf(MessageType::kResourceView, stream->direction);
   if (stream->taken[kViews] >= channel.released()) return std::nullopt;
   std::optional<Frame> frame;
@@ -187,124 +192,87 @@ std::optional<Frame> RelayCore::TakeBareView(Stream* stream) {
   return frame;
 }
 
-// --- Between relays
-
-int64_t RelayCore::SettledAtMs() const { return upstream_since_ms_ + options_.replay_ms; }
-
-bool RelayCore::Settled() const { return upstream_ != nullptr && clock_->NowMs() >= SettledAtMs(); }
-
-bool RelayCore::DigestDue(const Stream& stream) const {
-  if (options_.digest_ms <= 0 || !stream.is_relay() || stream.dialect == Dialect::kUnknown) return false;
-  if (clock_->NowMs() < stream.digest_sent_ms + options_.digest_ms) return false;
-  // A digest speaks of all that was ever published, so it goes when all of that was taken.
-  return HasTakenAll(stream);
-}
-
-bool RelayCore::HasTakenAll(const Stream& stream) const {
-  for (size_t type = 0; type < kMessageTypes; ++type) {
-    if (stream.taken[type] < channels_[type][stream.direction].latest()) return false;
-  }
+bool RelayFrames::HoldAsNoise(ViewEntry* entry, const ViewEntry& before) {
+  const bool can_wait =
+      state_->options.noise.enabled && entry->type == MessageType::kResourceView && entry->position[kDown] != 0;
+  if (!can_wait) return false;
+  const bool waits_already = entry->noise_until_ms != kNeverMs;
+  const std::string_view published = waits_already ? entry->published_payload : before.payload;
+  if (!IsNoise(published, entry->payload, state_->options.noise)) return false;
+  ++state_->metrics.noise_held;
+  if (waits_already) return true;
+  entry->published = before.encoded;
+  entry->published_payload = before.payload;
+  entry->published_version = before.version;
+  entry->noise_until_ms = state_->clock->NowMs() + state_->options.noise.max_delay_ms;
+  noise_.emplace(entry->noise_until_ms, entry->node->id);
   return true;
 }
 
-bool RelayCore::IsOwn(const Stream& stream, const ViewEntry& entry) {
-  return entry.source == stream.id || entry.node->carried_by == stream.id;
-}
-
-bool RelayCore::ShouldKnow(const Stream& stream, const ViewEntry& entry) const {
-  if (stream.is_upstream() && !LivesBelow(*entry.node)) return false;
-  return entry.position[stream.direction] != 0 && !IsOwn(stream, entry);
-}
-
-bool RelayCore::HeldFrom(const Stream& stream, const ViewEntry& entry) const {
-  return entry.source == (stream.is_upstream() ? kFromUpstream : stream.id);
-}
-
-void RelayCore::TakeRelayTalk(Stream* stream, std::optional<Frame>* frame) {
-  std::string talk;
-  size_t messages = 0;
-  if (stream->buckets_to_request != 0) AppendRepairRequest(std::exchange(stream->buckets_to_request, 0), &talk);
-  // A bucket by itself: what a frame with complete buckets does not name is gone.
-  if (stream->buckets_to_send != 0 && !*frame) {
-    const size_t bucket = std::countr_zero(stream->buckets_to_send);
-    stream->buckets_to_send &= stream->buckets_to_send - 1;
-    talk += RepairBucket(*stream, bucket, &messages);
-    if (Settled()) AppendCompleteBuckets(uint64_t{1} << bucket, &talk);
-    ++metrics_.repaired_buckets;
-  } else if (DigestDue(*stream)) {
-    stream->digest_sent_ms = clock_->NowMs();
-    RelayTalk digest;
-    digest.relays = relays_above_;
-    digest.relays.insert(digest.relays.begin(), relay_id_);
-    if (stream->is_upstream() || Settled()) {
-      digest.digest = DigestOf(view_, [&](const ViewEntry& entry) { return ShouldKnow(*stream, entry); });
-    }
-    AppendRelayDigest(EncodeRelayTalk(digest), &talk);
+void RelayFrames::Publish(ViewEntry* entry, bool from_below) {
+  if (entry->noise_until_ms != kNeverMs) {
+    noise_.erase({entry->noise_until_ms, entry->node->id});
+    entry->noise_until_ms = kNeverMs;
+    entry->published.reset();
   }
-  if (talk.empty()) return;
-  if (!*frame) frame->emplace();
-  auto owned = std::make_shared<const std::string>(std::move(talk));
-  (*frame)->Add(owned, *owned);
-  (*frame)->messages += messages;
+  const int64_t now_ms = state_->clock->NowMs();
+  if (ChannelOf(entry->type, kDown).IsWaiting(*entry)) ++state_->metrics.coalesced;
+  ChannelOf(entry->type, kDown).Add(entry, now_ms);
+  if (from_below) {
+    ChannelOf(entry->type, kUp).Add(entry, now_ms);
+  } else {
+    ChannelOf(entry->type, kUp).Remove(entry);
+  }
+  if (entry->type != MessageType::kCommands) return;
+  const uint8_t flags = ReadCommandFlags(entry->payload);
+  for (size_t flag = 0; flag < std::size(kCommandFlags); ++flag) {
+    if ((flags & kCommandFlags[flag]) != 0) entry->flag_position[flag] = entry->position;
+  }
 }
 
-std::string RelayCore::RepairBucket(const Stream& stream, size_t bucket, size_t* messages) const {
-  std::string bytes;
-  for (const auto& [id, node] : view_.nodes()) {
-    if (DigestBucket(id) != bucket) continue;
-    for (const auto& entry : node->entries) {
-      if (entry == nullptr || !ShouldKnow(stream, *entry)) continue;
-      bytes.append(*entry->encoded);
-      ++*messages;
-    }
+void RelayFrames::ReleaseNoise() {
+  const int64_t now_ms = state_->clock->NowMs();
+  while (!noise_.empty() && noise_.begin()->first <= now_ms) {
+    NodeState* node = state_->view.Find(noise_.begin()->second);
+    Publish(node->entries[kViews].get(), /*from_below=*/true);
   }
-  return bytes;
 }
 
-absl::Status RelayCore::OnRelayTalk(Stream* stream, const Shield::CheckedFrame& frame) {
-  stream->buckets_to_send |= frame.split.repair_request;
-  if (frame.split.complete_buckets != 0) ForgetMissing(*stream, frame);
-  if (!frame.split.relay_digest) return absl::OkStatus();
-  const std::optional<RelayTalk> talk = ParseRelayTalk(*frame.split.relay_digest);
-  if (!talk) return shield_.Refuse(Refusal::kMalformed, "a relay's digest that is not well-formed");
-  if (stream->is_upstream()) {
-    const std::set<std::string> below = RelaysBelow();
-    for (const std::string& relay : talk->relays) {
-      if (relay == relay_id_ || below.contains(relay))
-        return shield_.Refuse(Refusal::kLoop, "upstream lies below this relay");
-    }
-    relays_above_ = talk->relays;
-  }
-  if (!talk->digest) return absl::OkStatus();
-  const Digest held = DigestOf(view_, [&](const ViewEntry& entry) { return HeldFrom(*stream, entry); });
-  stream->buckets_to_request |= held.DifferenceTo(*talk->digest);
-  return absl::OkStatus();
+void RelayFrames::Remove(ViewEntry* entry) {
+  if (entry->noise_until_ms != kNeverMs) noise_.erase({entry->noise_until_ms, entry->node->id});
+  ChannelOf(entry->type, kDown).Remove(entry);
+  ChannelOf(entry->type, kUp).Remove(entry);
 }
 
-// A node that lives there and is not named is gone. What is not named of others is not heard from there any more.
-void RelayCore::ForgetMissing(const Stream& stream, const Shield::CheckedFrame& frame) {
-  std::set<std::pair<NodeId, MessageType>> named;
-  for (const SyncMessage& message : frame.messages) named.emplace(message.node_id, message.type);
-  std::vector<NodeState*> missing;
-  for (const auto& [id, node] : view_.nodes()) {
-    if ((frame.split.complete_buckets >> DigestBucket(id) & 1) == 0) continue;
-    bool is_named = false;
-    bool is_held = false;
-    for (const auto& entry : node->entries) {
-      if (entry == nullptr) continue;
-      if (named.contains({id, entry->type})) {
-        is_named = true;
-      } else if (HeldFrom(stream, *entry)) {
-        is_held = true;
-        entry->source = kNoStream;
-      }
-    }
-    // Whoever is carried by another stream is there, whatever is said here.
-    const bool lives_there = stream.is_upstream() ? !LivesBelow(*node) : node->carried_by == stream.id;
-    if (is_held && !is_named && lives_there) missing.push_back(node.get());
+size_t RelayFrames::Behind(const RelayStream& stream) const {
+  size_t behind = 0;
+  for (size_t type = 0; type < kMessageTypes; ++type) {
+    channels_[type][stream.direction].log().VisitAfter(stream.taken[type], [&](const ViewEntry*) {
+      ++behind;
+      return true;
+    });
   }
-  ForgetSegments();
-  for (NodeState* node : missing) Leave(node, /*dead=*/!stream.is_upstream());
+  return behind;
+}
+
+size_t RelayFrames::Slots() const {
+  size_t slots = 0;
+  for (const auto& of_type : channels_) {
+    for (const Channel& channel : of_type) slots += channel.log().slots();
+  }
+  return slots;
+}
+
+int64_t RelayFrames::NextDeadlineMs() const {
+  int64_t next_ms = noise_.empty() ? kNeverMs : noise_.begin()->first;
+  for (const auto& of_type : channels_) {
+    for (const Channel& channel : of_type) next_ms = std::min(next_ms, channel.DeadlineMs());
+  }
+  for (const auto& [id, stream] : state_->relay_streams) {
+    // A stream that is behind gets its digest with what it takes next.
+    if (HasTakenAll(*stream)) next_ms = std::min(next_ms, digests_->DueMs(*stream));
+  }
+  return next_ms;
 }
 
 }  // namespace mantaray::syncer

@@ -55,6 +55,18 @@ absl::StatusCode CodeOf(Refusal refusal) {
   }
 }
 
+// Why a frame or a message is refused that the parser did not accept.
+Refusal ReasonOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kResourceExhausted:
+      return Refusal::kOversized;
+    case absl::StatusCode::kNotFound:
+      return Refusal::kEmptyBatch;
+    default:
+      return Refusal::kMalformed;
+  }
+}
+
 }  // namespace
 
 std::string_view RefusalName(Refusal refusal) { return kNames[static_cast<size_t>(refusal)]; }
@@ -110,9 +122,7 @@ absl::StatusOr<SyncMessage> Shield::CheckMessage(std::string_view bytes) {
 absl::StatusOr<Shield::CheckedFrame> Shield::CheckFrame(std::string_view frame, Dialect dialect) {
   absl::StatusOr<SplitFrame> split = Split(frame, limits_);
   if (!split.ok()) {
-    if (absl::IsResourceExhausted(split.status())) return Refuse(Refusal::kOversized, split.status().message());
-    const bool empty = split.status().message().find("empty") != absl::string_view::npos;
-    return Refuse(empty ? Refusal::kEmptyBatch : Refusal::kMalformed, split.status().message());
+    return Refuse(ReasonOf(split.status()), split.status().message());
   }
   if (dialect != Dialect::kUnknown && dialect != split->dialect) {
     return Refuse(Refusal::kWrongDialect, "bare messages and batches on one stream");
@@ -122,8 +132,7 @@ absl::StatusOr<Shield::CheckedFrame> Shield::CheckFrame(std::string_view frame, 
   for (const std::string_view bytes : split->messages) {
     absl::StatusOr<SyncMessage> message = ParseMessage(bytes, limits_);
     if (!message.ok()) {
-      const bool oversized = absl::IsResourceExhausted(message.status());
-      return Refuse(oversized ? Refusal::kOversized : Refusal::kMalformed, message.status().message());
+      return Refuse(ReasonOf(message.status()), message.status().message());
     }
     if (absl::Status status = CheckPayload(message->type, message->payload); !status.ok()) {
       return Refuse(Refusal::kBadPayload, status.message());

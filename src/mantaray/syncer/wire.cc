@@ -61,7 +61,7 @@ absl::Status SplitBatch(std::string_view frame, const WireLimits& limits, SplitF
   }
   if (!reader.ok()) return absl::InvalidArgumentError("a batch of sync messages that is not well-formed");
   const bool between_relays = split->relay_digest || split->repair_request != 0 || split->complete_buckets != 0;
-  if (split->messages.empty() && !between_relays) return absl::InvalidArgumentError("an empty batch of sync messages");
+  if (split->messages.empty() && !between_relays) return absl::NotFoundError("an empty batch of sync messages");
   return absl::OkStatus();
 }
 
@@ -140,7 +140,7 @@ Dialect DialectOf(std::string_view frame) {
 }
 
 absl::StatusOr<SplitFrame> Split(std::string_view frame, const WireLimits& limits) {
-  if (frame.empty()) return absl::InvalidArgumentError("an empty sync message");
+  if (frame.empty()) return absl::NotFoundError("an empty sync message");
   if (frame.size() > limits.max_frame_bytes) {
     return absl::ResourceExhaustedError(
         absl::StrCat("a message of ", frame.size(), " bytes; at most ", limits.max_frame_bytes, " are allowed"));

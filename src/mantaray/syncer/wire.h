@@ -62,8 +62,11 @@ struct SplitFrame {
 // kBatch if the first byte says so, kBare otherwise; kUnknown of nothing.
 Dialect DialectOf(std::string_view frame);
 
-// Splits a frame. InvalidArgument: not well-formed, or empty where Ray dies of it (no bytes, no message in a batch that
-// carries nothing between relays either). ResourceExhausted: beyond the limits.
+// Splits a frame. Errors:
+// - InvalidArgument: the frame is not well-formed.
+// - NotFound: the frame is empty in a way that Ray dies of. It has no bytes, or it is a batch without a message that
+//   carries nothing between relays either.
+// - ResourceExhausted: the frame is larger than the limits allow.
 absl::StatusOr<SplitFrame> Split(std::string_view frame, const WireLimits& limits);
 
 // Parses one message. InvalidArgument: not well-formed, a negative version, an unknown type, a node id that has not

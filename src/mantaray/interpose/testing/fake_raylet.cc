@@ -1,8 +1,8 @@
-// A small shared library of the shape of Ray's: an exported class of the same names and signatures, whose methods call
-// one another through slots. Its counter keeps what matters for the guard and ends the process where Ray's does.
+// A small shared library that is built like Ray's: it exports a class with the same names and signatures, whose methods
+// call one another through slots. Its counter keeps what matters for the guards, and ends the process where Ray's does.
 //
-// Compiled with libstdc++'s strings of before C++11, as Ray is. Calls between methods must go through slots, so the
-// library is compiled without inlining. Functions with C names let a test play the cluster around the counter.
+// Like Ray, it is compiled with the strings of libstdc++ before C++11. Calls between methods must go through slots, so
+// the library is compiled without inlining. Functions with C names let a test play the cluster around the counter.
 
 #include <cstdint>
 #include <cstdio>
@@ -34,7 +34,7 @@ class RepeatedPtrField {
 };
 }  // namespace google::protobuf
 
-// Only the names count: a table is a small map of its own behind the names of Abseil's.
+// Only the names matter. The table is a small map of its own behind the names of Abseil.
 namespace absl::lts_20230802 {
 namespace hash_internal {
 template <typename T>
@@ -59,7 +59,7 @@ class raw_hash_set {
     void* control;
     typename Policy::Slot* slot;
   };
-  // As Abseil's, its argument's type does not depend on K.
+  // As in Abseil, the type of the argument does not depend on K.
   template <typename K>
   EXPORTED const_iterator find(const typename Policy::Key& key) const;
   template <typename K>
@@ -221,7 +221,7 @@ void ReferenceCounter::Delete(const ObjectID& id) {
   if (found != references.slots.end()) DeleteReferenceInternal({this, found->second}, nullptr);
 }
 
-// As Ray does it, with the check that fails when the object goes out of scope for the second time.
+// As in Ray, with the check that fails when the object goes out of scope for the second time.
 void ReferenceCounter::DeleteReferenceInternal(iterator position, std::vector<ObjectID>* deleted) {
   const ObjectID id = position.slot->first;
   const Reference& reference = position.slot->second;
@@ -262,7 +262,7 @@ void ReferenceCounter::AddNestedObjectIdsInternal(const ObjectID& outer, const s
 
 void ReferenceCounter::AddLocalReference(const ObjectID& id, const std::string& call_site) {
   const Locked lock(mutex);
-  // Ray keeps a copy, which has to work with a string of the caller's.
+  // Ray keeps a copy, so copying must work with a string of the caller.
   const std::string copy = call_site;  // NOLINT(performance-unnecessary-copy-initialization)
   EntryOf(*this, id).local += 1 + static_cast<int>(copy.size());
 }
@@ -292,7 +292,7 @@ bool ReferenceCounter::IsPlasmaObjectFreed(const ObjectID& id) const {
   return freed.count(id) != 0;
 }
 
-// By value, as Ray takes it.
+// The callback is passed by value, as in Ray.
 bool ReferenceCounter::AddObjectOutOfScopeOrFreedCallback(const ObjectID& id,
                                                           // NOLINTNEXTLINE(performance-unnecessary-value-param)
                                                           std::function<void(const ObjectID&)> callback) {
@@ -385,7 +385,7 @@ ray::core::ReferenceCounter::Table::raw_hash_set::find<ray::ObjectID>(const ray:
 template void ray::core::ReferenceCounter::Table::raw_hash_set::destroy_slots();
 template void std::vector<ray::ObjectID>::push_back(const ray::ObjectID&);
 
-// --- What a test plays
+// --- Functions with which a test plays the cluster
 
 using ray::ObjectID;
 using ray::core::ReferenceCounter;
@@ -398,6 +398,13 @@ ObjectID Object(uint64_t number) {
   return id;
 }
 }  // namespace
+
+// A function without a size in the symbol table.
+asm(".text\n"
+    ".globl fake_without_size\n"
+    ".type fake_without_size, %function\n"
+    "fake_without_size:\n"
+    "ret\n");
 
 #define PLAYED extern "C" EXPORTED
 
@@ -426,8 +433,9 @@ PLAYED void fake_borrow(void* counter, uint64_t object, const char* worker) {
   static_cast<ReferenceCounter*>(counter)->AddBorrowerAddress(Object(object), address);
 }
 
-// A notice, as Ray's two callbacks handle it: with `failed`, or a message that names another borrower or none. After a
-// message the subscription is given up, which is checked; here a failure has always come first.
+// A notice, as Ray's two callbacks handle it: a failure if `failed`, otherwise a message that names another borrower or
+// none. After a message the library gives up the subscription and checks the result. Here a failure has always come
+// first.
 PLAYED void fake_notice(void* counter, uint64_t object, const char* worker, bool failed, const char* new_borrower) {
   std::string name(worker, 28);
   ray::rpc::Address address(nullptr);
@@ -450,7 +458,7 @@ PLAYED bool fake_owner_is_known(void* counter, uint64_t object) {
   return static_cast<ReferenceCounter*>(counter)->GetOwnerInternal(Object(object), nullptr);
 }
 
-// One object contains another: this process made the outer one, or found the inner one in it.
+// One object contains another. Either this process made the outer object, or it found the inner object in it.
 PLAYED void fake_contain(void* counter, uint64_t outer, uint64_t inner, bool made) {
   auto* self = static_cast<ReferenceCounter*>(counter);
   const ray::core::Locked lock(self->mutex);
@@ -462,7 +470,7 @@ PLAYED void fake_contain(void* counter, uint64_t outer, uint64_t inner, bool mad
   }
 }
 
-// Tasks that need the object if they run again: `change` more, or fewer. As in Ray, the entry of an unused object goes
+// Changes the number of tasks that need the object if they run again. As in Ray, the entry of an unused object goes
 // with the last of them.
 PLAYED void fake_lineage(void* counter, uint64_t object, int change) {
   auto* self = static_cast<ReferenceCounter*>(counter);
@@ -473,7 +481,7 @@ PLAYED void fake_lineage(void* counter, uint64_t object, int change) {
   if (change < 0 && entry.lineage == 0 && unused) self->EraseReference({self, self->references.slots[Object(object)]});
 }
 
-// The object is used for a moment; with `change` 0 only its owner asks whether it is.
+// Uses the object for a moment. With `change` 0, only the owner asks whether it is used.
 PLAYED void fake_use(void* counter, uint64_t object, int change) {
   auto* self = static_cast<ReferenceCounter*>(counter);
   const ray::core::Locked lock(self->mutex);

@@ -1,4 +1,4 @@
-// Loads testing/fake_raylet.cc, the small library that stands for Ray's, and calls what a test plays in it.
+// Loads testing/fake_raylet.cc, the small library that stands for Ray's, and calls its functions for tests.
 
 #ifndef MANTARAY_INTERPOSE_TESTING_FAKE_RAYLET_H_
 #define MANTARAY_INTERPOSE_TESTING_FAKE_RAYLET_H_
@@ -10,13 +10,18 @@
 #include <cstdlib>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "mantaray/common/ids.h"
 
 namespace mantaray::interpose {
 
 class FakeRaylet {
  public:
-  FakeRaylet() : path_(std::string(std::getenv("TEST_SRCDIR")) + "/mantaray/src/mantaray/interpose/fake_raylet.so") {
+  FakeRaylet() {
+    // The variable names the data of a test. A program that `bazel run` starts runs in that directory already.
+    const char* data = std::getenv("TEST_SRCDIR");
+    path_ =
+        absl::StrCat(data == nullptr ? "." : absl::StrCat(data, "/mantaray"), "/src/mantaray/interpose/fake_raylet.so");
     library_ = dlopen(path_.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library_ == nullptr) ADD_FAILURE() << dlerror();
     counter = Function<void* (*)()>("fake_counter")();
@@ -41,12 +46,12 @@ class FakeRaylet {
   void RemovedNaming(uint64_t object, char worker, char other) {
     notice_(counter, object, Name(worker).c_str(), false, Name(other).c_str());
   }
-  // Entries in the counter's table, and how often it asked a borrower to tell when it lets go.
+  // The number of entries in the counter's table, and how often it asked a borrower to report its release.
   int size() const { return size_(counter); }
   int questions() const { return questions_(counter); }
   const std::string& path() const { return path_; }
 
-  // The id that the library gives object `number`.
+  // The id of the object with a number.
   static ObjectId Object(uint64_t number) {
     std::string bytes(ObjectId::kBytes, '\0');
     std::memcpy(bytes.data(), &number, sizeof(number));

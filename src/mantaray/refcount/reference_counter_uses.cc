@@ -1,18 +1,19 @@
-// What a process does with objects itself: local references, owned, borrowed and nested objects, tasks.
-//
-// A part of reference_counter_inl.h, which includes it in its place.
+// The uses of objects by the process itself: local references, owned, borrowed and nested objects, tasks.
+// See reference_counter.h.
 
-#ifndef MANTARAY_REFCOUNT_REFERENCE_COUNTER_USES_INL_H_
-#define MANTARAY_REFCOUNT_REFERENCE_COUNTER_USES_INL_H_
+#include <limits>
+#include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "mantaray/refcount/reference_counter.h"
+#include "mantaray/refcount/reference_counter_internal.h"
 
 namespace mantaray::refcount {
 
 // --- Local references
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::AddLocalReference(const ObjectId& object_id, absl::string_view call_site) {
+absl::Status ReferenceCounter::AddLocalReference(const ObjectId& object_id, absl::string_view call_site) {
   Operation operation(this);
   Reference& ref = *table_.FindOrAdd(object_id).first;
   if (ref.local_ref_count == std::numeric_limits<uint32_t>::max()) {
@@ -29,15 +30,12 @@ absl::Status BasicReferenceCounter<Faults>::AddLocalReference(const ObjectId& ob
   return absl::OkStatus();
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::RemoveLocalReference(const ObjectId& object_id,
-                                                                 std::vector<ObjectId>* deleted) {
+absl::Status ReferenceCounter::RemoveLocalReference(const ObjectId& object_id, std::vector<ObjectId>* deleted) {
   Operation operation(this);
   return RemoveLocal(object_id, deleted);
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::RemoveLocal(const ObjectId& object_id, std::vector<ObjectId>* deleted) {
+absl::Status ReferenceCounter::RemoveLocal(const ObjectId& object_id, std::vector<ObjectId>* deleted) {
   Reference* const ref = Find(object_id);
   if (ref == nullptr) return UnknownObject("RemoveLocalReference", object_id);
   if (ref->local_ref_count == 0) return Misused("RemoveLocalReference", object_id, "has no local reference");
@@ -46,9 +44,7 @@ absl::Status BasicReferenceCounter<Faults>::RemoveLocal(const ObjectId& object_i
   return absl::OkStatus();
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::TryReleaseLocalRefs(const std::vector<ObjectId>& object_ids,
-                                                        std::vector<ObjectId>* deleted) {
+void ReferenceCounter::TryReleaseLocalRefs(const std::vector<ObjectId>& object_ids, std::vector<ObjectId>* deleted) {
   Operation operation(this);
   for (const ObjectId& object_id : object_ids) {
     const Reference* const ref = Find(object_id);
@@ -56,8 +52,7 @@ void BasicReferenceCounter<Faults>::TryReleaseLocalRefs(const std::vector<Object
   }
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::ReleaseAllLocalReferences() {
+void ReferenceCounter::ReleaseAllLocalReferences() {
   Operation operation(this);
   std::vector<ObjectId> unused;
   for (const auto& [object_id, ref] : table_) {
@@ -70,14 +65,12 @@ void BasicReferenceCounter<Faults>::ReleaseAllLocalReferences() {
 
 // --- Owned, borrowed and nested objects
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::AddOwnedObject(const OwnedObject& object) {
+absl::Status ReferenceCounter::AddOwnedObject(const OwnedObject& object) {
   Operation operation(this);
   return AddOwned(object);
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::AddOwned(const OwnedObject& object) {
+absl::Status ReferenceCounter::AddOwned(const OwnedObject& object) {
   const auto [added, inserted] = table_.FindOrAdd(object.object_id);
   if (!inserted) {
     return absl::AlreadyExistsError(
@@ -103,27 +96,24 @@ absl::Status BasicReferenceCounter<Faults>::AddOwned(const OwnedObject& object) 
   return absl::OkStatus();
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::AddDynamicReturn(const ObjectId& object_id, const ObjectId& generator_id) {
+absl::Status ReferenceCounter::AddDynamicReturn(const ObjectId& object_id, const ObjectId& generator_id) {
   Operation operation(this);
   return AddGenerated(object_id, generator_id, /*add_local_ref=*/false, "AddDynamicReturn");
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::OwnDynamicStreamingTaskReturnRef(const ObjectId& object_id,
-                                                                             const ObjectId& generator_id) {
+absl::Status ReferenceCounter::OwnDynamicStreamingTaskReturnRef(const ObjectId& object_id,
+                                                                const ObjectId& generator_id) {
   Operation operation(this);
   return AddGenerated(object_id, generator_id, /*add_local_ref=*/true, "OwnDynamicStreamingTaskReturnRef");
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::AddGenerated(const ObjectId& object_id, const ObjectId& generator_id,
-                                                         bool add_local_ref, absl::string_view operation) {
+absl::Status ReferenceCounter::AddGenerated(const ObjectId& object_id, const ObjectId& generator_id, bool add_local_ref,
+                                            absl::string_view operation) {
   const Reference* const generator = Find(generator_id);
-  // Gone: the object was never looked at, or is known already. Either way nobody waits for it.
+  // The generator is gone. Its object was never used or is known already, so no process waits for it.
   if (generator == nullptr) return absl::OkStatus();
   if (!generator->owned_by_us) return Misused(operation, generator_id, "is not ours");
-  // One that is there already was made known by an earlier run of the task.
+  // If the object has an entry already, an earlier run of the task has added it.
   if (Find(object_id) == nullptr) {
     OwnedObject object;
     object.object_id = object_id;
@@ -136,10 +126,8 @@ absl::Status BasicReferenceCounter<Faults>::AddGenerated(const ObjectId& object_
   return absl::OkStatus();
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::AddBorrowedObject(const ObjectId& object_id, const ObjectId& outer_id,
-                                                              const Address& owner_address,
-                                                              bool foreign_owner_already_monitoring) {
+absl::Status ReferenceCounter::AddBorrowedObject(const ObjectId& object_id, const ObjectId& outer_id,
+                                                 const Address& owner_address, bool foreign_owner_already_monitoring) {
   Operation operation(this);
   if (object_id == outer_id) return Misused("AddBorrowedObject", object_id, "cannot contain itself");
   AddBorrowed(object_id, outer_id, owner_address);
@@ -148,17 +136,15 @@ absl::Status BasicReferenceCounter<Faults>::AddBorrowedObject(const ObjectId& ob
   return absl::OkStatus();
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::AddBorrowed(const ObjectId& object_id, const ObjectId& outer_id,
-                                                const Address& owner_address) {
+void ReferenceCounter::AddBorrowed(const ObjectId& object_id, const ObjectId& outer_id, const Address& owner_address) {
   const Reference* outer = outer_id.IsNil() ? nullptr : Find(outer_id);
-  // Only its lineage is left.
+  // Only the lineage of the outer object is left.
   if (outer != nullptr && outer->out_of_scope) outer = nullptr;
   const bool found_in_owned = outer != nullptr && outer->owned_by_us;
   const bool found_in_borrowed = outer != nullptr && !found_in_owned;
   Reference* ref = Find(object_id);
   if (ref == nullptr) {
-    // Neither used nor nested in something that is: there is nothing to keep.
+    // The object is neither used nor inside an object that is used, so there is nothing to keep.
     if (!found_in_borrowed) return;
     ref = table_.FindOrAdd(object_id).first;
   }
@@ -172,9 +158,8 @@ void BasicReferenceCounter<Faults>::AddBorrowed(const ObjectId& object_id, const
   if (ref->RefCount() > 0) SetNestedRefInUse(*ref);
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::SetNestedRefInUse(const Reference& ref) {
-  if (!ref.InBorrowed() || faults_.Has(Fault::kNestedUseNotPropagated)) return;
+void ReferenceCounter::SetNestedRefInUse(const Reference& ref) {
+  if (!ref.InBorrowed()) return;
   std::vector<const Reference*> in_use = {&ref};
   while (!in_use.empty()) {
     const Reference* const inner = in_use.back();
@@ -192,10 +177,8 @@ void BasicReferenceCounter<Faults>::SetNestedRefInUse(const Reference& ref) {
   }
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::AddNestedObjectIds(const ObjectId& object_id,
-                                                               const std::vector<ObjectId>& inner_ids,
-                                                               const Address& owner_address) {
+absl::Status ReferenceCounter::AddNestedObjectIds(const ObjectId& object_id, const std::vector<ObjectId>& inner_ids,
+                                                  const Address& owner_address) {
   Operation operation(this);
   if (IsSelf(owner_address)) {
     const Reference* const outer = Find(object_id);
@@ -210,15 +193,13 @@ absl::Status BasicReferenceCounter<Faults>::AddNestedObjectIds(const ObjectId& o
   return absl::OkStatus();
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::AddContainedInOwned(const ObjectId& object_id,
-                                                        const std::vector<ObjectId>& inner_ids) {
+void ReferenceCounter::AddContainedInOwned(const ObjectId& object_id, const std::vector<ObjectId>& inner_ids) {
   const Reference* const outer = Find(object_id);
-  // Nobody can look into a value that is gone. An entry of ours that does not say so is one that was made when somebody
-  // gave us a reference to an object that we had freed.
+  // No process can open a value that is gone. An own object's entry that is not marked as owned was made when another
+  // process sent a reference to an object that this process had freed.
   if (outer == nullptr || !outer->owned_by_us || outer->out_of_scope) return;
   for (const ObjectId& inner_id : inner_ids) {
-    // It would keep itself.
+    // Otherwise the object would keep itself.
     if (inner_id == object_id) continue;
     Reference& inner = *table_.FindOrAdd(inner_id).first;
     const bool was_in_use = inner.RefCount() > 0;
@@ -230,9 +211,7 @@ void BasicReferenceCounter<Faults>::AddContainedInOwned(const ObjectId& object_i
   }
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::AddStoredIn(const ObjectId& object_id, const ObjectId& inner_id,
-                                                const Address& owner_address) {
+void ReferenceCounter::AddStoredIn(const ObjectId& object_id, const ObjectId& inner_id, const Address& owner_address) {
   Reference* const inner = Find(inner_id);
   if (inner == nullptr) return;
   if (inner->owned_by_us) {
@@ -242,8 +221,7 @@ void BasicReferenceCounter<Faults>::AddStoredIn(const ObjectId& object_id, const
   }
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::AddBorrowerAddress(const ObjectId& object_id, const Address& borrower) {
+absl::Status ReferenceCounter::AddBorrowerAddress(const ObjectId& object_id, const Address& borrower) {
   Operation operation(this);
   Reference* const ref = Find(object_id);
   if (ref == nullptr) return UnknownObject("AddBorrowerAddress", object_id);
@@ -255,10 +233,8 @@ absl::Status BasicReferenceCounter<Faults>::AddBorrowerAddress(const ObjectId& o
 
 // --- Tasks
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::CheckSubmitted(const std::vector<ObjectId>& argument_ids,
-                                                           absl::string_view operation) {
-  // Taken away and given back, because the same argument may be there several times.
+absl::Status ReferenceCounter::CheckSubmitted(const std::vector<ObjectId>& argument_ids, absl::string_view operation) {
+  // The counts are decreased and restored, because the same argument may occur several times.
   size_t taken = 0;
   absl::Status status;
   for (; taken < argument_ids.size() && status.ok(); ++taken) {
@@ -276,8 +252,7 @@ absl::Status BasicReferenceCounter<Faults>::CheckSubmitted(const std::vector<Obj
   return status;
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::AddSubmitted(const ObjectId& argument_id, bool keep_lineage) {
+void ReferenceCounter::AddSubmitted(const ObjectId& argument_id, bool keep_lineage) {
   Reference& ref = *table_.FindOrAdd(argument_id).first;
   const bool was_in_use = ref.RefCount() > 0;
   ++ref.submitted_task_ref_count;
@@ -286,10 +261,10 @@ void BasicReferenceCounter<Faults>::AddSubmitted(const ObjectId& argument_id, bo
   if (!was_in_use) SetNestedRefInUse(ref);
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::UpdateSubmittedTaskReferences(
-    const std::vector<ObjectId>& return_ids, const std::vector<ObjectId>& argument_ids_to_add,
-    const std::vector<ObjectId>& argument_ids_to_remove, std::vector<ObjectId>* deleted) {
+absl::Status ReferenceCounter::UpdateSubmittedTaskReferences(const std::vector<ObjectId>& return_ids,
+                                                             const std::vector<ObjectId>& argument_ids_to_add,
+                                                             const std::vector<ObjectId>& argument_ids_to_remove,
+                                                             std::vector<ObjectId>* deleted) {
   Operation operation(this);
   absl::Status removable = CheckSubmitted(argument_ids_to_remove, "UpdateSubmittedTaskReferences");
   if (!removable.ok()) return removable;
@@ -299,37 +274,33 @@ absl::Status BasicReferenceCounter<Faults>::UpdateSubmittedTaskReferences(
   return absl::OkStatus();
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::UpdateResubmittedTaskReferences(const std::vector<ObjectId>& argument_ids) {
+absl::Status ReferenceCounter::UpdateResubmittedTaskReferences(const std::vector<ObjectId>& argument_ids) {
   Operation operation(this);
   for (const ObjectId& argument_id : argument_ids) {
     if (Find(argument_id) == nullptr) return UnknownObject("UpdateResubmittedTaskReferences", argument_id);
   }
-  if (faults_.Has(Fault::kResubmissionNotCounted)) return absl::OkStatus();
   for (const ObjectId& argument_id : argument_ids) AddSubmitted(argument_id, /*keep_lineage=*/false);
   return absl::OkStatus();
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::UpdateFinishedTaskReferences(const std::vector<ObjectId>& return_ids,
-                                                                         const std::vector<ObjectId>& argument_ids,
-                                                                         bool release_lineage, const Address& worker,
-                                                                         const ReferenceTable& borrowed_refs,
-                                                                         std::vector<ObjectId>* deleted) {
+absl::Status ReferenceCounter::UpdateFinishedTaskReferences(const std::vector<ObjectId>& return_ids,
+                                                            const std::vector<ObjectId>& argument_ids,
+                                                            bool release_lineage, const Address& worker,
+                                                            const ReferenceTable& borrowed_refs,
+                                                            std::vector<ObjectId>* deleted) {
   Operation operation(this);
   absl::Status finishing = CheckSubmitted(argument_ids, "UpdateFinishedTaskReferences");
   if (!finishing.ok()) return finishing;
   for (const ObjectId& return_id : return_ids) SetPendingCreation(return_id, false);
-  if (faults_.Has(Fault::kReleasedBeforeMerge)) RemoveSubmitted(argument_ids, release_lineage, deleted);
-  // First the report, so that whatever the worker still uses has a borrower before the argument is let go.
+  // Merge the report first, so that everything that the worker still uses has a borrower before the argument is
+  // released.
   Merge(argument_ids, worker, borrowed_refs);
-  if (!faults_.Has(Fault::kReleasedBeforeMerge)) RemoveSubmitted(argument_ids, release_lineage, deleted);
+  RemoveSubmitted(argument_ids, release_lineage, deleted);
   return absl::OkStatus();
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::RemoveSubmitted(const std::vector<ObjectId>& argument_ids, bool release_lineage,
-                                                    std::vector<ObjectId>* deleted) {
+void ReferenceCounter::RemoveSubmitted(const std::vector<ObjectId>& argument_ids, bool release_lineage,
+                                       std::vector<ObjectId>* deleted) {
   for (const ObjectId& argument_id : argument_ids) {
     Reference* const ref = Find(argument_id);
     if (ref == nullptr || ref->submitted_task_ref_count == 0) {
@@ -344,5 +315,3 @@ void BasicReferenceCounter<Faults>::RemoveSubmitted(const std::vector<ObjectId>&
 }
 
 }  // namespace mantaray::refcount
-
-#endif  // MANTARAY_REFCOUNT_REFERENCE_COUNTER_USES_INL_H_

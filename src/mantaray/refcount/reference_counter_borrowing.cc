@@ -1,19 +1,22 @@
-// What borrowers tell and are asked: reports, questions, answers and notices.
-//
-// A part of reference_counter_inl.h, which includes it in its place.
+// The protocol between owners and borrowers: reports, questions, answers and notices.
+// See reference_counter.h.
 
-#ifndef MANTARAY_REFCOUNT_REFERENCE_COUNTER_BORROWING_INL_H_
-#define MANTARAY_REFCOUNT_REFERENCE_COUNTER_BORROWING_INL_H_
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "mantaray/refcount/reference_counter.h"
+#include "mantaray/refcount/reference_counter_internal.h"
 
 namespace mantaray::refcount {
 
-// --- Reports: what a borrower tells
+// --- Reports of borrowers
 
-template <typename Faults>
-absl::StatusOr<ReferenceTable> BasicReferenceCounter<Faults>::PopAndClearLocalBorrowers(
-    const std::vector<ObjectId>& borrowed_ids, std::vector<ObjectId>* deleted) {
+absl::StatusOr<ReferenceTable> ReferenceCounter::PopAndClearLocalBorrowers(const std::vector<ObjectId>& borrowed_ids,
+                                                                           std::vector<ObjectId>* deleted) {
   Operation operation(this);
   absl::flat_hash_map<ObjectId, uint32_t> pins;
   for (const ObjectId& borrowed_id : borrowed_ids) {
@@ -22,9 +25,6 @@ absl::StatusOr<ReferenceTable> BasicReferenceCounter<Faults>::PopAndClearLocalBo
     if (++pins[borrowed_id] > ref->local_ref_count) {
       return Misused("PopAndClearLocalBorrowers", borrowed_id, "is not held by a local reference for the task");
     }
-  }
-  if (faults_.Has(Fault::kPinDeductedTwice)) {
-    for (auto& [borrowed_id, count] : pins) count *= 2;
   }
   ReferenceTable table = Collect(borrowed_ids, pins, /*for_ref_removed=*/false, /*told_to_owner=*/false);
   for (const ObjectId& borrowed_id : borrowed_ids) {
@@ -35,9 +35,7 @@ absl::StatusOr<ReferenceTable> BasicReferenceCounter<Faults>::PopAndClearLocalBo
   return table;
 }
 
-template <typename Faults>
-ObjectReferenceCount BasicReferenceCounter<Faults>::Describe(const ObjectId& object_id, Reference* ref, bool in_use,
-                                                             bool to_owner, Faults faults) {
+ObjectReferenceCount ReferenceCounter::Describe(const ObjectId& object_id, Reference* ref, bool in_use, bool to_owner) {
   ObjectReferenceCount described;
   described.object_id = object_id;
   described.has_local_ref = in_use;
@@ -46,11 +44,10 @@ ObjectReferenceCount BasicReferenceCounter<Faults>::Describe(const ObjectId& obj
   if (ref->extra->borrow != nullptr) {
     for (auto& [worker_id, borrower] : ref->extra->borrow->borrowers) {
       if (to_owner && std::exchange(borrower.owner_told, true)) continue;
-      if (!faults.Has(Fault::kBorrowersNotReported)) described.borrowers.push_back(borrower.address);
+      described.borrowers.push_back(borrower.address);
     }
     for (auto& [return_id, stored_in] : ref->extra->borrow->stored_in_objects) {
       if (to_owner && std::exchange(stored_in.owner_told, true)) continue;
-      if (faults.Has(Fault::kStoredInNotReported)) continue;
       described.stored_in_objects.emplace_back(return_id, stored_in.owner);
     }
   }
@@ -61,8 +58,7 @@ ObjectReferenceCount BasicReferenceCounter<Faults>::Describe(const ObjectId& obj
   return described;
 }
 
-template <typename Faults>
-std::vector<ObjectId> BasicReferenceCounter<Faults>::BorrowedWithin(const std::vector<ObjectId>& roots) const {
+std::vector<ObjectId> ReferenceCounter::BorrowedWithin(const std::vector<ObjectId>& roots) const {
   std::vector<ObjectId> within;
   absl::flat_hash_set<ObjectId> seen;
   std::vector<ObjectId> to_visit(roots.rbegin(), roots.rend());
@@ -70,7 +66,7 @@ std::vector<ObjectId> BasicReferenceCounter<Faults>::BorrowedWithin(const std::v
     const ObjectId object_id = to_visit.back();
     to_visit.pop_back();
     const Reference* const ref = Find(object_id);
-    // What is ours has no owner who would have to know.
+    // An object of this process has no other owner that must be told.
     if (ref == nullptr || ref->owned_by_us || !seen.insert(object_id).second) continue;
     within.push_back(object_id);
     if (ref->extra == nullptr) continue;
@@ -80,10 +76,9 @@ std::vector<ObjectId> BasicReferenceCounter<Faults>::BorrowedWithin(const std::v
   return within;
 }
 
-template <typename Faults>
-ReferenceTable BasicReferenceCounter<Faults>::Collect(const std::vector<ObjectId>& roots,
-                                                      const absl::flat_hash_map<ObjectId, uint32_t>& pins,
-                                                      bool for_ref_removed, bool told_to_owner) {
+ReferenceTable ReferenceCounter::Collect(const std::vector<ObjectId>& roots,
+                                         const absl::flat_hash_map<ObjectId, uint32_t>& pins, bool for_ref_removed,
+                                         bool told_to_owner) {
   ReferenceTable collected;
   absl::flat_hash_set<ObjectId> leaving;
   for (const ObjectId& object_id : BorrowedWithin(roots)) {
@@ -92,8 +87,9 @@ ReferenceTable BasicReferenceCounter<Faults>::Collect(const std::vector<ObjectId
     if (ref->foreign_owner_already_monitoring && !for_ref_removed) continue;
     const auto pinned = pins.find(object_id);
     const bool in_use = ref->RefCount() > (pinned == pins.end() ? 0 : pinned->second);
-    // Once somebody was told that we use it, what we know must go to the owner itself: whom we tell here may have it
-    // from those that only we know of, and then they would vouch for each other and nobody for them.
+    // Once another process was told that this process uses the object, everything that this process knows must go to
+    // the owner itself. The receiver of this report may have the object from processes that only this process knows of.
+    // They would then vouch for each other, and the owner would not know of any of them.
     bool leaves = !in_use && !ref->owner_will_ask;
     if (leaves && ref->InBorrowed()) {
       for (const auto& [outer_id, nothing] : ref->extra->nested.contained_in_borrowed_ids) {
@@ -101,9 +97,9 @@ ReferenceTable BasicReferenceCounter<Faults>::Collect(const std::vector<ObjectId
       }
     }
     if (is_root) leaves = told_to_owner;
-    collected.push_back(Describe(object_id, ref, in_use, /*to_owner=*/is_root, faults_));
+    collected.push_back(Describe(object_id, ref, in_use, /*to_owner=*/is_root));
     if (in_use) ref->owner_will_ask = true;
-    if (!leaves && !faults_.Has(Fault::kHandedOverWhileInUse)) continue;
+    if (!leaves) continue;
     leaving.insert(object_id);
     if (ref->extra != nullptr) ref->extra->borrow.reset();
     ref->has_nested_refs_to_report = false;
@@ -112,9 +108,7 @@ ReferenceTable BasicReferenceCounter<Faults>::Collect(const std::vector<ObjectId
   return collected;
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::Merge(const std::vector<ObjectId>& roots, const Address& worker,
-                                          const ReferenceTable& table) {
+void ReferenceCounter::Merge(const std::vector<ObjectId>& roots, const Address& worker, const ReferenceTable& table) {
   if (table.empty()) return;
   Report report;
   for (const ObjectReferenceCount& reported : table) report.emplace(reported.object_id, &reported);
@@ -126,47 +120,41 @@ void BasicReferenceCounter<Faults>::Merge(const std::vector<ObjectId>& roots, co
     const ObjectReferenceCount& reported = *it->second;
     report.erase(it);
     MergeOne(reported, worker);
-    if (faults_.Has(Fault::kNestedNotMerged)) continue;
     to_visit.insert(to_visit.end(), reported.contains.rbegin(), reported.contains.rend());
   }
 }
 
-// Returns whether there is an entry now. One is only made for what is in the value of an object that we know of:
-// anything else is gone, and a late report must not bring it back.
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::MakeReported(const ObjectReferenceCount& reported) {
-  // An object of ours without an entry has been freed, whatever it was found in.
+// Returns whether there is an entry now. A new entry is made only for an object in the value of a known object. Any
+// other object is gone, and a late report must not bring it back.
+bool ReferenceCounter::MakeReported(const ObjectReferenceCount& reported) {
+  // An object of this process without an entry has been freed, whatever object it was found in.
   if (IsSelf(reported.owner_address) && Find(reported.object_id) == nullptr) return false;
   for (const ObjectId& outer_id : reported.contained_in_borrowed_ids) {
     const Reference* const outer = Find(outer_id);
     if (outer != nullptr && outer->owned_by_us) {
-      // Ours, made by a task, and we may hear only now what is in it.
+      // The outer object was made by a task and belongs to this process, which may learn only now what it contains.
       AddContainedInOwned(outer_id, {reported.object_id});
     } else {
       AddBorrowed(reported.object_id, outer_id, reported.owner_address);
     }
   }
-  if (faults_.Has(Fault::kResurrectedByReport)) table_.FindOrAdd(reported.object_id);
   return Find(reported.object_id) != nullptr;
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::MergeOne(const ObjectReferenceCount& reported, const Address& worker) {
+void ReferenceCounter::MergeOne(const ObjectReferenceCount& reported, const Address& worker) {
   const ObjectId& object_id = reported.object_id;
   if (!MakeReported(reported)) {
     ++stats_.reports_too_late;
     return;
   }
   Reference* ref = Find(object_id);
-  // We may hold it in a value that we never looked into, and learn only now whose it is.
+  // This process may hold the object in a value that it never opened, and learn only now who owns it.
   if (!ref->owned_by_us && !reported.owner_address.worker_id.IsNil() && !ref->MutableExtra().owner_address) {
     ref->MutableExtra().owner_address = reported.owner_address;
   }
   bool news = false;
   if (reported.has_local_ref) news |= AddBorrower(object_id, ref, worker);
-  if (!faults_.Has(Fault::kBorrowersNotMerged)) {
-    for (const Address& borrower : reported.borrowers) news |= AddBorrower(object_id, ref, borrower);
-  }
+  for (const Address& borrower : reported.borrowers) news |= AddBorrower(object_id, ref, borrower);
   for (const auto& [return_id, owner] : reported.stored_in_objects) {
     if (IsSelf(owner)) {
       AddContainedInOwned(return_id, {object_id});
@@ -175,15 +163,14 @@ void BasicReferenceCounter<Faults>::MergeOne(const ObjectReferenceCount& reporte
       news = true;
     }
   }
-  // The table may have grown.
+  // Find it again, because the table may have grown.
   ref = Find(object_id);
   if (news && !ref->owned_by_us) SetNestedRefInUse(*ref);
 }
 
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::AddBorrower(const ObjectId& object_id, Reference* ref, const Address& borrower,
-                                                const ObjectId& contained_in_id) {
-  // Our own use is in our own counts.
+bool ReferenceCounter::AddBorrower(const ObjectId& object_id, Reference* ref, const Address& borrower,
+                                   const ObjectId& contained_in_id) {
+  // This process counts its own uses in its own counts.
   if (IsSelf(borrower)) return false;
   const auto [entry, inserted] =
       ref->MutableBorrow().borrowers.Emplace(borrower.worker_id, Borrower{borrower, {}, false, false});
@@ -191,10 +178,9 @@ bool BasicReferenceCounter<Faults>::AddBorrower(const ObjectId& object_id, Refer
     entry->owner_told = false;
     return inserted;
   }
-  if (inserted && faults_.Has(Fault::kBorrowerWithoutSubscription)) return true;
   if (inserted || !contained_in_id.IsNil()) {
     WaitForRefRemoved(object_id, entry, contained_in_id);
-  } else if (!faults_.Has(Fault::kSecondReportForgotten)) {
+  } else {
     entry->reported_again = true;
   }
   return inserted;
@@ -202,9 +188,8 @@ bool BasicReferenceCounter<Faults>::AddBorrower(const ObjectId& object_id, Refer
 
 // --- Questions and answers
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::WaitForRefRemoved(const ObjectId& object_id, Borrower* borrower,
-                                                      const ObjectId& contained_in_id) {
+void ReferenceCounter::WaitForRefRemoved(const ObjectId& object_id, Borrower* borrower,
+                                         const ObjectId& contained_in_id) {
   const uint64_t number = ++last_question_;
   borrower->unanswered.Insert(number);
   Later([this, address = borrower->address,
@@ -213,17 +198,16 @@ void BasicReferenceCounter<Faults>::WaitForRefRemoved(const ObjectId& object_id,
   });
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::SubscribeRefRemoved(const RefRemovedSubscription& subscription) {
+absl::Status ReferenceCounter::SubscribeRefRemoved(const RefRemovedSubscription& subscription) {
   Operation operation(this);
   const ObjectId& object_id = subscription.object_id;
   const Question question = {subscription.owner_address, subscription.number};
   if (const Reference* const ref = Find(object_id); ref != nullptr && ref->owned_by_us) {
     return Misused("SubscribeRefRemoved", object_id, "is ours: nobody else can ask for it");
   }
-  if (!subscription.contained_in_id.IsNil() && !faults_.Has(Fault::kContainedInIgnored)) {
+  if (!subscription.contained_in_id.IsNil()) {
     const Reference* const outer = Find(subscription.contained_in_id);
-    // We are asked because we own the outer object: the inner one stays as long as that.
+    // The question came because this process owns the outer object. The inner object stays as long as that.
     if (outer != nullptr && outer->owned_by_us) AddContainedInOwned(subscription.contained_in_id, {object_id});
   }
   Reference* const ref = Find(object_id);
@@ -241,27 +225,26 @@ absl::Status BasicReferenceCounter<Faults>::SubscribeRefRemoved(const RefRemoved
   if (known) return Repeated(object_id, options_.self, Notice::kSubscription);
   extra.questions.push_back(question);
   ref->owner_will_ask = true;
-  if (ref->RefCount() == 0 || faults_.Has(Fault::kAnsweredWhileInUse)) {
+  if (ref->RefCount() == 0) {
     PublishIfUnused(object_id, ref);
     DeleteIfUnused(object_id, nullptr);
   }
   return absl::OkStatus();
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::PublishIfUnused(const ObjectId& object_id, Reference* ref) {
+void ReferenceCounter::PublishIfUnused(const ObjectId& object_id, Reference* ref) {
   const bool news = ref->HasBorrowInfo() || ref->has_nested_refs_to_report;
-  // Found in a borrowed object: what is known goes the way of that one, because whoever waits for it keeps both.
+  // If the object was found in a borrowed object, the report travels with that one, because the process that waits for
+  // the outer object keeps both.
   const bool goes_with_outer = ref->InBorrowed();
-  if (!ref->Asked() && (!news || goes_with_outer || faults_.Has(Fault::kUnaskedReportKept))) return;
+  if (!ref->Asked() && (!news || goes_with_outer)) return;
   if (ref->extra == nullptr) ref->MutableExtra();
   std::vector<Question> questions = std::move(ref->extra->questions);
   ref->extra->questions.clear();
-  if (faults_.Has(Fault::kAnswerForgotten)) questions.clear();
   const std::optional<Address> owner = ref->extra->owner_address;
   const bool told_to_owner = !goes_with_outer;
   const ReferenceTable table = Collect({object_id}, {}, /*for_ref_removed=*/true, told_to_owner);
-  // A number of owners can only have asked if the first died and its task ran again elsewhere.
+  // Several owners can only have asked if the first one died and its task ran again elsewhere.
   std::vector<std::pair<Address, RefRemovedMessage>> messages;
   for (const Question& question : questions) {
     auto to = std::find_if(messages.begin(), messages.end(),
@@ -271,10 +254,8 @@ void BasicReferenceCounter<Faults>::PublishIfUnused(const ObjectId& object_id, R
     }
     to->second.numbers.push_back(question.number);
   }
-  // Nobody asked, and perhaps nobody will, because those who know that we borrow it may have died.
-  if (messages.empty() && owner && !faults_.Has(Fault::kAnswerForgotten)) {
-    messages.emplace_back(*owner, RefRemovedMessage{object_id, {}, table});
-  }
+  // No owner has asked, and perhaps none will, because the processes that know of this borrower may have died.
+  if (messages.empty() && owner) messages.emplace_back(*owner, RefRemovedMessage{object_id, {}, table});
   for (auto& message : messages) {
     Later([this, message = std::move(message)] {
       dependencies_.publisher->PublishRefRemoved(message.first, message.second);
@@ -282,26 +263,22 @@ void BasicReferenceCounter<Faults>::PublishIfUnused(const ObjectId& object_id, R
   }
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::HandleRefRemoved(const Address& borrower,
-                                                             const RefRemovedMessage& message) {
+absl::Status ReferenceCounter::HandleRefRemoved(const Address& borrower, const RefRemovedMessage& message) {
   Operation operation(this);
   const auto find_entry = [&]() -> Borrower* {
     Reference* const ref = Find(message.object_id);
     if (ref == nullptr || !ref->owned_by_us || !ref->HasBorrowInfo()) return nullptr;
     return ref->extra->borrow->borrowers.Find(borrower.worker_id);
   };
-  // First what the borrower knew, also from a borrower that is gone: others may use the object because of it.
-  if (find_entry() != nullptr || !faults_.Has(Fault::kLateMergeDropped)) {
-    Merge({message.object_id}, borrower, message.borrowed_refs);
-  }
+  // First merge what the borrower knew, even if it is gone already, because others may have the object from it.
+  Merge({message.object_id}, borrower, message.borrowed_refs);
   if (message.numbers.empty()) return absl::OkStatus();
   Borrower* const entry = find_entry();
   if (entry == nullptr) return Repeated(message.object_id, borrower, Notice::kRefRemoved);
-  bool answered = faults_.Has(Fault::kOldAnswerAccepted);
+  bool answered = false;
   for (const uint64_t number : message.numbers) answered |= entry->unanswered.Erase(number);
   if (!answered) return Repeated(message.object_id, borrower, Notice::kRefRemoved);
-  if (!entry->unanswered.empty() && !faults_.Has(Fault::kOldAnswerAccepted)) return absl::OkStatus();
+  if (!entry->unanswered.empty()) return absl::OkStatus();
   if (entry->reported_again) {
     entry->reported_again = false;
     WaitForRefRemoved(message.object_id, entry);
@@ -314,10 +291,8 @@ absl::Status BasicReferenceCounter<Faults>::HandleRefRemoved(const Address& borr
   return absl::OkStatus();
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::HandlePublisherFailed(const Address& borrower, const ObjectId& object_id) {
+absl::Status ReferenceCounter::HandlePublisherFailed(const Address& borrower, const ObjectId& object_id) {
   Operation operation(this);
-  if (faults_.Has(Fault::kFailureIgnored)) return absl::OkStatus();
   const Reference* const ref = Find(object_id);
   if (ref == nullptr || !ref->owned_by_us || !ref->HasBorrowInfo() ||
       !ref->extra->borrow->borrowers.contains(borrower.worker_id)) {
@@ -327,19 +302,13 @@ absl::Status BasicReferenceCounter<Faults>::HandlePublisherFailed(const Address&
   return absl::OkStatus();
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::CleanupBorrower(const ObjectId& object_id, const Address& borrower, Notice first) {
+void ReferenceCounter::CleanupBorrower(const ObjectId& object_id, const Address& borrower, Notice first) {
   Find(object_id)->extra->borrow->borrowers.Erase(borrower.worker_id);
   repeated_.Remember(object_id, borrower.worker_id, first);
   DeleteIfUnused(object_id, nullptr);
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::Repeated(const ObjectId& object_id, const Address& borrower, Notice again) {
-  if (faults_.Has(Fault::kSecondNoticeFatal) && again != Notice::kSubscription) {
-    return absl::InternalError(absl::StrCat("check failed: borrowers.erase(", borrower.worker_id.Hex(), ") for object ",
-                                            object_id.Hex(), ", notice: ", NameOf(again)));
-  }
+absl::Status ReferenceCounter::Repeated(const ObjectId& object_id, const Address& borrower, Notice again) {
   std::optional<std::string> line =
       repeated_.Repeated(object_id, borrower.worker_id, again, dependencies_.clock->NowMs());
   if (line) Log(*std::move(line));
@@ -347,5 +316,3 @@ absl::Status BasicReferenceCounter<Faults>::Repeated(const ObjectId& object_id, 
 }
 
 }  // namespace mantaray::refcount
-
-#endif  // MANTARAY_REFCOUNT_REFERENCE_COUNTER_BORROWING_INL_H_

@@ -1,18 +1,19 @@
 // The end of objects, and of their lineage.
-//
-// A part of reference_counter_inl.h, which includes it in its place.
+// See reference_counter.h.
 
-#ifndef MANTARAY_REFCOUNT_REFERENCE_COUNTER_ENDS_INL_H_
-#define MANTARAY_REFCOUNT_REFERENCE_COUNTER_ENDS_INL_H_
+#include <optional>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "mantaray/refcount/reference_counter.h"
+#include "mantaray/refcount/reference_counter_internal.h"
 
 namespace mantaray::refcount {
 
 // --- The end of objects
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::ReleaseContents(const ObjectId& object_id, Reference* ref, Unused* unused) {
+void ReferenceCounter::ReleaseContents(const ObjectId& object_id, Reference* ref, Unused* unused) {
   if (ref->extra == nullptr) return;
   const std::vector<ObjectId> contains = std::move(ref->extra->nested.contains);
   ref->extra->nested.contains.clear();
@@ -27,12 +28,11 @@ void BasicReferenceCounter<Faults>::ReleaseContents(const ObjectId& object_id, R
       BrokenInvariant("ReleaseContents", inner_id, "does not know that it is contained in another");
     }
   }
-  // Handled last to first.
+  // The list is handled from its end.
   unused->insert(unused->end(), contains.rbegin(), contains.rend());
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::DeleteIfUnused(const ObjectId& object_id, std::vector<ObjectId>* deleted) {
+void ReferenceCounter::DeleteIfUnused(const ObjectId& object_id, std::vector<ObjectId>* deleted) {
   Unused unused = {object_id};
   while (!unused.empty()) {
     const ObjectId id = unused.back();
@@ -41,9 +41,6 @@ void BasicReferenceCounter<Faults>::DeleteIfUnused(const ObjectId& object_id, st
     if (it == table_.end()) continue;
     Reference& ref = it->ref;
     if (!ref.owned_by_us && ref.RefCount() == 0) PublishIfUnused(id, &ref);
-    if (faults_.Has(Fault::kNestedReleasedEarly) && ref.owned_by_us && ref.RefCount() == 0) {
-      ReleaseContents(id, &ref, &unused);
-    }
     if (!OutOfScope(ref)) continue;
     if (!ref.out_of_scope) {
       ref.out_of_scope = true;
@@ -59,18 +56,16 @@ void BasicReferenceCounter<Faults>::DeleteIfUnused(const ObjectId& object_id, st
   }
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::OnOutOfScopeOrFreed(const ObjectId& object_id, Reference* ref) {
+void ReferenceCounter::OnOutOfScopeOrFreed(const ObjectId& object_id, Reference* ref) {
   if (ref->extra == nullptr) return;
   for (ObjectCallback& callback : ref->extra->on_out_of_scope_or_freed) {
     Later([callback, object_id] { callback(object_id); });
   }
-  if (!faults_.Has(Fault::kCallbackKept)) ref->extra->on_out_of_scope_or_freed.clear();
+  ref->extra->on_out_of_scope_or_freed.clear();
   UnsetPrimaryCopy(ref);
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::Erase(EntryTable::iterator it) {
+void ReferenceCounter::Erase(EntryTable::iterator it) {
   const ObjectId object_id = it->object_id;
   Reference& ref = it->ref;
   if (ref.locations_subscribed) {
@@ -83,7 +78,6 @@ void BasicReferenceCounter<Faults>::Erase(EntryTable::iterator it) {
     }
   }
   if (ref.extra != nullptr) {
-    if (faults_.Has(Fault::kCallbackKept)) OnOutOfScopeOrFreed(object_id, &ref);
     for (ObjectCallback& callback : ref.extra->on_deleted) {
       Later([callback = std::move(callback), object_id] { callback(object_id); });
     }
@@ -97,9 +91,7 @@ void BasicReferenceCounter<Faults>::Erase(EntryTable::iterator it) {
   }
 }
 
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::AddObjectOutOfScopeOrFreedCallback(const ObjectId& object_id,
-                                                                       ObjectCallback callback) {
+bool ReferenceCounter::AddObjectOutOfScopeOrFreedCallback(const ObjectId& object_id, ObjectCallback callback) {
   Operation operation(this);
   Reference* const ref = Find(object_id);
   if (ref == nullptr || ref->freed || ref->out_of_scope) return false;
@@ -107,8 +99,7 @@ bool BasicReferenceCounter<Faults>::AddObjectOutOfScopeOrFreedCallback(const Obj
   return true;
 }
 
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::AddObjectRefDeletedCallback(const ObjectId& object_id, ObjectCallback callback) {
+bool ReferenceCounter::AddObjectRefDeletedCallback(const ObjectId& object_id, ObjectCallback callback) {
   Operation operation(this);
   Reference* const ref = Find(object_id);
   if (ref == nullptr) return false;
@@ -116,27 +107,24 @@ bool BasicReferenceCounter<Faults>::AddObjectRefDeletedCallback(const ObjectId& 
   return true;
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::FreePlasmaObjects(const std::vector<ObjectId>& object_ids) {
+void ReferenceCounter::FreePlasmaObjects(const std::vector<ObjectId>& object_ids) {
   Operation operation(this);
   for (const ObjectId& object_id : object_ids) {
     Reference* const ref = Find(object_id);
     if (ref == nullptr) continue;
     ref->freed = true;
-    // Only the owner can free the value; the entry stays, because it says who the owner is.
+    // Only the owner can free the value. The entry stays, because it names the owner.
     if (ref->owned_by_us) OnOutOfScopeOrFreed(object_id, ref);
   }
 }
 
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::IsPlasmaObjectFreed(const ObjectId& object_id) const {
+bool ReferenceCounter::IsPlasmaObjectFreed(const ObjectId& object_id) const {
   MutexLock lock(&mutex_);
   const Reference* const ref = Find(object_id);
   return ref != nullptr && ref->freed;
 }
 
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::TryMarkFreedObjectInUseAgain(const ObjectId& object_id) {
+bool ReferenceCounter::TryMarkFreedObjectInUseAgain(const ObjectId& object_id) {
   Operation operation(this);
   Reference* const ref = Find(object_id);
   if (ref == nullptr || !ref->freed) return false;
@@ -144,8 +132,7 @@ bool BasicReferenceCounter<Faults>::TryMarkFreedObjectInUseAgain(const ObjectId&
   return true;
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::DrainAndShutdown(std::function<void()> shutdown) {
+void ReferenceCounter::DrainAndShutdown(std::function<void()> shutdown) {
   Operation operation(this);
   if (table_.empty()) {
     Later(std::move(shutdown));
@@ -157,21 +144,18 @@ void BasicReferenceCounter<Faults>::DrainAndShutdown(std::function<void()> shutd
 
 // --- Lineage
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::SetReleaseLineageCallback(LineageReleasedCallback callback) {
+void ReferenceCounter::SetReleaseLineageCallback(LineageReleasedCallback callback) {
   Operation operation(this);
   on_lineage_released_ = std::move(callback);
 }
 
-template <typename Faults>
-int64_t BasicReferenceCounter<Faults>::ReleaseLineage(const ObjectId& object_id) {
+int64_t ReferenceCounter::ReleaseLineage(const ObjectId& object_id) {
   LineageReleasedCallback callback;
   {
     MutexLock lock(&mutex_);
     callback = on_lineage_released_;
   }
   const ReleasedLineage released = callback(object_id);
-  if (faults_.Has(Fault::kLineageLeaked)) return released.bytes;
   Operation operation(this);
   for (const ObjectId& argument_id : released.argument_ids) {
     Reference* const ref = Find(argument_id);
@@ -185,8 +169,7 @@ int64_t BasicReferenceCounter<Faults>::ReleaseLineage(const ObjectId& object_id)
   return released.bytes;
 }
 
-template <typename Faults>
-int64_t BasicReferenceCounter<Faults>::EvictLineage(int64_t min_bytes_to_evict) {
+int64_t ReferenceCounter::EvictLineage(int64_t min_bytes_to_evict) {
   int64_t evicted_bytes = 0;
   while (evicted_bytes < min_bytes_to_evict) {
     std::optional<ObjectId> oldest;
@@ -209,8 +192,7 @@ int64_t BasicReferenceCounter<Faults>::EvictLineage(int64_t min_bytes_to_evict) 
   return evicted_bytes;
 }
 
-template <typename Faults>
-LineageReconstructionEligibility BasicReferenceCounter<Faults>::GetLineageReconstructionEligibility(
+LineageReconstructionEligibility ReferenceCounter::GetLineageReconstructionEligibility(
     const ObjectId& object_id) const {
   if (!options_.lineage_pinning) return LineageReconstructionEligibility::kIneligibleLineageDisabled;
   MutexLock lock(&mutex_);
@@ -219,5 +201,3 @@ LineageReconstructionEligibility BasicReferenceCounter<Faults>::GetLineageRecons
 }
 
 }  // namespace mantaray::refcount
-
-#endif  // MANTARAY_REFCOUNT_REFERENCE_COUNTER_ENDS_INL_H_

@@ -1,18 +1,21 @@
-// Where objects are, and the questions that others may ask the reference counter.
-//
-// A part of reference_counter_inl.h, which includes it in its place.
+// The locations of objects, and the queries of the reference counter.
+// See reference_counter.h.
 
-#ifndef MANTARAY_REFCOUNT_REFERENCE_COUNTER_LOCATIONS_INL_H_
-#define MANTARAY_REFCOUNT_REFERENCE_COUNTER_LOCATIONS_INL_H_
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "mantaray/refcount/reference_counter.h"
+#include "mantaray/refcount/reference_counter_internal.h"
 
 namespace mantaray::refcount {
 
 // --- Where objects are
 
-template <typename Faults>
-ObjectLocations BasicReferenceCounter<Faults>::LocationsOf(const ObjectId& object_id, const Reference& ref) const {
+ObjectLocations ReferenceCounter::LocationsOf(const ObjectId& object_id, const Reference& ref) const {
   ObjectLocations locations;
   locations.object_id = object_id;
   locations.object_size_bytes = ref.object_size_bytes;
@@ -27,15 +30,13 @@ ObjectLocations BasicReferenceCounter<Faults>::LocationsOf(const ObjectId& objec
   return locations;
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::PushLocations(const ObjectId& object_id, const Reference& ref) {
+void ReferenceCounter::PushLocations(const ObjectId& object_id, const Reference& ref) {
   if (!ref.locations_subscribed) return;
   Later(
       [this, locations = LocationsOf(object_id, ref)] { dependencies_.publisher->PublishObjectLocations(locations); });
 }
 
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::AddObjectLocation(const ObjectId& object_id, const NodeId& node_id) {
+bool ReferenceCounter::AddObjectLocation(const ObjectId& object_id, const NodeId& node_id) {
   Operation operation(this);
   Reference* const ref = Find(object_id);
   if (ref == nullptr) return false;
@@ -43,8 +44,7 @@ bool BasicReferenceCounter<Faults>::AddObjectLocation(const ObjectId& object_id,
   return true;
 }
 
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::RemoveObjectLocation(const ObjectId& object_id, const NodeId& node_id) {
+bool ReferenceCounter::RemoveObjectLocation(const ObjectId& object_id, const NodeId& node_id) {
   Operation operation(this);
   Reference* const ref = Find(object_id);
   if (ref == nullptr) return false;
@@ -52,16 +52,14 @@ bool BasicReferenceCounter<Faults>::RemoveObjectLocation(const ObjectId& object_
   return true;
 }
 
-template <typename Faults>
-std::optional<std::vector<NodeId>> BasicReferenceCounter<Faults>::GetObjectLocations(const ObjectId& object_id) const {
+std::optional<std::vector<NodeId>> ReferenceCounter::GetObjectLocations(const ObjectId& object_id) const {
   MutexLock lock(&mutex_);
   const Reference* const ref = Find(object_id);
   if (ref == nullptr) return std::nullopt;
   return LocationsOf(object_id, *ref).node_ids;
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::UpdateObjectSize(const ObjectId& object_id, int64_t object_size_bytes) {
+void ReferenceCounter::UpdateObjectSize(const ObjectId& object_id, int64_t object_size_bytes) {
   Operation operation(this);
   Reference* const ref = Find(object_id);
   if (ref == nullptr) return;
@@ -69,12 +67,11 @@ void BasicReferenceCounter<Faults>::UpdateObjectSize(const ObjectId& object_id, 
   PushLocations(object_id, *ref);
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::UnsetPrimaryCopy(Reference* ref) {
+void ReferenceCounter::UnsetPrimaryCopy(Reference* ref) {
   if (ref->extra == nullptr || ref->extra->placement == nullptr) return;
   Placement& placement = *ref->extra->placement;
   placement.pinned_at_node_id.reset();
-  // What lies in storage that every node reaches does not go with a node.
+  // A value in storage that every node can reach is not lost with a node.
   if (placement.spilled && !placement.spilled_node_id.IsNil()) {
     placement.spilled = false;
     placement.spilled_url.clear();
@@ -82,9 +79,7 @@ void BasicReferenceCounter<Faults>::UnsetPrimaryCopy(Reference* ref) {
   }
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::UpdateObjectPinnedAtRaylet(const ObjectId& object_id,
-                                                                       const NodeId& node_id) {
+absl::Status ReferenceCounter::UpdateObjectPinnedAtRaylet(const ObjectId& object_id, const NodeId& node_id) {
   const bool node_dead = dependencies_.is_node_dead && dependencies_.is_node_dead(node_id);
   Operation operation(this);
   Reference* const ref = Find(object_id);
@@ -100,9 +95,7 @@ absl::Status BasicReferenceCounter<Faults>::UpdateObjectPinnedAtRaylet(const Obj
   return absl::OkStatus();
 }
 
-template <typename Faults>
-std::optional<PinnedOrSpilled> BasicReferenceCounter<Faults>::IsPlasmaObjectPinnedOrSpilled(
-    const ObjectId& object_id) const {
+std::optional<PinnedOrSpilled> ReferenceCounter::IsPlasmaObjectPinnedOrSpilled(const ObjectId& object_id) const {
   MutexLock lock(&mutex_);
   const Reference* const ref = Find(object_id);
   if (ref == nullptr) return std::nullopt;
@@ -116,9 +109,8 @@ std::optional<PinnedOrSpilled> BasicReferenceCounter<Faults>::IsPlasmaObjectPinn
   return result;
 }
 
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::HandleObjectSpilled(const ObjectId& object_id, const std::string& spilled_url,
-                                                        const NodeId& spilled_node_id) {
+bool ReferenceCounter::HandleObjectSpilled(const ObjectId& object_id, const std::string& spilled_url,
+                                           const NodeId& spilled_node_id) {
   const bool node_dead =
       !spilled_node_id.IsNil() && dependencies_.is_node_dead && dependencies_.is_node_dead(spilled_node_id);
   Operation operation(this);
@@ -141,8 +133,7 @@ bool BasicReferenceCounter<Faults>::HandleObjectSpilled(const ObjectId& object_i
   return true;
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::ResetObjectsOnRemovedNode(const NodeId& node_id) {
+void ReferenceCounter::ResetObjectsOnRemovedNode(const NodeId& node_id) {
   Operation operation(this);
   for (const auto& [object_id, ref] : table_) {
     if (ref.extra == nullptr || ref.extra->placement == nullptr) continue;
@@ -155,14 +146,12 @@ void BasicReferenceCounter<Faults>::ResetObjectsOnRemovedNode(const NodeId& node
   }
 }
 
-template <typename Faults>
-std::vector<ObjectId> BasicReferenceCounter<Faults>::FlushObjectsToRecover() {
+std::vector<ObjectId> ReferenceCounter::FlushObjectsToRecover() {
   MutexLock lock(&mutex_);
   return std::exchange(objects_to_recover_, {});
 }
 
-template <typename Faults>
-std::optional<LocalityData> BasicReferenceCounter<Faults>::GetLocalityData(const ObjectId& object_id) const {
+std::optional<LocalityData> ReferenceCounter::GetLocalityData(const ObjectId& object_id) const {
   MutexLock lock(&mutex_);
   const Reference* const ref = Find(object_id);
   if (ref == nullptr || ref->object_size_bytes < 0) return std::nullopt;
@@ -175,10 +164,9 @@ std::optional<LocalityData> BasicReferenceCounter<Faults>::GetLocalityData(const
   return data;
 }
 
-template <typename Faults>
-absl::StatusOr<bool> BasicReferenceCounter<Faults>::ReportLocalityData(const ObjectId& object_id,
-                                                                       const std::vector<NodeId>& locations,
-                                                                       int64_t object_size_bytes) {
+absl::StatusOr<bool> ReferenceCounter::ReportLocalityData(const ObjectId& object_id,
+                                                          const std::vector<NodeId>& locations,
+                                                          int64_t object_size_bytes) {
   Operation operation(this);
   Reference* const ref = Find(object_id);
   if (ref == nullptr) return false;
@@ -188,29 +176,25 @@ absl::StatusOr<bool> BasicReferenceCounter<Faults>::ReportLocalityData(const Obj
   return true;
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::SetPendingCreation(const ObjectId& object_id, bool pending_creation) {
+void ReferenceCounter::SetPendingCreation(const ObjectId& object_id, bool pending_creation) {
   Reference* const ref = Find(object_id);
   if (ref == nullptr || ref->pending_creation == pending_creation) return;
   ref->pending_creation = pending_creation;
   PushLocations(object_id, *ref);
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::UpdateObjectPendingCreation(const ObjectId& object_id, bool pending_creation) {
+void ReferenceCounter::UpdateObjectPendingCreation(const ObjectId& object_id, bool pending_creation) {
   Operation operation(this);
   SetPendingCreation(object_id, pending_creation);
 }
 
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::IsObjectPendingCreation(const ObjectId& object_id) const {
+bool ReferenceCounter::IsObjectPendingCreation(const ObjectId& object_id) const {
   MutexLock lock(&mutex_);
   const Reference* const ref = Find(object_id);
   return ref != nullptr && ref->pending_creation;
 }
 
-template <typename Faults>
-void BasicReferenceCounter<Faults>::PublishObjectLocationSnapshot(const ObjectId& object_id) {
+void ReferenceCounter::PublishObjectLocationSnapshot(const ObjectId& object_id) {
   Operation operation(this);
   Reference* const ref = Find(object_id);
   if (ref != nullptr) {
@@ -227,8 +211,7 @@ void BasicReferenceCounter<Faults>::PublishObjectLocationSnapshot(const ObjectId
   });
 }
 
-template <typename Faults>
-ObjectLocations BasicReferenceCounter<Faults>::FillObjectInformation(const ObjectId& object_id) const {
+ObjectLocations ReferenceCounter::FillObjectInformation(const ObjectId& object_id) const {
   MutexLock lock(&mutex_);
   const Reference* const ref = Find(object_id);
   if (ref != nullptr) return LocationsOf(object_id, *ref);
@@ -240,33 +223,28 @@ ObjectLocations BasicReferenceCounter<Faults>::FillObjectInformation(const Objec
 
 // --- Questions
 
-template <typename Faults>
-size_t BasicReferenceCounter<Faults>::Size() const {
+size_t ReferenceCounter::Size() const {
   MutexLock lock(&mutex_);
   return table_.size();
 }
 
-template <typename Faults>
-size_t BasicReferenceCounter<Faults>::NumObjectsOwnedByUs() const {
+size_t ReferenceCounter::NumObjectsOwnedByUs() const {
   MutexLock lock(&mutex_);
   return num_owned_;
 }
 
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::HasReference(const ObjectId& object_id) const {
+bool ReferenceCounter::HasReference(const ObjectId& object_id) const {
   MutexLock lock(&mutex_);
   return Find(object_id) != nullptr;
 }
 
-template <typename Faults>
-bool BasicReferenceCounter<Faults>::OwnedByUs(const ObjectId& object_id) const {
+bool ReferenceCounter::OwnedByUs(const ObjectId& object_id) const {
   MutexLock lock(&mutex_);
   const Reference* const ref = Find(object_id);
   return ref != nullptr && ref->owned_by_us;
 }
 
-template <typename Faults>
-std::optional<Address> BasicReferenceCounter<Faults>::GetOwner(const ObjectId& object_id) const {
+std::optional<Address> ReferenceCounter::GetOwner(const ObjectId& object_id) const {
   MutexLock lock(&mutex_);
   const Reference* const ref = Find(object_id);
   if (ref == nullptr) return std::nullopt;
@@ -274,8 +252,7 @@ std::optional<Address> BasicReferenceCounter<Faults>::GetOwner(const ObjectId& o
   return ref->extra == nullptr ? std::nullopt : ref->extra->owner_address;
 }
 
-template <typename Faults>
-absl::flat_hash_set<ObjectId> BasicReferenceCounter<Faults>::GetAllInScopeObjectIDs() const {
+absl::flat_hash_set<ObjectId> ReferenceCounter::GetAllInScopeObjectIDs() const {
   MutexLock lock(&mutex_);
   absl::flat_hash_set<ObjectId> object_ids;
   object_ids.reserve(table_.size());
@@ -283,8 +260,7 @@ absl::flat_hash_set<ObjectId> BasicReferenceCounter<Faults>::GetAllInScopeObject
   return object_ids;
 }
 
-template <typename Faults>
-absl::flat_hash_map<ObjectId, ReferenceCounts> BasicReferenceCounter<Faults>::GetAllReferenceCounts() const {
+absl::flat_hash_map<ObjectId, ReferenceCounts> ReferenceCounter::GetAllReferenceCounts() const {
   MutexLock lock(&mutex_);
   absl::flat_hash_map<ObjectId, ReferenceCounts> counts;
   counts.reserve(table_.size());
@@ -294,8 +270,7 @@ absl::flat_hash_map<ObjectId, ReferenceCounts> BasicReferenceCounter<Faults>::Ge
   return counts;
 }
 
-template <typename Faults>
-Stats BasicReferenceCounter<Faults>::GetStats() const {
+Stats ReferenceCounter::GetStats() const {
   MutexLock lock(&mutex_);
   Stats stats = stats_;
   stats.repeated_ref_removed = repeated_.count(Notice::kRefRemoved);
@@ -304,8 +279,7 @@ Stats BasicReferenceCounter<Faults>::GetStats() const {
   return stats;
 }
 
-template <typename Faults>
-std::string BasicReferenceCounter<Faults>::DebugString(const ObjectId& object_id) const {
+std::string ReferenceCounter::DebugString(const ObjectId& object_id) const {
   MutexLock lock(&mutex_);
   const Reference* const ref = Find(object_id);
   if (ref == nullptr) return absl::StrCat("no reference to ", object_id.Hex());
@@ -323,8 +297,7 @@ std::string BasicReferenceCounter<Faults>::DebugString(const ObjectId& object_id
                       ref->out_of_scope ? " out of scope" : "", "}");
 }
 
-template <typename Faults>
-absl::Status BasicReferenceCounter<Faults>::CheckInvariants() const {
+absl::Status ReferenceCounter::CheckInvariants() const {
   MutexLock lock(&mutex_);
   const auto broken = [](const ObjectId& object_id, absl::string_view what) {
     return absl::InternalError(absl::StrCat("object ", object_id.Hex(), " ", what));
@@ -358,5 +331,3 @@ absl::Status BasicReferenceCounter<Faults>::CheckInvariants() const {
 }
 
 }  // namespace mantaray::refcount
-
-#endif  // MANTARAY_REFCOUNT_REFERENCE_COUNTER_LOCATIONS_INL_H_
