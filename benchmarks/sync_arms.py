@@ -28,8 +28,11 @@ from ray_programs import ENVIRONMENTS, RAYS, ray_environment
 REPOSITORY = Path(__file__).resolve().parents[1]
 GENERATOR = "//benchmarks/sync_storm:sync_storm"
 RELAY = "//src/mantaray/relay:mantaray-relay"
+WORKER_CALLS = "//benchmarks/sync_storm:worker_calls"
 # From 2.53 on raylets and the GCS exchange batches.
 DIALECTS = {"2.48.0": "bare", "2.60.0": "batch"}
+# The service at which processes wait for what is published.
+PUBSUB = {"2.48.0": "InternalPubSubGcsService", "2.60.0": "ControlPlanePubSubGcsService"}
 START_TIMEOUT_S = 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 # By which the tests know what they have started (tests/support/processes.py).
@@ -281,6 +284,58 @@ class Generator:
             if told.get("event") == event:
                 return
         raise RuntimeError(f"the generator ended before {event}")
+
+
+class WorkerCalls:
+    """Processes of the simulated nodes: long polls and look-ups, while the `with` block runs.
+
+    Args:
+        ray: the release of the GCS.
+        binary: the program, built; None if there are no processes.
+        ports: of the GCS or of relays; processes are spread over them in turn.
+        processes: how many there are.
+        calls_per_s: look-ups of all of them together.
+    """
+
+    def __init__(
+        self,
+        ray: str,
+        binary: Path | None,
+        ports: Sequence[int],
+        processes: int,
+        calls_per_s: float,
+    ) -> None:
+        self._child: subprocess.Popen[str] | None = None
+        if processes == 0:
+            return
+        if binary is None:
+            raise ValueError("processes need the program that plays them")
+        targets = ",".join(f"127.0.0.1:{port}" for port in ports)
+        self._child = subprocess.Popen(
+            [str(binary), targets, PUBSUB[ray], str(processes), str(calls_per_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> WorkerCalls:
+        if self._child is not None:
+            assert self._child.stdout
+            if self._child.stdout.readline() != "ready\n":
+                raise RuntimeError("the processes of the nodes did not start")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+
+    def figures(self) -> dict[str, Any]:
+        """End the calls; return how many there were, and how long they took. Nothing without processes."""
+        if self._child is None:
+            return {}
+        told, _ = self._child.communicate()
+        return dict(json.loads(told))
 
 
 def cpu_s(pid: int) -> float:

@@ -45,11 +45,12 @@ RUNS_OF = "medians over the runs of each row, as many as its last column says"
 def made(runs: Sequence[dict[str, Any]], path: Path) -> dict[str, str]:
     """Return when, at which commits and from which file the figures of some runs were made."""
     days = sorted({run["at"][:10] for run in runs})
+    with_calls = any(run.get("workers") for run in runs)
     return {
         "machine": MACHINE,
         "date": " to ".join(sorted({days[0], days[-1]})),
         "commit": ", ".join(sorted({run["commit"] for run in runs})),
-        "version": "0.1.0",
+        "version": "0.1.0" + ("; with calls 0.2.0 (unreleased)" if with_calls else ""),
         "source": str(path.relative_to(sync_arms.REPOSITORY)),
     }
 
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         runs=RUNS_OF,
         figures=FROM_OTHER_SITTINGS
         | {
-            f"{'-'.join(map(str, cell[3:]))}-{sync_storm.key_of(*cell[:3])}.p99_ms": sync_storm.bounded(
+            f"{'-'.join(map(str, cell[4:]))}-{sync_storm.key_of(*cell[:4])}.p99_ms": sync_storm.bounded(
                 figures, "staleness_p99_ms"
             )
             for cell, figures in cells.items()
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
         conditions="the loads of sync_storm.py; cores and milliseconds",
         runs=RUNS_OF,
         tables={"real": sync_plan.table(sync_plan.compared(storm))},
-        made=made(storm_runs, storm),
+        made=made([run for run in storm_runs if not run.get("workers")], storm),
     )
 
 

@@ -28,7 +28,7 @@ DEFAULT_WINDOW_MS = 25.0
 def prediction(cell: sync_storm.Cell) -> Prediction | None:
     """Return what the planner says of a cell; None where it has no word for it."""
     arm = sync_arms.parse_arm(cell.arm)
-    if arm.config or arm.hush or cell.material_every != 1 or cell.client != "light":
+    if arm.config or arm.hush or cell.material_every != 1 or cell.workers or cell.client != "light":
         return None
     window_ms = DEFAULT_WINDOW_MS if arm.window_ms is None else float(arm.window_ms)
     return predict(Plan(cell.nodes, cell.hz, arm.relays, window_ms), COSTS[cell.ray[:4]])

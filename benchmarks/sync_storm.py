@@ -8,11 +8,15 @@ while the steady load is measured. What the generator costs is not subtracted fr
 two ways to carry the nodes' streams: "light" speaks HTTP/2 by hand and leaves the machine to what is
 measured, "grpc" uses the gRPC library, as raylets do, all of them on this one machine.
 
+Each node has processes besides (--workers), as many as a real one has workers, agents and drivers. Each
+process has a connection with a long poll to the GCS, or to the relay of its node, and all of them make
+look-ups, one a second for each node. How long those take is measured, too.
+
 With --material-every=10 nine views of ten move only object-store bytes and idle time, as most do on
 large clusters: what arms that end in "-hush" hold back. Staleness is then that of the tenth.
 
 python benchmarks/sync_storm.py [--nodes 50,100,200,400,800] [--hz 1] [--arms direct,relays-4]
-    [--client light|grpc] [--material-every N] [--relay-binary PATH] [--rounds N]
+    [--client light|grpc] [--workers N] [--material-every N] [--relay-binary PATH] [--rounds N]
     [--results FILE [--report-only]] [--plot FILE.png] [--json | --markdown]
 """
 
@@ -37,6 +41,8 @@ TARGET_RAY = "2.60.0"
 TARGET_RELAYS = "relays-4"
 JOIN_S = 40.0
 RELAY_MEMORY_MB = 150.0
+# Processes of a simulated node that have a long poll.
+WORKERS = 4
 # With these arms there is something to compare the relays with.
 STOCK = "direct"
 # How long the generator waits for views and for a burst, if not told otherwise. A view that has not
@@ -55,6 +61,8 @@ _FIGURES = (
     ("k msg/s", "k_messages_s", 9),
     ("MB/s", "mb_s", 7),
     ("relay MB", "relay_rss_mb", 10),
+    ("call p50", "call_p50_ms", 10),
+    ("call p99", "call_p99_ms", 10),
 )
 
 
@@ -70,6 +78,7 @@ class Load:
         settle_s: how long to wait for everybody to be up to date after the steady load.
         client: what carries the nodes' streams, "light" or "grpc".
         material_every: of so many views of a node, one is more than noise.
+        workers: processes of each node that have a long poll; 0: no calls besides the sync streams.
     """
 
     nodes: int
@@ -79,16 +88,34 @@ class Load:
     settle_s: float
     client: str
     material_every: int
+    workers: int = 0
 
 
 def run_once(
-    ray: str, arm: Arm, load: Load, relay: RelayCommand, generator: Path
+    ray: str,
+    arm: Arm,
+    load: Load,
+    relay: RelayCommand,
+    generator: Path,
+    worker_calls: Path | None = None,
 ) -> dict[str, Any]:
-    """Start a fresh GCS (and relays), put the load on, return the figures."""
+    """Start a fresh GCS (and relays), put the load on, return the figures.
+
+    Args:
+        ray: the release whose GCS is measured.
+        arm: what stands before it.
+        load: what the simulated nodes do.
+        relay: how a relay is started.
+        generator: the built load generator.
+        worker_calls: the built program of the nodes' processes; needed if the load has any.
+    """
     with (
         sync_arms.scratch() as directory,
         sync_arms.gcs_server(ray, directory, arm.config) as (gcs_pid, gcs_port),
         sync_arms.relays(relay, arm, f"127.0.0.1:{gcs_port}", directory) as (pids, ports),
+        sync_arms.WorkerCalls(
+            ray, worker_calls, ports or [gcs_port], load.nodes * load.workers, load.nodes
+        ) as calls,
         Generator(
             generator,
             ports or [gcs_port],
@@ -113,9 +140,11 @@ def run_once(
                 figures |= meter.read()
             elif "event" not in told:
                 figures |= told
+        figures |= calls.figures()
         figures["gcs_rss_mb"] = round(sync_arms.peak_rss_mb(gcs_pid), 1)
         figures["relay_rss_mb"] = round(max(map(sync_arms.peak_rss_mb, pids), default=0.0), 1)
-    return {"client": load.client, "ray": ray, "arm": arm.name, **figures}
+    told = {"client": load.client, "workers": load.workers, "ray": ray, "arm": arm.name}
+    return told | figures
 
 
 class Cell(NamedTuple):
@@ -124,6 +153,7 @@ class Cell(NamedTuple):
     client: str
     hz: float
     material_every: int
+    workers: int
     nodes: int
     ray: str
     arm: str
@@ -134,7 +164,9 @@ Cells = dict[Cell, dict[str, Any]]
 
 def cell_of(run: dict[str, Any]) -> Cell:
     """Return the cell that a run belongs to."""
-    return Cell(*(run.get(name, 1) for name in Cell._fields))
+    # Earlier runs had one view as material as the other, and no processes besides the raylets.
+    earlier = {"material_every": 1, "workers": 0}
+    return Cell(*((earlier | run)[name] for name in Cell._fields))
 
 
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -161,6 +193,11 @@ def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     noise = statistics.median(run.get("noise_p99_ms", 0) for run in runs)
     figures = {name: statistics.median(run[name] for run in runs) for name in plain}
     seconds = runs[0]["seconds"] or 1
+    calls = {
+        name: statistics.median(run[name] for run in runs) if name in runs[0] else None
+        for name in ("call_p50_ms", "call_p99_ms")
+    }
+    figures |= calls
     return figures | {
         "runs": len(runs),
         "seconds": runs[0]["seconds"],
@@ -185,7 +222,9 @@ def check_targets(cells: Cells, client: str) -> list[dict[str, Any]]:
     checks: list[dict[str, Any]] = []
 
     def cell(nodes: int, arm: str) -> dict[str, Any] | None:
-        return cells.get(Cell(client, 1, 1, nodes, TARGET_RAY, arm))
+        # What counts is the load with calls, where it was measured.
+        of_arm = [Cell(client, 1, 1, workers, nodes, TARGET_RAY, arm) for workers in (WORKERS, 0)]
+        return next((cells[one] for one in of_arm if one in cells), None)
 
     def check(what: str, figure: float, limit: float, unit: str) -> None:
         row = {"client": client, "target": what, "figure": round(figure, 3), "limit": limit}
@@ -227,7 +266,7 @@ def print_report(cells: Cells) -> None:
         heads = "".join(f"{head:>{width}}" for head, _, width in _FIGURES)
         print(f"{'nodes':>5} {'Ray':<7}{'arm':<14}{heads}{'p99 / stock':>12}{'CPU / stock':>12}")
         for cell, figures in cells.items():
-            if cell[:3] == load:
+            if cell[:4] == load:
                 row = "".join(f"{show(figures[name]):>{width}}" for _, name, width in _FIGURES)
                 stock = cells.get(cell._replace(arm=STOCK)) if cell.arm != STOCK else None
                 print(f"{cell.nodes:>5} {cell.ray:<7}{cell.arm:<14}{row}{_ratios(figures, stock)}")
@@ -236,17 +275,22 @@ def print_report(cells: Cells) -> None:
         print(f"{verdict:<7} {_target(check)}: {check['figure']:.3g}")
 
 
-def loads(cells: Cells) -> list[tuple[str, float, int]]:
-    """Return the loads there are: client, views a second, and of how many views one is no noise."""
+def loads(cells: Cells) -> list[tuple[str, float, int, int]]:
+    """Return the loads there are.
+
+    Each is the client, views a second, of how many views one is no noise, and processes of a node.
+    """
     return sorted(
-        {cell[:3] for cell in cells}, key=lambda load: (load[2], load[1], load[0] == "grpc")
+        {cell[:4] for cell in cells},
+        key=lambda load: (load[2], load[1], load[0] == "grpc", load[3]),
     )
 
 
-def title(client: str, hz: float, material_every: int) -> str:
+def title(client: str, hz: float, material_every: int, workers: int) -> str:
     """Return what to call a load."""
+    calls = f", {workers} processes of each node" if workers else ""
     noise = f", {material_every - 1} of {material_every} are noise" if material_every > 1 else ""
-    return f"{hz:g} view(s) a second from every node{noise}, {client} client"
+    return f"{hz:g} view(s) a second from every node{noise}{calls}, {client} client"
 
 
 def _target(check: dict[str, Any]) -> str:
@@ -266,6 +310,7 @@ def tables(cells: Cells) -> dict[str, results.Table]:
         noisy = load[2] > 1
         columns = ["nodes", "Ray", "arm", *heads]
         columns += ["noise p99 ms", "k msg/s", "MB/s"] if noisy else []
+        columns += ["call p50 ms", "call p99 ms"] if load[3] else []
         columns.append("runs")
         rows = [
             [
@@ -276,7 +321,7 @@ def tables(cells: Cells) -> dict[str, results.Table]:
                 str(figures["runs"]),
             ]
             for cell, figures in cells.items()
-            if cell[:3] == load
+            if cell[:4] == load
         ]
         found[key_of(*load)] = (columns, rows)
     return found
@@ -290,9 +335,10 @@ def print_markdown(cells: Cells) -> None:
             print(f"| {' | '.join(row)} |")
 
 
-def key_of(client: str, hz: float, material_every: int) -> str:
+def key_of(client: str, hz: float, material_every: int, workers: int) -> str:
     """Return by which key pages refer to the table of a load."""
-    return f"{client}-{hz:g}hz" + ("-noise" if material_every > 1 else "")
+    noise = "-noise" if material_every > 1 else ""
+    return f"{client}-{hz:g}hz{noise}" + (f"-workers-{workers}" if workers else "")
 
 
 def _verdict(check: dict[str, Any]) -> str:
@@ -322,8 +368,9 @@ def _shown(cell: Cell, figures: dict[str, Any], noisy: bool) -> list[str]:
     shown.append(show(figures["relay_cpu_s"] * per_10_s) if has_relays else "")
     shown.append(show(figures["generator_cpu_s"] * per_10_s))
     shown.append(show(figures["burst_median_ms"]))
-    noise = ("noise_p99_ms", "k_messages_s", "mb_s")
-    return shown + ([show(figures[name]) for name in noise] if noisy else [])
+    more: tuple[str, ...] = ("noise_p99_ms", "k_messages_s", "mb_s") if noisy else ()
+    more += ("call_p50_ms", "call_p99_ms") if cell.workers else ()
+    return shown + [show(figures[name]) for name in more]
 
 
 def all_targets(cells: Cells) -> list[dict[str, Any]]:
@@ -361,7 +408,7 @@ def plot(cells: Cells, hz: float, client: str, path: Path) -> None:
     from matplotlib import pyplot, ticker
 
     of_ray = {cell: each for cell, each in cells.items() if cell.ray == TARGET_RAY}
-    shown = {cell: each for cell, each in of_ray.items() if cell[:3] == (client, hz, 1)}
+    shown = {cell: each for cell, each in of_ray.items() if cell[:4] == (client, hz, 1, 0)}
     counts = sorted({cell.nodes for cell in shown})
     names = {STOCK: ("stock Ray", "tab:red"), TARGET_RELAYS: ("behind 4 relays", "tab:blue")}
     figure, axis = pyplot.subplots(figsize=(7.5, 4.5), constrained_layout=True)
@@ -408,7 +455,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--settle-s", type=float, default=SETTLE_S)
     parser.add_argument("--bursts", type=int, default=3)
     parser.add_argument("--client", choices=CLIENTS, default="light")
+    parser.add_argument("--workers", type=int, default=WORKERS, help="processes of each node")
     parser.add_argument("--material-every", type=int, default=1, metavar="N")
+    parser.add_argument(
+        "--worker-calls", type=Path, help="the program that is the processes, built"
+    )
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     sync_arms.add_common_arguments(parser.add_argument, "direct,relays-4")
@@ -419,6 +470,9 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run everything that the options ask for, stock and relays in turn."""
     generator = options.generator or sync_arms.build(sync_arms.GENERATOR)
     relay = sync_arms.relay_command(options)
+    calls = options.worker_calls
+    if calls is None and options.workers:
+        calls = sync_arms.build(sync_arms.WORKER_CALLS)
     loads = [
         Load(
             nodes=int(nodes),
@@ -428,6 +482,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             settle_s=options.settle_s,
             client=options.client,
             material_every=options.material_every,
+            workers=options.workers,
         )
         for nodes in options.nodes.split(",")
     ]
@@ -441,7 +496,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     runs = []
     for number, (load, ray, arm) in sync_arms.interleaved(cells, options.rounds):
         label = f"round {number}, {load.nodes} nodes ({load.client}), Ray {ray}, {arm.name}"
-        run = run_once(ray, arm, load, relay, generator)
+        run = run_once(ray, arm, load, relay, generator, calls)
         said = ", ".join(f"{head} {show(medians([run])[name])}" for head, name, _ in _FIGURES)
         print(f"{label}: {said}", file=sys.stderr)
         sync_arms.save_run(options.results, run)

@@ -80,7 +80,7 @@ class Storm : private Transport::Listener {
     uint64_t out_of_date = 0;  // not newer than what the receiver had
     uint64_t own = 0;          // a node got its own message back
     uint64_t foreign = 0;      // from nodes that are not ours
-    uint64_t damaged = 0;      // payload or id are not what was sent
+    uint64_t damaged = 0;      // payloads that are not what was sent
     uint64_t cpu_us = 0;       // of this process
   };
 

@@ -232,7 +232,7 @@ def test_a_relay_whose_upstream_is_gone_closes_every_connection_until_it_is_back
 
 def test_a_package_that_all_nodes_fetch_at_once_is_held_once(ray_env: RayEnv) -> None:
     seen = ray_env.run_program(PROGRAMS / "relay_limits.py")
-    # 30 fetches of 10 MB each.
+    # 30 fetches of 8 MB each.
     assert seen.pop("peak_bytes") < 100_000_000
     assert seen == {
         **{"fetched": True, "asked": 1, "shared": 29},

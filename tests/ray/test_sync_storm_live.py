@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 NODES = 20
 HZ = 5.0
 SECONDS = 2.0
+WORKERS = 3
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +54,23 @@ def run(
     """One run against a fresh GCS."""
     arm, client = request.param
     load = sync_storm.Load(
-        nodes=NODES, hz=HZ, seconds=SECONDS, bursts=2, settle_s=20, client=client, material_every=1
+        nodes=NODES,
+        hz=HZ,
+        seconds=SECONDS,
+        bursts=2,
+        settle_s=20,
+        client=client,
+        material_every=1,
+        workers=WORKERS,
     )
-    yield sync_storm.run_once(ray_env.version, sync_arms.parse_arm(arm), load, relay, generator)
+    yield sync_storm.run_once(
+        ray_env.version,
+        sync_arms.parse_arm(arm),
+        load,
+        relay,
+        generator,
+        sync_arms.build(sync_arms.WORKER_CALLS),
+    )
 
 
 def test_every_view_reaches_every_other_node_unchanged(run: dict[str, Any]) -> None:
@@ -71,6 +86,13 @@ def test_every_published_view_is_counted_once_for_every_other_node(run: dict[str
     # A view of each node may fall on either side of the ends of the measured time.
     assert abs(run["measured"] - expected) <= 2 * NODES * (NODES - 1)
     assert 0 < run["staleness_p50_ms"] <= run["staleness_p99_ms"] <= run["staleness_max_ms"]
+
+
+def test_processes_of_the_nodes_wait_and_are_answered(run: dict[str, Any]) -> None:
+    assert run["polls_waiting"] == NODES * WORKERS
+    assert run["calls"] > NODES
+    assert run["calls_failed"] == 0
+    assert 0 < run["call_p50_ms"] <= run["call_p99_ms"]
 
 
 def test_cpu_of_the_gcs_is_read(run: dict[str, Any]) -> None:

@@ -10,6 +10,9 @@ from .http2 import DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM
 
 ECHO = "/test/Echo"
 SYNC = "/ray.rpc.syncer.RaySyncer/StartSync"
+WATCH = "/grpc.health.v1.Health/Watch"
+# The message that asks for the health of the relay itself.
+RELAY = b"\x0a\x08mantaray"
 
 
 def reset_in_a_message(client: http2.Client) -> None:

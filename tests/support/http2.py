@@ -281,9 +281,10 @@ def _more(stream: int) -> bytes:
 class Server:
     """An upstream for simulations, on a thread of its own; use it in a `with` block.
 
+    Of each call it takes 64 kB, and of a connection as much as it is sent.
+
     Args:
         reply: what to answer to a request's message; None: the call waits for ever.
-        reads: whether it takes more than 64 kB of what it is sent.
         host: the address at which it listens.
     """
 
@@ -291,11 +292,9 @@ class Server:
         self,
         reply: Callable[[bytes], bytes | Raw | None],
         *,
-        reads: bool = True,
         host: str = "127.0.0.1",
     ) -> None:
         self._reply = reply
-        self._reads = reads
         self._listener = socket.create_server((host, 0), backlog=1024)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
@@ -319,8 +318,7 @@ class Server:
                 if key.data is None:
                     near, _ = self._listener.accept()
                     connection = _Connection(near)
-                    if self._reads:
-                        connection.out.append(_more(0))
+                    connection.out.append(_more(0))
                     self._selector.register(near, selectors.EVENT_READ, connection)
                 else:
                     self._serve(key.data, events)

@@ -1,4 +1,4 @@
-"""`mantaray relay`: the relay's program, and how relays stand as a table."""
+"""`mantaray relay`: runs the relay's program, or shows the state of relays as a table."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 import click
 
 from mantaray.cli.output import CliError, table
-from mantaray.syncer import RelayError, RelayStatus, StreamStatus, fetch_status, relay_program
+from mantaray.syncer import RelayError, fetch_status, relay_program
+from mantaray.syncer.tree import TreeLine, relay_tree
 
 DEFAULT_ADMIN = "127.0.0.1:6380"
-_MAX_DEPTH = 16
 _COLUMNS = ("relay or node", "address", "nodes", "lag", "behind", "connected", "dialect")
 
 
@@ -21,7 +21,7 @@ _COLUMNS = ("relay or node", "address", "nodes", "lag", "behind", "connected", "
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def relay_command(arguments: tuple[str, ...]) -> None:
-    """Run a relay between raylets and the GCS, or show how relays stand (`status`)."""
+    """Run a relay between raylets and the GCS, or show the state of relays (`status`)."""
     if arguments[:1] == ("status",):
         status_command.main(
             list(arguments[1:]), prog_name="mantaray relay status", standalone_mode=False
@@ -33,7 +33,7 @@ def relay_command(arguments: tuple[str, ...]) -> None:
         raise CliError(
             str(error), "install Mantaray from a wheel, or build it with Bazel"
         ) from error
-    # Nothing of Python stays: signals and the exit status are the relay's own.
+    # The relay replaces this process, so signals reach it directly and the exit status is its own.
     os.execv(program, [str(program), *arguments])
 
 
@@ -50,61 +50,18 @@ def status_command(admin: tuple[str, ...]) -> None:
                 f"no relay answers at {address}: {error}",
                 "name the address that the relay was given with --admin-listen",
             ) from error
-        rows += tree_rows(status, address)
+        rows += map(_row, relay_tree(status, address))
     click.echo(table(_COLUMNS, rows))
 
 
-def tree_rows(status: RelayStatus, address: str, depth: int = 0) -> list[tuple[str, ...]]:
-    """Return a row for the relay and, indented, one for each of its streams and what is below.
-
-    A relay further down is asked itself where it told its admin address and answers there.
-
-    Args:
-        status: of the relay at the top.
-        address: what to call it.
-        depth: how far to indent.
-    """
-    if status.upstream_connected:
-        problem = ""
-    else:
-        problem = (
-            f" (not connected{f': {status.upstream_problem}' if status.upstream_problem else ''})"
-        )
-    name = f"{'  ' * depth}relay {status.relay_id} to {status.upstream}{problem}"
-    # The slowest of its streams, the one to the upstream too.
-    lag_ms = max((stream.behind_ms for stream in status.streams), default=0)
-    behind = sum(stream.behind for stream in status.streams)
-    rows: list[tuple[str, ...]] = [
-        (name, address, str(status.nodes), _ms(lag_ms), str(behind), "", "")
-    ]
-    for stream in sorted(status.downstream, key=lambda stream: (stream.relay_id, stream.node_id)):
-        rows.append(_stream_row(stream, depth + 1))
-        if stream.relay_id and stream.admin and depth < _MAX_DEPTH:
-            rows += _below(stream, depth + 1)
-    return rows
-
-
-def _below(stream: StreamStatus, depth: int) -> list[tuple[str, ...]]:
-    try:
-        status = fetch_status(stream.admin)
-    except (OSError, ValueError):
-        return []
-    # An address of a loopback may be that of another relay.
-    return tree_rows(status, stream.admin, depth)[1:] if status.relay_id == stream.relay_id else []
-
-
-def _stream_row(stream: StreamStatus, depth: int) -> tuple[str, ...]:
-    kind = f"relay {stream.relay_id}" if stream.relay_id else f"node {stream.node_id[:16]}"
+def _row(line: TreeLine) -> tuple[str, ...]:
+    is_asked = line.connected_ms is None
     return (
-        "  " * depth + kind,
-        stream.address.partition(":")[2] or stream.address,
-        str(stream.nodes),
-        _ms(stream.behind_ms),
-        str(stream.behind),
-        f"{stream.connected_ms / 1000:.0f} s",
-        stream.dialect,
+        "  " * line.depth + line.name,
+        line.address,
+        str(line.nodes),
+        f"{line.behind_ms} ms",
+        str(line.behind),
+        "" if is_asked else f"{(line.connected_ms or 0) / 1000:.0f} s",
+        line.dialect,
     )
-
-
-def _ms(value: int) -> str:
-    return f"{value} ms"

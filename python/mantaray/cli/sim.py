@@ -1,4 +1,4 @@
-"""`mantaray sim`: what a cluster will cost, before there is one."""
+"""`mantaray sim`: predicts what a cluster will cost, before it exists."""
 
 from __future__ import annotations
 
@@ -25,21 +25,23 @@ def sim_group() -> None:
 @sim_group.command("sync")
 @click.option("--nodes", required=True, type=click.IntRange(min=2), help="How many nodes.")
 @click.option(
-    "--hz", default=1.0, show_default=True, type=_POSITIVE, help="Updates of each, a second."
+    "--hz", default=1.0, show_default=True, type=_POSITIVE, help="Updates of each node per second."
 )
 @click.option("--relays", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--window-ms", default=25.0, show_default=True, type=click.FloatRange(min=0))
 @click.option(
     "--ray", "generation", default="2.60", show_default=True, type=click.Choice(sorted(COSTS))
 )
-@click.option("--gcs-write-us", type=_POSITIVE, help="CPU of a write of the GCS.")
-@click.option("--gcs-message-us", type=_POSITIVE, help="CPU of a message in it.")
-@click.option("--gcs-update-us", type=_POSITIVE, help="CPU of an update that comes in.")
-@click.option("--relay-write-us", type=_POSITIVE, help="CPU of a write of a relay.")
+@click.option("--gcs-write-us", type=_POSITIVE, help="CPU time of a write of the GCS.")
+@click.option("--gcs-message-us", type=_POSITIVE, help="CPU time of each message in such a write.")
+@click.option(
+    "--gcs-update-us", type=_POSITIVE, help="CPU time of an update that the GCS receives."
+)
+@click.option("--relay-write-us", type=_POSITIVE, help="CPU time of a write of a relay.")
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a PNG over windows and relays.",
+    help="Draw the predictions over windows and numbers of relays into a PNG file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def sync_command(

@@ -1,4 +1,4 @@
-"""Planning: what a cluster's resource-view sync will cost, before there is a cluster."""
+"""The planner: predicts what a cluster's resource-view sync will cost, before the cluster exists."""
 
 from __future__ import annotations
 

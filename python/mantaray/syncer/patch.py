@@ -1,7 +1,7 @@
-"""The patch `relay`: where MANTARAY_RELAY_PORT is set, the head starts a relay and keeps it running.
+"""The patch `relay`: if MANTARAY_RELAY_PORT is set, the head starts a relay and keeps it running.
 
-Once the head's own processes are up, a supervisor is started (`mantaray.syncer.supervise_main`), which
-goes when they are gone. Without the setting nothing is different.
+When the head's own processes are up, the patch starts a supervisor (`mantaray.syncer.supervise_main`),
+which ends when they are gone. Without the setting nothing changes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mantaray.overlay import Installation, Patch, register, targets_in
 from mantaray.settings import (
     RELAY_ADMIN_PORT,
     RELAY_HOST,
+    RELAY_MAX_MEMORY_BYTES,
     RELAY_PORT,
     RELAY_UPSTREAM_TIMEOUT_MS,
     ending_the_start,
@@ -25,13 +26,16 @@ _NODE = "ray._private.node"
 
 
 def _check_for_start() -> None:
-    """Find a bad value, or that there is no relay, before anything is started.
+    """Check the settings, and that the relay is installed, before anything is started.
 
     Raises:
         StartError: a setting is not allowed; one sentence.
     """
     with ending_the_start():
-        for setting in (RELAY_ADMIN_PORT, RELAY_HOST, RELAY_UPSTREAM_TIMEOUT_MS):
+        for setting in (
+            *(RELAY_ADMIN_PORT, RELAY_HOST),
+            *(RELAY_UPSTREAM_TIMEOUT_MS, RELAY_MAX_MEMORY_BYTES),
+        ):
             setting.read()
         port = RELAY_PORT.read()
     if port is not None:
@@ -59,8 +63,7 @@ def _install_node(module: ModuleType, installation: Installation) -> None:
 def relay_options(gcs_address: str, port: int) -> list[str]:
     """Return the options of the head's relay.
 
-    The relay listens on the address that the head gave to Ray, so that a head that was told to stay on
-    one network does.
+    The relay listens on the address that the head gave to Ray, so that it stays on the same network.
 
     Args:
         gcs_address: HOST:PORT of the head's GCS, where HOST is the head's `--node-ip-address`.
@@ -69,12 +72,14 @@ def relay_options(gcs_address: str, port: int) -> list[str]:
     host, admin_port = RELAY_HOST.read(), RELAY_ADMIN_PORT.read()
     if host is None:
         host = gcs_address.rpartition(":")[0].strip("[]")
+    max_memory_bytes = RELAY_MAX_MEMORY_BYTES.read()
     return [
         f"--upstream={gcs_address}",
         f"--listen={f'[{host}]' if ':' in host else host}:{port}",
-        # Port 0 takes any: the supervisor asks there whether the relay is alive.
+        # Port 0 takes any free port. The supervisor asks there whether the relay is alive.
         f"--admin-listen=127.0.0.1:{admin_port or 0}",
         f"--upstream-timeout-ms={RELAY_UPSTREAM_TIMEOUT_MS.read()}",
+        *([f"--max-memory-bytes={max_memory_bytes}"] if max_memory_bytes else []),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Starting the relay's program, and stopping it."""
+"""Starts and stops the relay's program."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def relay_program() -> Path:
 
 
 class Relay:
-    """A relay that runs as long as the `with` block, or from `start` to `stop`.
+    """A relay that runs during a `with` block, or from `start` to `stop`.
 
-    It is a process of its own and ends when this process does, however that ends.
+    It is a process of its own. It ends when this process ends, however this process ends.
 
     Args:
         upstream: the GCS or another relay, HOST:PORT.
-        listen: where nodes connect, HOST:PORT; port 0 takes any that is free. Nodes of the same
-            machine need a wildcard address, for Ray rewrites 127.0.0.1 to the machine's own.
+        listen: where nodes connect, HOST:PORT; port 0 takes any free port. Nodes of the same machine need
+            a wildcard address, because Ray rewrites 127.0.0.1 to the machine's own address.
         admin: where metrics and status are served, HOST:PORT.
-        window_ms: how long updates are gathered on their way to nodes; the relay's default if None.
+        window_ms: how long the relay gathers updates for nodes; the relay's default if None.
         options: further options of the command line ("--grace-ms=5000").
-        variables: environment on top of this process's (RAY_USE_TLS, ...).
-        log: a file for the relay's log, which is appended to; dropped if None.
+        variables: environment variables in addition to those of this process (RAY_USE_TLS, ...).
+        log: the file to which the relay's log is appended. If None, the log is dropped.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Relay:
         return self
 
     def stop(self) -> int | None:
-        """End it, giving calls under way their time; return its exit status, None if none ran."""
+        """End it in good order; return its exit status, or None if it did not run."""
         process, self._process = self._process, None
         if process is None:
             return None
@@ -146,11 +146,11 @@ class Relay:
         return self._process.pid
 
     def status(self) -> RelayStatus:
-        """Return how it stands; OSError when it does not answer."""
+        """Return its status; raises OSError if it does not answer."""
         return fetch_status(self.admin)
 
     def metrics(self) -> str:
-        """Return its metrics as Prometheus text; OSError when it does not answer."""
+        """Return its metrics as Prometheus text; raises OSError if it does not answer."""
         return fetch_metrics(self.admin)
 
     def _running(self) -> tuple[int, int]:
@@ -159,7 +159,7 @@ class Relay:
         return self._ports
 
     def _read_log(self) -> None:
-        """Pass the log on, to its end: a full pipe would stop the relay."""
+        """Copy the log until its end. It is always read, because a full pipe would stop the relay."""
         assert self._process is not None and self._process.stderr is not None
         with open(self._log or os.devnull, "ab") as log, self._process.stderr as lines:
             for line in lines:

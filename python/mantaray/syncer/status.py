@@ -1,4 +1,4 @@
-"""What a relay says about itself, read from its admin address."""
+"""The status of a relay, read from its admin address."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class StreamStatus:
     """A sync stream of a relay.
 
     Attributes:
-        node_id: of the node at the other end, hexadecimal; a relay has one made up.
+        node_id: of the node at the other end, hexadecimal. A relay has a random node id.
         relay_id: of the relay at the other end; empty for a node or a GCS.
         upstream: whether it is the stream to the upstream.
         address: of the other end, as gRPC writes it; empty for the upstream.
-        admin: admin address that a relay at the other end told; empty if it told none.
-        dialect: what is spoken: "bare" (Ray before 2.53), "batch", or "unknown".
-        nodes: how many nodes live behind it.
-        behind: how many changes it has yet to take.
+        admin: the admin address that a relay at the other end announced; empty if it announced none.
+        dialect: the message format: "bare" (Ray before 2.53), "batch", or "unknown".
+        nodes: how many living nodes are behind it.
+        behind: how many changes have not been sent on it yet.
         behind_ms: how long it has not been up to date.
-        connected_ms: how long it has been there.
+        connected_ms: how long it has existed.
     """
 
     node_id: str
@@ -43,17 +43,17 @@ class StreamStatus:
 
 @dataclass(frozen=True)
 class RelayStatus:
-    """A relay as it stands.
+    """The status of a relay.
 
     Attributes:
         relay_id: its id, new with every start.
         upstream: HOST:PORT.
-        upstream_connected: whether its stream to the upstream stands.
-        upstream_problem: why not; may be empty while nobody needs that stream.
-        window_ms: how long updates are gathered on their way to nodes.
-        nodes: in the view, those beyond the upstream too.
-        refused: streams refused or ended for what they sent.
-        streams: all of them, the one to the upstream among them.
+        upstream_connected: whether its stream to the upstream is connected.
+        upstream_problem: why not; may be empty while no node needs that stream.
+        window_ms: how long the relay gathers updates for nodes.
+        nodes: how many nodes are in the view, including those beyond the upstream.
+        refused: how many streams were refused, or ended because of what they sent.
+        streams: all streams, including the one to the upstream.
     """
 
     relay_id: str
@@ -72,14 +72,14 @@ class RelayStatus:
 
 
 def fetch_status(admin: str) -> RelayStatus:
-    """Ask a relay how it stands.
+    """Ask a relay for its status.
 
     Args:
         admin: its admin address, HOST:PORT.
 
     Raises:
         OSError: it does not answer.
-        ValueError: what answers is no relay.
+        ValueError: the answer is not that of a relay.
     """
     return parse_status(json.loads(_get(admin, "/status")))
 
@@ -99,10 +99,10 @@ def is_healthy(admin: str) -> bool:
 
 
 def parse_status(said: Any) -> RelayStatus:
-    """Make a status of what a relay said.
+    """Make a status of a relay's answer.
 
     Raises:
-        ValueError: a relay does not say such things.
+        ValueError: the answer is not that of a relay.
     """
     try:
         streams = tuple(

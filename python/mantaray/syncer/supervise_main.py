@@ -1,9 +1,9 @@
 """Keeps the head's relay running: `mantaray.syncer.supervise_main PIDS LOG OPTION...`.
 
 PIDS are those of the head's GCS and raylet, separated by commas. A relay that ends is started again,
-at once the first time and then ever less often. So is a relay that has answered no health check for
-`_HUNG_S`, after it was killed. It stays for as long as one of the processes does: a
-GCS may be restarted beside its raylet. When all are gone the relay is ended, and so is this.
+at once the first time, and then after longer and longer delays. A relay that has answered no health check
+for `_HUNG_S` is killed and started again. The relay runs as long as one of the processes lives, because a
+GCS may be restarted beside its raylet. When all of them are gone, this program ends the relay and itself.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mantaray.syncer.status import is_healthy
 _POLL_S = 0.5
 _FIRST_DELAY_S = 0.2
 _MAX_DELAY_S = 10.0
-# A relay that ran for so long is worth being started at once again.
+# A relay that ran for so long is started again at once.
 _HEALTHY_S = 30.0
 _PROBE_EVERY_S = 2.0
-# A relay that answers no health check for so long is killed: Ray gives up after 60 s.
+# A relay that answers no health check for so long is killed. Ray gives up after 60 s.
 _HUNG_S = 20.0
 # How long a relay may take to end after SIGTERM.
 _END_S = 15.0
@@ -35,12 +35,13 @@ _ADMIN = "--admin-listen="
 
 
 def process_mark(pid: int) -> str | None:
-    """Return what tells this process from a later one with its id; None when there is none."""
+    """Return a mark that a later process with the same id does not have; None if there is no process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    # Behind the name, which may hold anything: the state is the first field, the start the 20th.
+    # The name may contain anything, so the fields behind it are counted. The first is the state, the 20th
+    # the start.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else fields[19]
 
@@ -49,11 +50,11 @@ class Supervisor:
     """Starts a program again and again while one of some processes lives.
 
     Args:
-        command: what to start; asked anew for each start.
+        command: returns the command to run; called for each start.
         pids: the processes.
-        log: a file that its output is appended to.
-        healthy: whether a program that was started with this command answers.
-        hung_s: a program that does not answer for so many seconds is killed.
+        log: the file to which its output is appended.
+        healthy: returns whether a program that was started with this command answers.
+        hung_s: after how many seconds without an answer a program is killed.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Supervisor:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process, in good order if it does so in time."""
+    """End a process with SIGTERM, or with SIGKILL if that takes too long."""
     process.terminate()
     try:
         process.wait(_END_S)

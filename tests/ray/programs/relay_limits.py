@@ -19,7 +19,8 @@ from sync_client import PATIENCE_S
 from mantaray.syncer import Relay
 
 FETCHERS = 30
-PACKAGE = bytes(range(256)) * 40_000
+# The relay puts it together in pieces of 4 MiB, of which the last one is small.
+PACKAGE = bytes(range(256)) * (8 * 4_096) + b"end"
 FETCH = "/ray.rpc.InternalKVGcsService/InternalKVGet"
 REQUEST = b"\x0a\x26gcs://_ray_pkg_0123456789abcdef01.zip"
 MISSING = b"\x0a\x26gcs://_ray_pkg_ffffffffffffffffff.zip"

@@ -89,3 +89,15 @@ def test_labels_of_the_picture_do_not_run_into_each_other() -> None:
     assert sync_storm.labels_of([400]) == ["400"]
     assert sync_storm.labels_of([50, 100, 200]) == ["50", "100", "200"]
     assert sync_storm.labels_of([400, 800, 1000, 1200, 1600]) == ["400", "800", "", "", "1600"]
+
+
+def test_the_load_with_calls_decides_and_is_not_mixed_with_the_load_without() -> None:
+    runs = [
+        a_run(400, "relays-4", staleness_p99_ms=10.0),
+        a_run(400, "relays-4", staleness_p99_ms=151.0, workers=4, call_p50_ms=1.0, call_p99_ms=3.0),
+    ]
+    cells = sync_storm.summarise(runs)
+    assert len(cells) == 2
+    assert verdicts(runs) == {"400 nodes, 4 relays: p99 staleness": False}
+    heads, (row,) = sync_storm.tables(cells)["light-1hz-workers-4"]
+    assert dict(zip(heads, row, strict=True))["call p99 ms"] == "3.00"

@@ -5,13 +5,14 @@ Others do not notice, and nothing stays behind.
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.support import bad_clients, http2
-from tests.support.bad_clients import ECHO
+from tests.support.bad_clients import ECHO, RELAY, WATCH
 from tests.support.bare_relay import BareRelay
 from tests.support.http2 import DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM
 
@@ -168,3 +169,22 @@ def test_connections_that_come_and_go_leave_no_descriptor_and_no_memory(
         again = come_and_go(200)
     assert again[0] <= descriptors + 20
     assert again[1] < memory_bytes + 20_000_000
+
+
+def test_a_flood_of_watches_does_not_end_the_relay(
+    relay: BareRelay, clients: http2.Clients
+) -> None:
+    choose = random.Random(16)
+    for _ in range(ROUNDS // 2):
+        flood = http2.Client(relay.port)
+        watches = b""
+        for stream in range(1, 2_000, 2):
+            # Some watch what the upstream has, some have not said all, some leave at once.
+            of = RELAY if choose.random() < 0.8 else b"hello"
+            watches += http2.request(stream, WATCH, of, ends=choose.random() < 0.9)
+            if choose.random() < 0.2:
+                watches += http2.frame(RST_STREAM, 0, stream, bytes(3) + b"\x08")
+        flood.send(watches)
+        flood.close(reset=choose.random() < 0.5)
+    assert_answers(clients)
+    assert_nothing_stays(relay)

@@ -113,6 +113,17 @@ def test_the_heads_relay_stays_on_the_network_that_the_head_was_told(
     assert listens("10.0.0.7:6379") == "--listen=0.0.0.0:6390"
 
 
+def test_the_heads_relay_gets_its_budget_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def budget() -> list[str]:
+        options = relay_options("10.0.0.7:6379", 6390)
+        return [option for option in options if "memory" in option]
+
+    monkeypatch.delenv("MANTARAY_RELAY_MAX_MEMORY_BYTES", raising=False)
+    assert budget() == []
+    monkeypatch.setenv("MANTARAY_RELAY_MAX_MEMORY_BYTES", "1000000000")
+    assert budget() == ["--max-memory-bytes=1000000000"]
+
+
 def test_another_process_with_the_heads_id_does_not_keep_it(
     tmp_path: Path, head: subprocess.Popen[bytes]
 ) -> None:
