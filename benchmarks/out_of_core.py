@@ -4,7 +4,7 @@ Jobs of Ray Data, random gets, and a pull by another node.
 Each job is one comparison as in shuffle.py, whose program runs it.
 
     python benchmarks/out_of_core.py [--rounds N] [--gigabytes N] [--store-gigabytes N] [--blocks N]
-                                     [--kinds KIND,...] [--output DIRECTORY]
+                                     [--kinds KIND,...] [--output DIRECTORY [--resume]]
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--store-gigabytes", type=float, default=0.25)
     parser.add_argument("--blocks", type=int, default=40)
     parser.add_argument("--kinds", default=",".join(kind for kind in JOBS if kind != "tasks"))
     parser.add_argument("--output", type=Path, help="a directory for JSON files")
+    parser.add_argument("--resume", action="store_true", help="add rounds to those in the files")
     options = parser.parse_args()
     has_pandas = all(importlib.util.find_spec(name) for name in ("pandas", "pyarrow"))
     for kind in options.kinds.split(","):

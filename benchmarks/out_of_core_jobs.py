@@ -15,7 +15,9 @@ import numpy as np
 import ray
 
 ROW_INTS = 128
-ROW_BYTES = ROW_INTS * 8
+INT_BYTES = 8
+ROW_BYTES = ROW_INTS * INT_BYTES
+LARGE_ROW_INTS = 2048
 # So many rows make an object of 150 KB.
 ROWS_OF_150_KB = 150_000 // ROW_BYTES
 GROUPS = 64
@@ -33,6 +35,8 @@ class Job:
         passes: how often it yields every row.
         nodes: how many nodes of the cluster it needs.
         needs_ray_data: whether it needs Ray Data's own requirements.
+        row_ints: how many integers of 8 bytes a row has. Ray Data sorts and groups row by row, so jobs with
+            many small rows show how fast that is, and not the store.
     """
 
     title: str
@@ -40,6 +44,7 @@ class Job:
     passes: int = 1
     nodes: int = 1
     needs_ray_data: bool = True
+    row_ints: int = ROW_INTS
 
 
 def start_cluster(store_bytes: int, directory: str, *, nodes: int) -> None:
@@ -100,11 +105,11 @@ def shuffle_by_tasks(rows: int, blocks: int) -> Iterator[Any]:
         yield ray.get(joined.pop())[:, 0]
 
 
-def dataset_of(rows: int, blocks: int) -> Any:
+def dataset_of(rows: int, blocks: int, row_ints: int = ROW_INTS) -> Any:
     """Return a dataset whose column `data` holds each row's number, many times."""
     logging.getLogger("ray.data").setLevel("ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
-    return ray.data.range_tensor(rows, shape=(ROW_INTS,), override_num_blocks=blocks)
+    return ray.data.range_tensor(rows, shape=(row_ints,), override_num_blocks=blocks)
 
 
 def numbers_in(dataset: Any) -> Iterator[Any]:
@@ -129,7 +134,8 @@ def sort_by_ray_data(rows: int, blocks: int) -> Iterator[Any]:
         batch["key"] = batch["data"][:, 0] * STRIDE % rows
         return batch
 
-    dataset = dataset_of(rows, blocks).map_batches(add_key, batch_format="numpy").sort("key")
+    dataset = dataset_of(rows, blocks, LARGE_ROW_INTS)
+    dataset = dataset.map_batches(add_key, batch_format="numpy").sort("key")
     last = -1
     for batch in dataset.iter_batches(batch_size=4096, batch_format="numpy"):
         keys = batch["key"]
@@ -153,7 +159,8 @@ def group_by_ray_data(rows: int, blocks: int) -> Iterator[Any]:
     def take(group: Any) -> Any:
         return {"number": group["data"][:, 0], "key": group["key"]}
 
-    groups = dataset_of(rows, blocks).map_batches(add_key, batch_format="numpy").groupby("key")
+    dataset = dataset_of(rows, blocks, LARGE_ROW_INTS).map_batches(add_key, batch_format="numpy")
+    groups = dataset.groupby("key", num_partitions=blocks)
     result = groups.map_groups(take, batch_format="numpy")
     for batch in result.iter_batches(batch_size=None, batch_format="numpy"):
         if (batch["number"] % GROUPS != batch["key"]).any():
@@ -200,8 +207,8 @@ def remote_pull(rows: int, blocks: int) -> Iterator[Any]:
 JOBS = {
     "tasks": Job("shuffle by tasks", shuffle_by_tasks, needs_ray_data=False),
     "data": Job("shuffle by Ray Data", shuffle_by_ray_data),
-    "sort": Job("sort by Ray Data", sort_by_ray_data),
-    "groupby": Job("group by key with Ray Data", group_by_ray_data),
+    "sort": Job("sort by Ray Data", sort_by_ray_data, row_ints=LARGE_ROW_INTS),
+    "groupby": Job("group by key with Ray Data", group_by_ray_data, row_ints=LARGE_ROW_INTS),
     "epochs": Job("two epochs over a materialised dataset", two_epochs, passes=2),
     "gets": Job("get objects of 150 KB in random order", random_gets, needs_ray_data=False),
     "pull": Job("pull by another node", remote_pull, nodes=2, needs_ray_data=False),

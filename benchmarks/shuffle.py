@@ -4,7 +4,8 @@ The three arms take turns, so that what else the machine does falls on all of th
 with the lowest and the highest run, and how many times the time in memory each arm took.
 
     python benchmarks/shuffle.py [--rounds N] [--gigabytes N] [--store-gigabytes N] [--blocks N]
-                                 [--kind tasks|data|sort|groupby|epochs|gets|pull] [--output FILE]
+                                 [--kind tasks|data|sort|groupby|epochs|gets|pull]
+                                 [--output FILE [--resume]]
 
 `--kind` names another job than the shuffle by plain tasks. Those of Ray Data need pandas and pyarrow in
 this environment.
@@ -52,9 +53,29 @@ def run_arm(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def earlier_runs(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Return the whole rounds in the output file; none if there is no file yet.
+
+    Raises:
+        SystemExit: they are of another job, or were made on another machine.
+    """
+    if not options.output or not options.output.exists():
+        return {arm: [] for arm in ARMS}
+    facts = json.loads(options.output.read_text())
+    runs: dict[str, list[dict[str, Any]]] = facts.pop("runs")
+    now = facts_of(options)
+    if any(facts[name] != now[name] for name in now if name not in ("date", "commit")):
+        raise SystemExit(
+            f"{options.output} holds runs of another job or machine; name another file"
+        )
+    rounds = min(len(runs[arm]) for arm in ARMS)
+    return {arm: runs[arm][:rounds] for arm in ARMS}
+
+
 def run_rounds(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for number in range(options.rounds):
+    runs = earlier_runs(options) if options.resume else {arm: [] for arm in ARMS}
+    first = min(len(runs[arm]) for arm in ARMS)
+    for number in range(first, first + options.rounds):
         for arm in ARMS if number % 2 == 0 else ARMS[::-1]:
             load = os.getloadavg()[0]
             runs[arm].append({**run_arm(arm, options), "load_before": load})
@@ -91,8 +112,8 @@ def report(runs: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def save(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
-    """Write every run, and what they were made with, into the file that the options name."""
+def facts_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the runs are made with."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=WORKLOAD.parent,
@@ -100,7 +121,7 @@ def save(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> 
         text=True,
         check=False,
     ).stdout.strip()
-    facts = {
+    return {
         "date": datetime.date.today().isoformat(),
         "commit": commit,
         "machine": machine(),
@@ -109,7 +130,11 @@ def save(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> 
         "store_gigabytes": options.store_gigabytes,
         "blocks": options.blocks,
     }
-    options.output.write_text(json.dumps({**facts, "runs": runs}, indent=1) + "\n")
+
+
+def save(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
+    """Write every run, and what they were made with, into the file that the options name."""
+    options.output.write_text(json.dumps({**facts_of(options), "runs": runs}, indent=1) + "\n")
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -132,6 +157,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=80)
     parser.add_argument("--kind", default="tasks")
     parser.add_argument("--output", type=Path, help="a JSON file for every run")
+    parser.add_argument("--resume", action="store_true", help="add rounds to those in the file")
     compare(parser.parse_args())
 
 

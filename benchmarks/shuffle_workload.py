@@ -9,25 +9,48 @@ tell whether the data came back right.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 
 import ray
-from out_of_core_jobs import JOBS, ROW_BYTES, start_cluster
+from mantaray.spill.stat import stat_directory
+from out_of_core_jobs import INT_BYTES, JOBS, start_cluster
 
 SETTLE_S = 4.0
+SAMPLE_S = 0.25
+# Five seconds.
+SPAN_SAMPLES = 20
 
 
 class DiskWatch(threading.Thread):
-    """Samples what a directory takes on the disk, four times a second."""
+    """Samples what a directory takes on the disk, four times a second.
+
+    Where Mantaray spills, it also samples the sizes of the spilled objects, which their links name.
+    """
 
     def __init__(self, directory: str) -> None:
         super().__init__(daemon=True)
         self._directory = directory
         self._stop_event = threading.Event()
-        self.peak_bytes = 0
+        self._samples: list[tuple[int, int]] = []
+
+    @property
+    def peak_bytes(self) -> int:
+        return max((used for used, _ in self._samples), default=0)
+
+    def most_for_each_live_byte(self, least_bytes: float) -> float | None:
+        """Return the largest disk use for each live byte, over any five seconds; None without live bytes.
+
+        Args:
+            least_bytes: spans with fewer live bytes on the disk do not count.
+        """
+        spans = zip(*(self._samples[first:] for first in range(SPAN_SAMPLES)), strict=False)
+        sums = [(sum(used for used, _ in span), sum(live for _, live in span)) for span in spans]
+        shares = [used / live for used, live in sums if live > least_bytes * SPAN_SAMPLES]
+        return max(shares, default=None)
 
     def used_bytes(self) -> int:
         said = subprocess.run(
@@ -36,12 +59,17 @@ class DiskWatch(threading.Thread):
         return int(said.split()[0]) if said else 0
 
     def run(self) -> None:
-        while not self._stop_event.wait(0.25):
-            self.peak_bytes = max(self.peak_bytes, self.used_bytes())
+        while not self._stop_event.wait(SAMPLE_S):
+            self._samples.append((self.used_bytes(), live_bytes(self._directory)))
 
     def stop(self) -> None:
         self._stop_event.set()
         self.join()
+
+
+def live_bytes(directory: str) -> int:
+    """Return the sizes of all objects that Mantaray keeps below a directory; 0 on stock Ray."""
+    return 0 if os.environ.get("MANTARAY_DISABLE") else stat_directory(directory).live_bytes
 
 
 def main() -> None:
@@ -50,7 +78,7 @@ def main() -> None:
     start_cluster(int(float(store_gigabytes) * 1e9), directory, nodes=job.nodes)
     watch = DiskWatch(directory)
     watch.start()
-    rows = int(float(gigabytes) * 1e9) // ROW_BYTES
+    rows = int(float(gigabytes) * 1e9) // (job.row_ints * INT_BYTES)
     count = total = 0
     started = time.perf_counter()
     for column in job.run(rows, int(blocks)):
@@ -68,6 +96,9 @@ def main() -> None:
         "seconds": seconds,
         "verified": count == job.passes * rows and total == job.passes * rows * (rows - 1) // 2,
         "peak_disk_mb": watch.peak_bytes / 1e6,
+        "most_disk_for_each_live_byte": watch.most_for_each_live_byte(
+            float(store_gigabytes) * 1e9 / 2
+        ),
         "after_disk_mb": watch.used_bytes() / 1e6,
     }
     ray.shutdown()

@@ -21,11 +21,11 @@ from mantaray.helpers import environment_with
 CHOSEN_VARIABLE = "_MANTARAY_KNOBS"
 PREFIX = "RAY_"
 
-# IO workers are Python processes. On few processors, starting them costs more than they bring.
+# IO workers are Python processes. On few processors, starting more of them costs more than they gain.
 _FEW_PROCESSORS = 4
-# A disk is ample for a store if it can take all that the store holds so many times.
+# A disk is ample for a store if its free space is at least this many times the size of the store.
 _AMPLE_TIMES = 4
-# A spill frees nothing before all of it is written, so a store gives away a small part of itself at a time.
+# A spill frees no memory before all of it is written, so one spill takes only a small part of the store.
 _BATCHES_IN_STORE = 8
 _MOST_BATCH_BYTES = 128 << 20
 
@@ -62,10 +62,10 @@ class Knob:
     Attributes:
         name: Ray's name of it, as in its system configuration.
         rays_default: the value that Ray uses if nobody sets one.
-        choose: returns the value for a machine, or None to leave Ray's.
-        rule: the same in a few words.
+        choose: returns the value for a machine, or None to leave Ray's value.
+        rule: how the value is chosen, in a few words.
         doc: what the value is for, in one line.
-        only_with: the name of a knob that must be the user's or Mantaray's together with this one.
+        only_with: the name of another knob. Mantaray chooses both or neither.
     """
 
     name: str
@@ -208,7 +208,7 @@ def as_set_by_users(environ: Mapping[str, str]) -> dict[str, str]:
 def running_nodes(proc: str = "/proc") -> dict[int, dict[str, str]]:
     """Return the environment of each raylet on this machine, by process id.
 
-    Processes of other users count as far as this one may look at them.
+    Processes of other users count if this process may read their state.
 
     Args:
         proc: where the kernel shows processes.

@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,10 @@ def root() -> Iterator[Path]:
 def test_disk_follows_live_bytes_while_one_object_in_twenty_lives(
     ray_env: RayEnv, root: Path
 ) -> None:
-    seen = ray_env.run_program(PROGRAMS / "spill_retention.py", [root])
+    # So much longer than the test takes that a punch that waits for it fails the test.
+    grace = {"MANTARAY_SPILL_PUNCH_DELAY_MS": "60000"}
+    seen = ray_env.run_program(PROGRAMS / "spill_retention.py", [root], grace)
+    assert max(seen["took_s"]) < 60
     assert seen["peak_bytes"] > 400_000_000
     assert seen["directories"] >= 1
     assert seen["one_in_twenty"] <= 1.05
@@ -130,7 +134,9 @@ def test_pulls_by_another_node_racing_frees_never_read_zeros(ray_env: RayEnv) ->
         "min_spilling_size": 50_000_000,
         "object_manager_default_chunk_size": 500_000,
     }
-    with Cluster(ray_env, store_bytes=80_000_000, system_config=config) as cluster:
+    # Without a grace time, so only what the IO worker sees of the readers keeps holes from them.
+    grace = {"MANTARAY_SPILL_PUNCH_DELAY_MS": "0"}
+    with Cluster(ray_env, store_bytes=80_000_000, system_config=config, variables=grace) as cluster:
         cluster.add_node(resources={"first": 1})
         cluster.add_node(resources={"second": 1}, store_bytes=500_000_000)
         seen = cluster.run_program(
@@ -192,6 +198,29 @@ def test_a_node_chooses_the_spilling_knobs_that_the_user_did_not_set(
     assert seen["wrong"] == []
 
 
+def test_a_driver_reads_spilled_objects_from_their_files_and_leaves_the_rest_to_ray(
+    ray_env: RayEnv, root: Path
+) -> None:
+    seen = ray_env.run_program(
+        PROGRAMS / "spill_direct.py", [root], {"MANTARAY_SPILL_GET_BYTES": "100000000"}
+    )
+    print(seen)
+    assert all(is_right for is_right, _ in seen["special"].values()), seen["special"]
+    # The driver looks twice a second whether there is anything to read, and whether memory is free.
+    assert seen["special"]["nested"][1]
+    assert seen["flags"] == [True, False, 0]
+    assert seen["wrong"] == []
+    assert seen["direct"] > 100
+    assert seen["restored"] < 10
+    assert seen["left_live"] == 0
+    assert seen["list"]
+    assert seen["borrower"]
+    assert seen["without_us"]
+    assert seen["damaged"] == "lost"
+    assert seen["emptied"]
+    assert seen["outlives"]
+
+
 @pytest.mark.slow
 @pytest.mark.needs_root
 def test_5_gb_and_a_pull_in_a_group_of_1500_mb_end_no_process(ray_env: RayEnv, root: Path) -> None:
@@ -207,23 +236,85 @@ def test_5_gb_and_a_pull_in_a_group_of_1500_mb_end_no_process(ray_env: RayEnv, r
 
 @pytest.mark.slow
 @pytest.mark.needs_root
+@pytest.mark.parametrize("grace_period_s", ["2", None], ids=["rays_grace_period", "ours"])
 def test_a_shuffle_stays_right_while_a_worker_dies_an_object_rots_and_the_disk_is_full(
-    ray_env: RayEnv, root: Path
+    ray_env: RayEnv, root: Path, grace_period_s: str | None
 ) -> None:
+    users = {"RAY_oom_grace_period_s": grace_period_s} if grace_period_s else {}
     with small_tmpfs(1_500_000_000) as directory:
         seen = ray_env.run_program(
             PROGRAMS / "spill_shuffle.py",
             [root, directory],
-            {"MANTARAY_SPILL_RESERVE_BYTES": "200000000"},
+            {"MANTARAY_SPILL_RESERVE_BYTES": "200000000", **users},
             timeout_s=800,
         )
     print(seen)
-    assert seen["right"]
+    # Without a grace period, retries may be used up before the disk has room again (docs/spilling.md).
+    may_fail = grace_period_s is None
+    assert seen["right"] or (may_fail and seen["out_of_disk"])
     assert seen["torn"] == []
     assert seen["killed"] == 1
     assert seen["damaged"] >= 1
     assert seen["filled"] == 1
-    assert seen["emptied"], seen["left_bytes"]
+    # What is left is what Ray 2.60 forgets by itself (docs/spilling.md, "Known limits").
+    assert seen["emptied"] or ray_env.version != "2.48.0", seen["left_bytes"]
+    assert seen["only_the_raylets"], (seen["left_bytes"], seen["left_in_raylet"])
+    assert seen["left_of_single_runs"] == []
+
+
+@pytest.mark.slow
+def test_damaged_and_lost_objects_are_never_sent_to_another_node(
+    ray_env: RayEnv, root: Path
+) -> None:
+    # So that one spill takes whatever is in the store; see the test of a flipped bit.
+    whole_store = {"RAY_min_spilling_size": "104857600"}
+    with Cluster(ray_env, store_bytes=80_000_000, variables=whole_store) as cluster:
+        cluster.add_node(resources={"first": 1})
+        cluster.add_node(resources={"second": 1})
+        seen = cluster.run_program(
+            PROGRAMS / "spill_pulled_damage.py", [cluster.spill_directories[0], root, "150"]
+        )
+    print(seen)
+    # The bytes of stock Ray's reader are damaged ones, and a file that is gone lets it wait for ever.
+    assert seen["outcomes"] == {
+        "flipped_put": "lost",
+        "flipped_result": "same",
+        "removed_put": "lost",
+        "removed_result": "same",
+        "sound": "same",
+    }
+    assert seen["runs"] == {"flipped_result": 2, "removed_result": 2}
+    assert seen["nodes_alive"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+def test_a_worker_node_joins_and_spills_although_one_of_its_directories_is_read_only(
+    ray_env: RayEnv, root: Path
+) -> None:
+    good = root / "good"
+    with (
+        small_tmpfs(100_000_000) as sealed,
+        Cluster(ray_env, store_bytes=80_000_000, spill_directories=[good, sealed]) as cluster,
+    ):
+        subprocess.run(["mount", "-o", "remount,ro", sealed], check=True)
+        cluster.add_node(resources={"second": 1})
+        seen = cluster.run_program(PROGRAMS / "spill_on_second.py", [good])
+    assert seen["wrong"] == []
+    assert seen["spilled_bytes"] > 50_000_000
+
+
+@pytest.mark.slow
+def test_the_disk_follows_live_bytes_during_scattered_deletes_over_1000_segments(
+    ray_env: RayEnv, root: Path
+) -> None:
+    seen = ray_env.run_program(PROGRAMS / "spill_scattered.py", [root])
+    print(seen)
+    assert seen["segments"] >= 900
+    assert seen["looks"] >= 20
+    assert seen["largest"] <= 1.1
+    assert seen["follows"]
+    assert seen["emptied"]
 
 
 @pytest.mark.slow
@@ -298,6 +389,33 @@ def test_the_metrics_of_a_node_tell_of_its_spilling_however_many_io_workers_it_h
         calls = after[f"call_seconds_count/{operation}"]
         assert after[f"call_seconds_bucket/{operation}/+Inf"] == calls > 0
     assert len(after) <= 50
+
+
+@pytest.fixture(scope="module")
+def storage_alone(ray_env: RayEnv) -> Any:
+    """What the storage class does beside a Ray that is not started."""
+    with short_directory() as path:
+        return ray_env.run_program(PROGRAMS / "spill_storage.py", [path])
+
+
+def test_a_storage_tries_again_and_reports_loss_only_after_the_deadline(storage_alone: Any) -> None:
+    assert storage_alone["came_back"] == {"open": True, "read": True}
+    assert storage_alone["lost_meanwhile"] == 0
+    stale = "open: Stale file handle"
+    assert storage_alone["errors"] == [stale, stale]
+    assert stale in storage_alone["lost"]
+    assert storage_alone["missing_names_its_path"]
+    assert len(storage_alone["lost"]) == storage_alone["lost"].count(stale) + 1
+
+
+def test_a_storage_that_closes_joins_its_threads_and_leaves_nothing(storage_alone: Any) -> None:
+    assert "mantaray-spill" in storage_alone["threads"]
+    assert storage_alone["threads_after_close"] == []
+    assert storage_alone["left"] == []
+
+
+def test_a_storage_has_the_names_that_scripts_read(storage_alone: Any) -> None:
+    assert storage_alone["names"] == ["ray_spilled_objects_" + "ab" * 28, 0, -1]
 
 
 def test_directory_of_a_dead_raylet_is_removed_and_others_stay(ray_env: RayEnv, root: Path) -> None:

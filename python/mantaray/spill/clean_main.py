@@ -1,6 +1,6 @@
 """Removes left-over spill directories, quietly: `mantaray.spill.clean_main DIRECTORY...`.
 
-A node starts it through `mantaray.helpers`; people use `mantaray spill clean`.
+A node starts it through `mantaray.helpers`. Users run `mantaray spill clean` instead.
 """
 
 from __future__ import annotations

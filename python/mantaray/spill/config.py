@@ -1,4 +1,4 @@
-"""What spilling is told: Ray's object spilling configuration and Mantaray's settings, checked."""
+"""Reads and checks the configuration of spilling: Ray's object spilling config and Mantaray's settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mantaray.errors import StartError
 
 logger = logging.getLogger(__name__)
 
-# With every object given back by itself, a large segment costs nothing: docs/spilling.md has the
-# measurements behind both figures.
+# A large segment costs no disk space where each object can be given back by itself. docs/spilling.md has
+# the measurements behind both figures.
 DEFAULT_SEGMENT_BYTES = 128 << 20
 DEFAULT_FUSED_BYTES = 16 << 20
 
@@ -37,6 +37,7 @@ class SpillConfig:
     read_ahead_bytes: int
     punch_delay_ms: int
     io_deadline_ms: int
+    check_pulls: bool
 
 
 def read_config(system_config: Mapping[str, object]) -> SpillConfig:
@@ -49,7 +50,7 @@ def read_config(system_config: Mapping[str, object]) -> SpillConfig:
         SpillConfigError: a setting has a value that is not allowed.
     """
     try:
-        # Not the bound that the patch `knobs` chose, which is for the raylet's batches.
+        # A bound that the patch `knobs` chose does not count here. It is for the raylet's batches.
         cap = settings.MAX_SPILLING_FILE_SIZE_BYTES.read(knobs.as_set_by_users(os.environ))
         if cap is None:
             cap = parse_cap(system_config.get("max_spilling_file_size_bytes", -1))
@@ -61,6 +62,7 @@ def read_config(system_config: Mapping[str, object]) -> SpillConfig:
             read_ahead_bytes=settings.SPILL_READAHEAD_BYTES.read(),
             punch_delay_ms=settings.SPILL_PUNCH_DELAY_MS.read(),
             io_deadline_ms=settings.SPILL_IO_DEADLINE_MS.read(),
+            check_pulls=settings.SPILL_CHECK_PULLS.read(),
         )
     except settings.SettingError as error:
         raise SpillConfigError(str(error)) from error
@@ -75,7 +77,7 @@ def parse_cap(value: object) -> int:
     Raises:
         SpillConfigError: it is no whole number.
     """
-    # Values of the environment arrive as text on some ways; so do those of upstream's own knobs.
+    # A value from the environment may arrive as text, as the values of upstream's own knobs do.
     if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -181,7 +183,7 @@ def make_usable(places: Sequence[tuple[str, int]], name: str, *, at_least_one: b
     usable, problems = [], []
     for directory, device in places:
         try:
-            # Behind a disk that was unmounted lies another one, usually the root's.
+            # After an unmount the same path is on another disk, usually the root's.
             if device != 0 and os.stat(directory).st_dev != device:
                 raise SpillConfigError(
                     f"object spilling directory {directory} lies on another disk than at the start "

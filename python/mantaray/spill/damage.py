@@ -1,14 +1,14 @@
 """The owners of spilled objects that are lost: asking them, and telling them.
 
-Ray never tells an object's owner that a spill file is bad: the raylet asks for it again for ever. The
-owner does know what to do when the node that holds the only copy dies: it forgets that copy, looks
-for another, and rebuilds the object from its lineage or, where there is none, stores an error in its
-place. So that is what it is shown, in Ray's own messages: a stand-in node without resources is
-registered with the GCS, the owner is told that the object was spilled there
-(`UpdateObjectLocationBatch`, by which raylets report spilled copies), and the stand-in is
-unregistered. It stays listed as a dead node named `mantaray-lost-object`. One stand-in serves all
-objects that are reported together. (Naming a node that is dead already does on Ray 2.48 but not on
-2.60, whose owners ignore such a report as stale, so a stand-in cannot be used again.)
+Ray never tells an object's owner that a spill file is bad: the raylet asks for the file again for ever.
+But an owner knows what to do when the node with the only copy dies. It forgets that copy, looks
+for another, and rebuilds the object from its lineage. If there is no lineage, it stores an error in place
+of the object. This module makes the owner do so with Ray's own messages. It registers a stand-in node
+without resources with the GCS, reports to the owner that the object was spilled there
+(`UpdateObjectLocationBatch`, by which raylets report spilled copies), and unregisters the stand-in.
+The stand-in stays listed as a dead node named `mantaray-lost-object`. One stand-in serves all
+objects that are reported together. A stand-in cannot be used again: owners of Ray 2.60 ignore a report
+about a node that is dead already. (Owners of 2.48 accept it.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PULL = "/ray.rpc.ObjectManagerService/Pull"
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """What an object's owner knows of it.
+    """What an object's owner knows about the object.
 
     Attributes:
         wanted: whether the owner still refers to the object.
@@ -76,7 +76,7 @@ def report_lost(lost: Mapping[bytes, bytes]) -> set[bytes]:
         lost: serialized owner addresses, by object id.
 
     Returns:
-        The ids of the objects whose owner took the word.
+        The ids of the objects whose owner accepted the report.
     """
     by_owner: defaultdict[bytes, list[bytes]] = defaultdict(list)
     for object_id, address in lost.items():
@@ -94,7 +94,7 @@ def report_lost(lost: Mapping[bytes, bytes]) -> set[bytes]:
 
 
 def _report_spilled(owner_address: bytes, object_ids: list[bytes], node_id: bytes) -> bool:
-    """Tell an owner that these objects were spilled on this node; return whether it took it."""
+    """Report to an owner that objects were spilled on a node; return whether it accepted the report."""
     from ray.core.generated import core_worker_pb2
 
     try:
@@ -116,8 +116,8 @@ def _report_spilled(owner_address: bytes, object_ids: list[bytes], node_id: byte
 def ask_for_copy(node_id: bytes, object_id: bytes, own_node_id: bytes) -> bool:
     """Ask another node's object manager to send an object to this node.
 
-    The raylet of this node accepts it while somebody waits for the object. By itself it would not
-    ask: it believes that it can restore the object from its own disk.
+    The raylet of this node accepts the object while a process waits for it. The raylet itself does not
+    ask for a copy, because it assumes that it can restore the object from its own disk.
 
     Args:
         node_id: the node that holds a copy.
@@ -217,7 +217,7 @@ def store_error(put: Callable[[bytes, int, Any, Any, bytes], None], ref: Any) ->
 
 
 def is_a_result(metadata: bytes) -> bool:
-    """Return whether a stored object is what a task made, and not Ray's word that it is lost."""
+    """Return whether a stored object is the result of a task, and not an error that says it is lost."""
     from ray.core.generated import common_pb2
 
     failed_task = str(common_pb2.ErrorType.Value("TASK_EXECUTION_EXCEPTION")).encode()
@@ -225,11 +225,11 @@ def is_a_result(metadata: bytes) -> bool:
 
 
 def abandon_unsealed_object(error: Exception) -> NoReturn:
-    """End this IO worker, whose store then drops the object it had begun to restore.
+    """End this IO worker, so that the store drops the object that it had begun to restore.
 
-    A large object is checked while it streams into the store. When that fails the store holds
-    an object that must never be sealed and that only its creator's end removes; the raylet starts
-    another IO worker.
+    A large object is checked while it streams into the store. If the check fails, the store holds an
+    object that must never be sealed. The store removes such an object only when its creator ends. The
+    raylet then starts another IO worker.
     """
     logger.critical("%s. This IO worker ends so that the object is not published.", error)
     logging.shutdown()

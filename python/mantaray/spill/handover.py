@@ -1,14 +1,14 @@
-"""What a starting node hands on to its IO workers beyond what Ray does.
+"""Passes the spilling configuration of a starting node to its IO workers, where Ray does not.
 
-Three things get lost on the way from the configuration to an IO worker:
+Ray loses or misuses three settings on the way to an IO worker:
 
-- Ray 2.60 passes on the first directory of a list only. The whole list travels in a variable of the
+- Ray 2.60 passes only the first directory of a list. Mantaray puts the whole list into a variable of the
   raylet's environment, which its IO workers inherit.
-- The raylet refuses to create objects while a file system that it knows of is over 95 % full: of
-  the first directory on 2.60, of any directory on 2.48. So the raylet is told of one directory, the one
-  with most room when the node starts, and Ray carries the list along without reading it.
-- Ray 2.48 does not know `max_spilling_file_size_bytes`, and its GCS dies of a system configuration that
-  holds it. It travels inside the object spilling configuration, too.
+- The raylet refuses to create objects while a file system that it knows of is over 95 % full: that of
+  the first directory on 2.60, that of any directory on 2.48. So Mantaray gives the raylet one directory,
+  the one with most room when the node starts, and puts the list where Ray passes it on unread.
+- Ray 2.48 does not know `max_spilling_file_size_bytes`, and its GCS ends if the system configuration
+  contains it. Mantaray moves the setting into the object spilling configuration.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def prepare(
 ) -> str:
     """Return the object spilling configuration that a starting node is to use, JSON.
 
-    Storage of another type than `filesystem` is not Mantaray's: then the object spilling configuration
-    stays as it is. The cap is taken out all the same, because the GCS of an old Ray dies of it.
+    Mantaray does not handle storage of another type than `filesystem`, so it leaves that object spilling
+    configuration as it is. It still takes the cap out, because the GCS of an old Ray ends if it gets it.
 
     Args:
-        spilling_config: what Ray made of the settings, JSON.
-        system_configs: those that Ray would hand to its GCS; the cap is taken out of them if need be.
+        spilling_config: the object spilling configuration that Ray made of the settings, JSON.
+        system_configs: those that Ray would pass to its GCS. The cap is taken out of them if necessary.
         takes_cap: whether this Ray knows `max_spilling_file_size_bytes`.
 
     Raises:
@@ -53,7 +53,7 @@ def prepare(
         config[CAP_KEY] = parse_cap(caps[0])
     directories = directories_of(config["params"])
     if len(directories) > 1:
-        # A stable order where rooms are equal, as on one disk.
+        # The order is stable if directories have equal room, as on one disk.
         directories.sort(key=_room, reverse=True)
         config["params"]["directory_path"] = directories[:1]
         config[_DIRECTORIES_KEY] = directories
@@ -84,25 +84,24 @@ def directories_in(config: Mapping[str, Any]) -> list[str]:
     """Return all directories of an object spilling configuration of type `filesystem`.
 
     Args:
-        config: as `prepare` made it, or as Ray did.
+        config: as `prepare` or Ray made it.
 
     Raises:
         SpillConfigError: the configuration cannot work.
     """
     directories = directories_of(config.get("params", {}))
     listed = list(config.get(_DIRECTORIES_KEY) or [])
-    # Ray 2.60 puts a node's own directory in place of the head's, beside which the head's list says
-    # nothing.
+    # Ray 2.60 replaces the head's directory by a node's own directory. The head's list does not apply then.
     return listed if listed[:1] == directories[:1] else directories
 
 
 def directories_of_node(own_config: str, system_config: Mapping[str, Any]) -> list[str]:
-    """Return the directories that a starting node spills to, none for other types of storage.
+    """Return the directories that a starting node spills to; none for other types of storage.
 
     Args:
-        own_config: what the node itself was told, JSON.
-        system_config: the cluster's, in which Ray has decided between this node's and the head's
-            object spilling configuration; of a list of this node's own it may hold the first only.
+        own_config: the node's own object spilling configuration, JSON.
+        system_config: the cluster's. In it Ray has decided between this node's and the head's object
+            spilling configuration. If this node has a list of its own, it may contain only the first entry.
 
     Raises:
         SpillConfigError: the configuration cannot work.
@@ -128,13 +127,13 @@ def handing_on(directories: Sequence[str]) -> AbstractContextManager[None]:
 
 
 def handed_on(directories: Sequence[str]) -> list[tuple[str, int]] | None:
-    """Return what the node handed on: each directory and the file system it lay on, a device number.
+    """Return what the node passed on: each directory, and the device number of its file system.
 
     Args:
-        directories: what Ray passed to this process, the first of the node's list or all of them.
+        directories: those that Ray passed to this process, the first of the node's list or all of them.
 
     Returns:
-        None when this is not an IO worker of a node with these directories.
+        None if this process is not an IO worker of a node with these directories.
     """
     text = os.environ.get(DIRECTORIES_VARIABLE)
     places = [(str(path), int(device)) for path, device in json.loads(text)] if text else []

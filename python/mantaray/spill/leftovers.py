@@ -1,10 +1,10 @@
 """Spill directories of raylets that are dead: finding and removing them.
 
-A directory is left over only when its owner record names this machine and a raylet that does not
-run any more: another boot of the same machine, or no process of that pid and start time in the very
-pid namespace that the record names. Everything else stays: no record (stock Ray wrote it), another
-host's record on a shared disk, no machine id to compare, a living raylet. A raylet of another
-container, whose pids mean nothing here, is told by the lock that it holds (see
+A directory is left over only if its owner record names this machine and a raylet that no longer runs.
+A raylet no longer runs if the machine was booted since, or if the pid namespace of the record has no
+process of that pid and start time. All other directories stay: those without a record (stock Ray wrote
+them), those of other hosts on a shared disk, those of a machine without a machine id, and those of living
+raylets. The pids of another container mean nothing here. Its raylet lives if it holds its lock (see
 `mantaray.spill.node_lock`).
 """
 
@@ -22,7 +22,7 @@ from mantaray.spill import node_lock, owner
 
 @dataclass(frozen=True)
 class SpillDirectory:
-    """One node's spill directory and what is known of it. Sizes in bytes."""
+    """One node's spill directory and what is known about it. Sizes in bytes."""
 
     path: str
     left_over: bool
@@ -44,9 +44,9 @@ def judge(path: str) -> tuple[bool, str]:
     if record.boot_id != owner.boot_id():
         return True, f"raylet {record.pid} ended with an earlier boot"
     # Containers may share host name, machine id, boot and the disk, but not their pids. (The inode of a
-    # namespace may be used again when that is gone; then its raylet is dead, too.)
+    # namespace may be used again when the namespace is gone. Its raylet is dead then, too.)
     if record.pid_namespace != owner.pid_namespace() and node_lock.is_held(path) is False:
-        return True, f"raylet {record.pid} let its lock go"
+        return True, f"raylet {record.pid} has released its lock"
     if record.pid_namespace == 0:
         return False, f"raylet {record.pid} belongs to a pid namespace that is not known"
     if record.pid_namespace != owner.pid_namespace():
@@ -63,7 +63,7 @@ def judge(path: str) -> tuple[bool, str]:
 def node_directories(directories: Iterable[str]) -> list[str]:
     """Return the node directories in spill directories, sorted.
 
-    Ray's default spill directory is the session's own, so those of its sibling sessions count too.
+    Ray's default spill directory is that of the session, so the directories of sibling sessions count too.
 
     Args:
         directories: configured spill directories.
@@ -109,7 +109,7 @@ def survey(directories: Iterable[str]) -> list[SpillDirectory]:
 
 
 def remove(directories: Iterable[str]) -> list[str]:
-    """Remove what is left over in the given spill directories; return the paths removed."""
+    """Remove the left-over directories in the given spill directories; return their paths."""
     removed = []
     for path in node_directories(directories):
         if judge(path)[0]:

@@ -1,9 +1,9 @@
-"""Looking for objects in the local object store that may not be there.
+"""Looks for objects in the local object store that may not be there.
 
-An IO worker owns no spilled object and borrows none, so its core worker knows nothing of them:
-`object_exists` says no, whatever the store holds, and `get_if_local` ends the process when an object
-is absent. So the core worker is told of each object, with the words in which an owner says that an
-object is in the store. From then on `object_exists` asks the store.
+An IO worker neither owns nor borrows spilled objects, so its core worker knows nothing about them:
+`object_exists` returns False whatever the store holds, and `get_if_local` ends the process if an object
+is absent. So this module registers each object with the core worker, in the way in which an owner reports
+that an object is in the store. From then on `object_exists` asks the store.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class LocalStore:
         """Prepare.
 
         Args:
-            get_from_store: reads objects that are there; Ray's.
+            get_from_store: Ray's function that reads objects of the store.
         """
         self._get_from_store = get_from_store
-        # References that keep what the core worker was told, by object id.
+        # References that keep the entries of the core worker, by object id.
         self._known: dict[bytes, Any] = {}
 
     def get_if_local(self, refs: Sequence[Any]) -> list[tuple[Any, Any]]:
         """Return payload and metadata of the objects that are there, None and None for the others.
 
         Args:
-            refs: the objects. What was known of others is forgotten.
+            refs: the objects. All other objects are forgotten.
         """
         import ray
 
@@ -52,7 +52,7 @@ class LocalStore:
 
 
 def _tell(core_worker: Any, object_id: bytes) -> Any:
-    """Tell the core worker that an object is in the store; return the reference that keeps it so."""
+    """Register an object of the store with the core worker; return the reference that keeps its entry."""
     import ray
     from ray.core.generated import common_pb2, core_worker_pb2
 
@@ -61,7 +61,7 @@ def _tell(core_worker: Any, object_id: bytes) -> Any:
         status=core_worker_pb2.GetObjectStatusReply.ObjectStatus.CREATED
     )
     reply.object.metadata = str(common_pb2.ErrorType.Value("OBJECT_IN_PLASMA")).encode()
-    # Nobody is asked at this address: what the owner would say is given along.
+    # The core worker does not call this address, because the owner's answer is passed along.
     owner = common_pb2.Address(worker_id=os.urandom(_WORKER_ID_BYTES))
     core_worker.deserialize_and_register_object_ref(
         object_id, ray.ObjectRef.nil(), owner.SerializeToString(), reply.SerializeToString()

@@ -1,7 +1,7 @@
-"""Saying once that no spill directory has room.
+"""Reports once in a while, in one line, that no spill directory has room.
 
-The raylet asks an IO worker to spill again at once and for as long as the disk is full, many times a
-second, and Ray logs a traceback each time and sends another one to the drivers. One line is what helps.
+While the disk is full, the raylet asks an IO worker to spill many times per second. Ray logs a traceback
+each time and sends another one to the drivers.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import time
 
-# How often it is said again while the disk stays full.
+# How long until the line is repeated while the disk stays full.
 REPEAT_S = 5.0
 
-# The logger of Ray's functions that call the external storage.
+# The logger that Ray's callers of the external storage use.
 _RAYS_HANDLERS = "ray._raylet"
-# How a traceback names the error.
-_SIGN = "SpillNoSpaceError: "
+# How the last line of a traceback begins.
+_ERROR_PREFIX = "SpillNoSpaceError: "
 
 _last_pushed_s = -REPEAT_S
 
@@ -27,17 +27,17 @@ def quieten_rays_log() -> None:
 
 def _is_about_something_else(record: logging.LogRecord) -> bool:
     kind = record.exc_info[0] if record.exc_info else None
-    return kind is None or kind.__name__ + ": " != _SIGN
+    return kind is None or kind.__name__ + ": " != _ERROR_PREFIX
 
 
 def for_drivers(message: str) -> str | None:
-    """Return what drivers are to be told instead of a message of Ray's, None for nothing.
+    """Return the message that drivers get instead of a message of Ray; None for no message.
 
     Args:
-        message: what Ray would tell them; anything but this error's traceback stays as it is.
+        message: Ray's message. Everything except this error's traceback is returned as it is.
     """
     global _last_pushed_s
-    _, found, rest = message.partition(_SIGN)
+    _, found, rest = message.partition(_ERROR_PREFIX)
     if not found:
         return message
     now_s = time.monotonic()

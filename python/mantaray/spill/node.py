@@ -1,4 +1,4 @@
-"""The spilling of one node for its metrics: what its IO workers have told, and what lies on its disks.
+"""The metrics of one node's spilling: the counts of its IO workers, and what is on its disks.
 
 The number of series does not depend on the number of processes or objects.
 """
@@ -7,41 +7,21 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mantaray.node_figures import Figure
+from mantaray.node_figures import Figure, Metric
 from mantaray.node_files import NodeFiles
 from mantaray.spill.stat import SpillStat, stat_directory
+from mantaray.spill.state import STATE_DIRECTORY
 from mantaray.spill.telemetry import BOUNDS_S, OPERATIONS, PER_CALL, class_name
 
-STATE_DIRECTORY = "mantaray_spill"
 PREFIX = "mantaray_spill_"
-# At most this part of the time goes into looking at the disks, which takes longer the more objects
-# are on them.
+# The largest share of time spent on reading the disks. A reading takes longer with more objects.
 _LOOK_PERIOD_S = 10.0
 _REST_PER_LOOK = 100
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric of spilling.
-
-    Attributes:
-        figure: the IO workers' name for it.
-        name: of the metric, without the prefix `ray_mantaray_spill_`.
-        unit: of the value.
-        description: one sentence.
-    """
-
-    figure: str
-    name: str
-    unit: str
-    description: str
-
-
-# Sums over all IO workers of the node, ended ones too. They never fall while the node's agent runs.
+# Sums over all IO workers of the node, including ended ones. They never fall while the node's agent runs.
 SUMS = (
     Metric("spilled_objects", "spilled_objects", "count", "Objects written to disk."),
     Metric("spilled_bytes", "spilled_bytes", "bytes", "Bytes of the objects written to disk."),
@@ -79,7 +59,7 @@ LARGEST = (
         "Directories whose file system lacks something, so spilling falls back there.",
     ),
 )
-# Attributes of SpillStat: what lies on the node's disks.
+# Attributes of SpillStat: what is on the node's disks.
 ON_DISK = (
     Metric("objects", "live_objects", "count", "Objects on disk."),
     Metric("live_bytes", "live_bytes", "bytes", "Bytes of the objects on disk."),
@@ -93,7 +73,7 @@ CALLS = Metric("calls", "call_seconds_count", "count", "Calls of Ray to spill, r
 
 
 class Disks:
-    """Looks at the node's spill directories now and then, in a thread of its own."""
+    """Reads the node's spill directories now and then, in a thread of its own."""
 
     def __init__(self) -> None:
         self._directories: list[str] = []
@@ -102,7 +82,7 @@ class Disks:
         self._thread: threading.Thread | None = None
 
     def seen(self, directories: list[str]) -> list[SpillStat]:
-        """Return what was found last, and look again soon if that is some time ago.
+        """Return the result of the last reading, and begin another one if that was some time ago.
 
         Args:
             directories: this node's own directories.
@@ -117,7 +97,7 @@ class Disks:
         return self._seen
 
     def wait(self) -> None:
-        """Wait until a look that is under way has come to its end."""
+        """Wait until a reading in progress has ended."""
         if self._thread is not None:
             self._thread.join()
 
@@ -133,14 +113,14 @@ class NodeSpilling:
 
     def __init__(self) -> None:
         self._files = NodeFiles(
-            [*(metric.figure for metric in SUMS), *PER_CALL],
-            [metric.figure for metric in (*PENDING, *LARGEST)],
+            [*(metric.told for metric in SUMS), *PER_CALL],
+            [metric.told for metric in (*PENDING, *LARGEST)],
         )
         self.disks = Disks()
         self._directories: list[str] = []
 
     def figures(self, session_dir: str, node_id: str, proc: str = "/proc") -> list[Figure]:
-        """Return the node's figures; none before an IO worker has told something.
+        """Return the node's figures; none before an IO worker has written its counts.
 
         Args:
             session_dir: Ray's directory of the session.
@@ -153,14 +133,16 @@ class NodeSpilling:
             return []
         for told in living:
             self._directories = told.get("directories", self._directories)
-        found = [_figure(metric, sums[metric.figure]) for metric in SUMS]
+        found = [metric.figure(PREFIX, sums[metric.told]) for metric in SUMS]
         for metric in PENDING:
-            found.append(_figure(metric, sum(told[metric.figure] for told in living)))
+            found.append(metric.figure(PREFIX, sum(told[metric.told] for told in living)))
         for metric in LARGEST:
-            found.append(_figure(metric, max((told[metric.figure] for told in living), default=0)))
+            found.append(
+                metric.figure(PREFIX, max((told[metric.told] for told in living), default=0))
+            )
         on_disk = self.disks.seen(self._directories)
         for metric in ON_DISK:
-            found.append(_figure(metric, sum(getattr(seen, metric.figure) for seen in on_disk)))
+            found.append(metric.figure(PREFIX, sum(getattr(seen, metric.told) for seen in on_disk)))
         for operation in OPERATIONS:
             found += _of_calls(operation, sums)
         return found
@@ -172,16 +154,12 @@ def _of_calls(operation: str, sums: Any) -> list[Figure]:
     counts = {f"{bound_s:g}": sums[class_name(operation, bound_s)] for bound_s in BOUNDS_S}
     return [
         *(
-            _figure(CALL_BUCKETS, count, {**tags, "le": bound})
+            CALL_BUCKETS.figure(PREFIX, count, {**tags, "le": bound})
             for bound, count in {**counts, "+Inf": calls}.items()
         ),
-        _figure(CALL_SECONDS, sums[f"{operation}_call_s"], tags),
-        _figure(CALLS, calls, tags),
+        CALL_SECONDS.figure(PREFIX, sums[f"{operation}_call_s"], tags),
+        CALLS.figure(PREFIX, calls, tags),
     ]
-
-
-def _figure(metric: Metric, value: float, tags: dict[str, str] | None = None) -> Figure:
-    return Figure(PREFIX + metric.name, metric.description, metric.unit, value, tags or {})
 
 
 _SPILLING = NodeSpilling()

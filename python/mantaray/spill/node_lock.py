@@ -1,8 +1,8 @@
-"""A lock that a node holds as long as it lives, for those who cannot see its processes.
+"""A lock that a node holds as long as it lives, for processes that cannot see the node's processes.
 
 A container's pids mean nothing outside it, but a lock of a file (flock) works across containers of
 one machine. So a starting node opens a lock file beside its spill directory, locks it, and lets its
-raylet inherit the descriptor. The raylet never looks at it; the kernel lets the lock go when the
+raylet inherit the descriptor. The raylet never uses it. The kernel releases the lock when the
 raylet and the processes that it started have ended, however they end.
 """
 
@@ -30,7 +30,7 @@ def is_held(node_directory: str) -> bool | None:
         node_directory: a node's own spill directory.
 
     Returns:
-        None when that cannot be said: there is no lock file, or it cannot be asked.
+        None if this cannot be known: there is no lock file, or it cannot be opened.
     """
     try:
         descriptor = os.open(lock_path(node_directory), os.O_RDONLY | os.O_CLOEXEC)
@@ -51,8 +51,7 @@ def is_held(node_directory: str) -> bool | None:
 def inherited_by_children(services: ModuleType, node_directories: Sequence[str]) -> Iterator[None]:
     """Lock the directories of a node and let the processes started meanwhile inherit the locks.
 
-    A lock that no process has inherited in the end is removed, because it would tell others that the
-    node is dead.
+    If no process has inherited a lock in the end, its file is removed. Otherwise the node would look dead.
 
     Args:
         services: Ray's module that starts processes.
@@ -78,7 +77,7 @@ def inherited_by_children(services: ModuleType, node_directories: Sequence[str])
 
 
 def _remove_unless_inherited(path: str) -> None:
-    """Remove a lock file that nobody holds. Until now this process held it."""
+    """Remove a lock file that no process holds. Until now this process held it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -1,9 +1,9 @@
-"""Which raylet a spill directory belongs to, so that a later node can tell whether it is left over.
+"""Records which raylet a spill directory belongs to, so that a later node knows whether it is left over.
 
 The record names the raylet (pid and start time), the pid namespace in which that pid means
-something, the boot and the machine. Only a directory whose record names this machine is ever judged:
-on a shared disk the others belong to other hosts. Containers of one machine may share everything but
-the pid namespace.
+something, the boot and the machine. Only directories whose record names this machine are judged,
+because the others on a shared disk belong to other hosts. Containers of one machine may share everything
+except the pid namespace.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECORDS = ".mantaray-owners"
 
 @dataclass(frozen=True)
 class OwnerRecord:
-    """Who a spill directory belongs to.
+    """The owner of a spill directory.
 
     Attributes:
         pid: the raylet's.
@@ -71,6 +71,12 @@ def pid_namespace() -> int:
         return 0
 
 
+def parent_raylet_pid() -> int:
+    """Return the pid of the raylet that started this IO worker; 0 if its parent is not a raylet."""
+    pid = os.getppid()
+    return pid if _read_line(f"/proc/{pid}/comm") == "raylet" else 0
+
+
 def record_of(pid: int) -> OwnerRecord | None:
     """Return the record that names a running process of this host, or None when there is none."""
     from mantaray._native import spill
@@ -95,8 +101,8 @@ def record_path(node_directory: str) -> str:
 def write_record(node_directory: str, raylet_pid: int) -> None:
     """Write the record of a node's directory, once.
 
-    Nothing is written if the directory is not there: its disk may have vanished, and what is written then
-    lands on the disk behind the mount point.
+    If the directory does not exist, nothing is written: its disk may have vanished, and a record would be
+    written to the disk below the mount point.
 
     Args:
         node_directory: the node's own spill directory.
@@ -115,7 +121,7 @@ def write_record(node_directory: str, raylet_pid: int) -> None:
         temporary.write_text(json.dumps(asdict(record)) + "\n")
         temporary.rename(path)
     except OSError:
-        # A full disk: the directory works without a record, it is only never judged left over.
+        # The disk may be full. The directory works without a record, but it is never removed as left over.
         with contextlib.suppress(OSError):
             temporary.unlink()
 
@@ -123,9 +129,9 @@ def write_record(node_directory: str, raylet_pid: int) -> None:
 def mark_in_use(node_directory: str) -> int:
     """Open a node's directory and return the descriptor, to keep while this IO worker lives.
 
-    An IO worker's command line is overwritten with its title, and a raylet's names only the first
-    directory. What a process has open can be seen from outside and is gone when it is:
-    `mantaray.spill.stat` looks for it.
+    `mantaray.spill.stat` finds the directories of running nodes by these descriptors. The command line of
+    an IO worker does not name them, because its title overwrites it, and the command line of a raylet names
+    only the first directory.
 
     Args:
         node_directory: the node's own spill directory.

@@ -1,16 +1,19 @@
-"""Lost spilled objects: their owners are told once, and what is rebuilt is put back under its URL.
+"""Reports lost spilled objects to their owners once, and writes rebuilt objects back under their URLs.
 
 The raylet keeps the URL of a spilled object for as long as the object lives. It neither pins nor
-spills a rebuilt copy, because for it the object is spilled already. So without help every rebuilt
+spills a rebuilt copy, because it takes the object for spilled. So without help every rebuilt
 copy is lost again when it leaves memory, and one damaged byte costs a run of the task each time. An
-IO worker therefore watches the local store for objects that it reported lost and writes the rebuilt
+IO worker therefore watches the local store for objects that it reported lost, and writes the rebuilt
 copy to the place that the URL names.
 
-Two background threads of an IO worker do this. One watches. A rebuilt copy is nobody's primary copy,
-so under pressure the store evicts it a moment after it was read; the watching thread therefore does
-nothing that waits for another process. The other thread asks and tells the owners. It reports lost
-objects together, because each report takes a stand-in node (see `mantaray.spill.damage`), and waits
-longer between reports while losses go on, so that a bad disk does not fill the GCS's list of dead
+The raylet reads a spilled object by itself when another node pulls the object. It leaves a note about an
+object that is damaged or lost (see `mantaray.spill.pull_check`), and an IO worker takes it from there.
+
+Two background threads of an IO worker do this. The first one watches the store. A rebuilt copy is not a
+primary copy, so under pressure the store evicts it a moment after it was read. The watching thread
+therefore never waits for another process. The second thread asks the owners and reports to them. It
+reports lost objects together, because each report takes a stand-in node (see `mantaray.spill.damage`). It
+waits longer between reports while losses go on, so that a bad disk does not fill the GCS's list of dead
 nodes.
 """
 
@@ -32,25 +35,27 @@ from mantaray.spill import damage
 
 logger = logging.getLogger(__name__)
 
-# The watching thread looks this often just after an object was asked for or its owner was told, and
-# less often the longer ago that is.
+# The watching thread looks this often just after an object was requested or its owner was told. It looks
+# less often later.
 _SHORTEST_WATCH_S = 0.005
 _LONGEST_WATCH_S = 0.2
 _SLOWER_BY_AGE = 0.01
-# It takes this much time at most of its processor, however many objects there are to look for.
+# The largest share of a processor for the watching thread, however many objects it watches.
 _REST_PER_LOOK = 4
 _REPORT_POLL_S = 0.02
 # How long an IO worker that ends waits until another one watches the object that it reports.
 _ADOPTION_LIMIT_S = 2.0
 # How long a rebuilt copy that could not be written to its place is left alone.
 _WRITE_AGAIN_S = 1.0
-# An object that nobody rebuilds for so long is watched again when it is asked for again.
+# An object that was not rebuilt for so long is no longer watched until it is requested again.
 _WATCH_S = 600.0
 # How often one object is reported again while the raylet keeps asking.
 _REPEAT_S = 5.0
 _SHORTEST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 60.0
 _CASE_PREFIX = "lost-"
+# A file that is added so soon after a directory's last change may leave the directory's time unchanged.
+_CLOCK_TICK_NS = 100_000_000
 
 Put = Callable[[bytes, int, Any, Any, bytes], None]
 GetIfLocal = Callable[[Sequence[Any]], list[Any]]
@@ -64,11 +69,11 @@ class LostObject:
         ref: Ray's reference to it.
         url: where it was spilled.
         error: what was wrong with its file.
-        asked_s: when it was last asked for.
-        due_s: when its owner is to be asked next; infinite when nobody has asked since the last time.
-        owner: serialized address of its owner, when that is known.
-        told_s: when its owner was last told; negative when it was not.
-        write_s: when a rebuilt copy may be written to its place.
+        asked_s: when it was last requested.
+        due_s: when its owner is to be asked next; infinite if it was not requested since the last time.
+        owner: serialized address of its owner, if that is known.
+        told_s: when its owner was last told; negative if it was not.
+        write_s: from when on a rebuilt copy may be written to its place.
     """
 
     ref: Any
@@ -93,27 +98,35 @@ class Recovery:
         node_id: str,
         state_directory: str,
     ) -> None:
-        """Start to watch for what other IO workers leave; for the rest see `lost`.
+        """Start to watch for objects that other IO workers leave. For this worker's own see `lost`.
 
         Args:
             engine: the native engine.
-            get_if_local: reads objects of the local store; Ray's.
-            put: puts an object into the local store; Ray's.
+            get_if_local: Ray's function that reads objects of the local store.
+            put: Ray's function that puts an object into the local store.
             node_id: hex id of this node.
             state_directory: where an IO worker that ends leaves its lost objects to the others;
                 empty: nowhere.
         """
+        from mantaray._native import spill
+
+        self._note_prefix: str = spill.PULL_NOTE_PREFIX
+        self._damage_error: type[Exception] = spill.SpillDamageError
         self._engine = engine
         self._get_if_local = get_if_local
         self._put = put
         self._node_id = node_id
         self._state_directory = state_directory
+        self._listed_ns = 0  # the modification time of the state directory when it was last listed
         self._lock = threading.Lock()
         self._objects: dict[bytes, LostObject] = {}
         self._put_back_lately: list[LostObject] = []
+        # References and URLs of objects that the raylet found damaged or lost.
+        self._notes: list[tuple[Any, str]] = []
         self._watch_wake = threading.Event()
         self._report_wake = threading.Event()
         self._stop = False
+        self._is_leaving = False
         self._next_report_s = 0.0
         self._pause_s = _SHORTEST_PAUSE_S
         self._reporter: threading.Thread | None = None
@@ -123,7 +136,7 @@ class Recovery:
         self._watcher.start()
 
     def lost(self, ref: Any, url: str, error: Exception | str) -> None:
-        """Take note of a lost object, whose owner will be told.
+        """Register a lost object, whose owner will be told.
 
         Args:
             ref: Ray's reference to the object.
@@ -163,8 +176,9 @@ class Recovery:
     def leave_to_others(self, ref: Any, url: str, error: Exception) -> None:
         """Report an object lost before this IO worker ends, and leave it to the others to watch.
 
-        The rebuilt copy may be in the store for a moment only, so this waits until another IO
-        worker watches for it before the owner is told.
+        The rebuilt copy may be in the store only for a moment. So this method waits until another IO
+        worker watches for it, and tells the owner only then. The objects that this worker watches are
+        left to the others, too.
 
         Args:
             ref: Ray's reference to the object.
@@ -172,7 +186,13 @@ class Recovery:
             error: what is wrong with its file.
         """
         case = LostObject(ref, url, str(error), time.monotonic(), 0.0)
+        with self._lock:
+            # This worker's own watching thread would take the object over and end with it.
+            self._is_leaving = True
+            watched = [lost for key, lost in self._objects.items() if key != ref.binary()]
         with contextlib.suppress(OSError):
+            for lost in watched:
+                self._write_case(lost)
             self._write_case(case)
             self._wait_for_adoption(case)
         self._handle([case], report=True)
@@ -200,31 +220,87 @@ class Recovery:
         if not self._state_directory:
             return
         try:
+            changed_ns = os.stat(self._state_directory).st_mtime_ns
+            if changed_ns == self._listed_ns:
+                return
+            settled = time.time_ns() - changed_ns > _CLOCK_TICK_NS
             names = os.listdir(self._state_directory)
         except OSError:
             return
+        self._listed_ns = changed_ns if settled else 0
         for name in names:
             if name.startswith(_CASE_PREFIX):
                 self._adopt_case(Path(self._state_directory) / name)
+            elif name.startswith(self._note_prefix):
+                self._adopt_note(Path(self._state_directory) / name)
 
-    def _adopt_case(self, path: Path) -> None:
+    def _take(self, path: Path, prefix: str) -> tuple[Any, str]:
+        """Take a file about an object out of the state directory; only one worker gets it.
+
+        Returns:
+            A reference to the object, and what stands in the file.
+
+        Raises:
+            OSError: another worker has it, or this one ends.
+            ValueError: it is no such file.
+        """
         import ray
 
         own = path.with_name(f".{path.name}-{os.getpid()}")
+        with self._lock:
+            if self._is_leaving:
+                raise FileNotFoundError(path)
+            path.rename(own)
+        text = own.read_text()
+        own.unlink()
+        object_id = bytes.fromhex(path.name[len(prefix) :])
+        return ray.ObjectRef(object_id, skip_adding_local_ref=True), text
+
+    def _adopt_case(self, path: Path) -> None:
         try:
-            path.rename(own)  # Only one worker gets it.
-            case = json.loads(own.read_text())
-            own.unlink()
-            object_id = bytes.fromhex(path.name[len(_CASE_PREFIX) :])
+            ref, text = self._take(path, _CASE_PREFIX)
+            case = json.loads(text)
         except (OSError, ValueError):
             return
-        ref = ray.ObjectRef(object_id, skip_adding_local_ref=True)
         now_s = time.monotonic()
         with self._lock:
-            # Its owner has been told by the worker that ended.
+            # The worker that ended has told the owner.
             found = LostObject(ref, case["url"], case["error"], now_s, math.inf)
-            self._objects.setdefault(object_id, found)
+            self._objects.setdefault(ref.binary(), found)
             self._start()
+
+    def _adopt_note(self, path: Path) -> None:
+        """Take a note of the raylet about an object that another node asked for."""
+        try:
+            ref, text = self._take(path, self._note_prefix)
+        except (OSError, ValueError):
+            return
+        with self._lock:
+            self._notes.append((ref, text.partition("\n")[0]))
+            self._start()
+        self._report_wake.set()
+
+    def _look_at_noted(self) -> None:
+        """Look at the objects that the raylet found damaged or lost when another node asked for them.
+
+        The raylet tells apart neither a disk that is away from a lost file nor an object that is being
+        deleted. An object that cannot be read now is left alone: the other node asks again.
+        """
+        with self._lock:
+            notes, self._notes = self._notes, []
+        for ref, url in notes:
+            reader = None
+            try:
+                reader = self._engine.open(url, ref.binary())
+                reader.verify()
+            except self._damage_error as error:
+                # An engine that finds damage at opening sets the object aside by itself.
+                if reader is None or self._engine.set_aside(url, reader):
+                    self.lost(ref, url, error)
+            except FileNotFoundError as error:
+                self.lost(ref, url, error)
+            except OSError:
+                logger.debug("%s cannot be read now.", url, exc_info=True)
 
     def _watch(self) -> None:
         pause_s = 0.0
@@ -236,7 +312,7 @@ class Recovery:
                 self._adopt()
                 freshest_s = self._put_back(self._watched(began_s))
             except Exception:
-                logger.exception("Watching for rebuilt objects failed; it goes on.")
+                logger.exception("A search for rebuilt objects failed; the next one follows.")
                 freshest_s = began_s - 1 / _SLOWER_BY_AGE
             now_s = time.monotonic()
             pause_s = (now_s - freshest_s) * _SLOWER_BY_AGE
@@ -253,14 +329,15 @@ class Recovery:
     def _report(self) -> None:
         while not self._stop:
             with self._lock:
-                idle = not self._objects and not self._put_back_lately
+                idle = not self._objects and not self._put_back_lately and not self._notes
             self._report_wake.wait(None if idle else _REPORT_POLL_S)
             self._report_wake.clear()
             try:
+                self._look_at_noted()
                 self._report_due()
                 self._delete_unwanted()
             except Exception:
-                logger.exception("Reporting lost spilled objects failed; it goes on.")
+                logger.exception("A report of lost spilled objects failed; it is tried again.")
                 time.sleep(1.0)
 
     def _report_due(self) -> None:
@@ -270,10 +347,10 @@ class Recovery:
         if not due:
             return
         for lost in due:
-            lost.due_s = math.inf  # until it is asked for again
+            lost.due_s = math.inf  # until it is requested again
         may_report = now_s >= self._next_report_s
         if self._handle(due, report=may_report):
-            # Longer and longer while losses go on.
+            # The wait grows while losses go on.
             quiet = now_s - self._next_report_s > _LONGEST_PAUSE_S
             self._pause_s = _SHORTEST_PAUSE_S if quiet else min(2 * self._pause_s, _LONGEST_PAUSE_S)
             self._next_report_s = time.monotonic() + self._pause_s
@@ -289,7 +366,7 @@ class Recovery:
             objects: what to look for.
 
         Returns:
-            When the one that was last asked for, or whose owner was last told, was so.
+            The latest time at which one of the objects was requested, or its owner was told.
         """
         now_s = time.monotonic()
         objects = [lost for lost in objects if lost.write_s <= now_s]
@@ -323,7 +400,7 @@ class Recovery:
             self._report_wake.set()
 
     def _delete_unwanted(self) -> None:
-        """Delete what was put back after the raylet had asked for its deletion."""
+        """Delete objects that were put back after the raylet had asked for their deletion."""
         with self._lock:
             returned, self._put_back_lately = self._put_back_lately, []
         for lost in returned:
@@ -332,7 +409,7 @@ class Recovery:
             try:
                 wanted = damage.whereabouts(lost.owner, lost.ref.binary()).wanted
             except Exception:
-                wanted = False  # The owner is dead, and the object with it.
+                wanted = False  # The owner is dead, and so is the object.
             if not wanted:
                 self._engine.delete([lost.url])
 
@@ -374,7 +451,7 @@ class Recovery:
         return True
 
     def _must_be_rebuilt(self, lost: LostObject) -> bool:
-        """Return whether the owner has neither a copy nor a task under way that makes one."""
+        """Return whether the owner has neither a copy nor a running task that makes one."""
         if lost.owner is None:
             return False
         try:

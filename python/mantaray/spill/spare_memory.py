@@ -10,7 +10,7 @@ There is memory to spare if all of this holds:
 - at least a quarter of the machine's memory is available, in the kernel's estimate;
 - every control group that limits this process is filled to at most three quarters. Page cache counts as
   filled here, so spilled data never takes the last quarter;
-- nobody has waited for memory for a noticeable time in the last ten seconds.
+- no process has waited for memory for a noticeable time in the last ten seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mantaray.memory import group_directories
+
 _SPARE_SHARE = 0.25
 # Share of time, in percent, in which some process waited for memory.
 _MOST_PRESSURE_PERCENT = 1.0
@@ -26,7 +28,7 @@ _MOST_PRESSURE_PERCENT = 1.0
 
 @dataclass(frozen=True)
 class Kernel:
-    """Where the kernel shows its figures; other directories in tests."""
+    """The directories in which the kernel shows its figures. Tests use other directories."""
 
     proc: Path = Path("/proc")
     groups: Path = Path("/sys/fs/cgroup")
@@ -35,8 +37,8 @@ class Kernel:
 def has_spare_memory(kernel: Kernel | None = None) -> bool:
     """Return whether spilled data may stay in the page cache.
 
-    A figure that the kernel does not show does not count, except the available memory: without that one
-    there is none to spare.
+    A figure that the kernel does not show does not count. Only the available memory is required: without
+    it the answer is False.
 
     Args:
         kernel: where to look; this machine by default.
@@ -60,7 +62,7 @@ def _machine_has_spare(meminfo: Path) -> bool:
 
 def _groups(kernel: Kernel) -> Iterator[tuple[int, int]]:
     """Yield the used and the allowed bytes of each control group that limits the memory of this process."""
-    for directory in _group_directories(kernel):
+    for directory in group_directories(kernel.proc, kernel.groups):
         for used_name, limit_name in (
             ("memory.current", "memory.max"),
             ("memory.current", "memory.high"),
@@ -71,25 +73,11 @@ def _groups(kernel: Kernel) -> Iterator[tuple[int, int]]:
                 yield used, limit
 
 
-def _group_directories(kernel: Kernel) -> Iterator[Path]:
-    """Yield the directory of each memory control group of this process, the innermost first."""
-    for line in (kernel.proc / "self" / "cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root = kernel.groups / "memory" if controllers else kernel.groups
-        directory = root / path.lstrip("/")
-        # In a container the path may be that of the host, which is not visible there. The root then is the
-        # container's own group.
-        while directory != root:
-            yield directory
-            directory = directory.parent
-        yield root
-
-
 def _pressures(kernel: Kernel) -> Iterator[float]:
     files = [kernel.proc / "pressure" / "memory"]
-    files += [directory / "memory.pressure" for directory in _group_directories(kernel)]
+    files += [
+        directory / "memory.pressure" for directory in group_directories(kernel.proc, kernel.groups)
+    ]
     for file in files:
         try:
             text = file.read_text()

@@ -1,4 +1,4 @@
-"""What a node has on disk: segments, live bytes, disk bytes. Read from the directories alone."""
+"""What a node has on disk: segments, live bytes, disk bytes. All of it is read from the directories."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class SpillStat:
 
 
 def stat_directory(path: str) -> SpillStat:
-    """Return what lies in a node's directory, Mantaray's or stock Ray's.
+    """Return what is in a node's directory, of Mantaray or of stock Ray.
 
-    Of a file without per-object links (stock Ray's and the fall-back's) all bytes count as live:
-    which of them are is known to the raylet alone.
+    All bytes of a file without a link for each object (a file of stock Ray or of the fallback) count as
+    live, because only the raylet knows which of them are.
 
     Args:
         path: the node's directory.
@@ -70,9 +70,8 @@ def stat_directory(path: str) -> SpillStat:
 def running_spill_directories(proc: str = "/proc") -> list[str]:
     """Return the spill directories of the nodes that run on this machine, sorted.
 
-    A raylet's command line names the first one, Mantaray's or not. IO workers of Mantaray keep the
-    directories of their node open, all of them. Processes of other users count as far as this one
-    may look at them.
+    The command line of every raylet names its first directory. IO workers of Mantaray keep all directories
+    of their node open. Processes of other users count if this process may read their state.
 
     Args:
         proc: where the kernel shows processes.
@@ -103,6 +102,6 @@ def _held_open(descriptors: Path) -> Iterator[str]:
         try:
             parent, name = os.path.split(os.readlink(descriptor))
         except OSError:
-            continue  # Closed since it was listed.
+            continue  # The descriptor was closed meanwhile.
         if name.startswith(spill.NODE_DIRECTORY_PREFIX) and os.path.isdir(descriptor):
             yield parent

@@ -1,8 +1,8 @@
 """Ray's external storage of type `filesystem`, on the native engine.
 
-`make_storage_class` builds the class when Ray's module is there to inherit from. An instance is
-made in three places, as with Ray's own: on the head to validate the configuration, in every IO worker,
-and in whoever destroys the storage at the end. Only an IO worker ever starts the engine.
+`make_storage_class` builds the class once Ray has imported the module with its base class. As with Ray's
+own storage, an instance is made in three places: on the head to validate the configuration, in every IO
+worker, and in the process that destroys the storage at the end. Only an IO worker starts the engine.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from mantaray.spill import damage, no_room, node_lock, owner
 from mantaray.spill.config import SpillConfig, is_usable, make_usable, read_config
 from mantaray.spill.handover import CAP_KEY, directories_in, handed_on
 from mantaray.spill.local_store import LocalStore
-from mantaray.spill.node import STATE_DIRECTORY
 from mantaray.spill.patience import Patience
 from mantaray.spill.recovery import Recovery
 from mantaray.spill.spare_memory import has_spare_memory
+from mantaray.spill.state import publish_directories, state_directory_of
 from mantaray.spill.telemetry import DELETED_BYTES, RESTORED_BYTES, RESTORED_OBJECTS, Telemetry
 
 logger = logging.getLogger(__name__)
 
 TICK_PERIOD_S = 0.2
-# How long one call keeps trying to read an object: the raylet waits ten seconds before it asks again.
+# How long one call keeps trying to read an object. The raylet waits ten seconds before it asks again.
 _CALL_LIMIT_S = 8.0
 _MAX_FAILING = 10_000
 
@@ -47,7 +47,7 @@ class SpillStorage:
     def __init__(self, node_id: str, config: Mapping[str, Any]) -> None:
         """Make this node's directories.
 
-        A directory that cannot be used now is passed over, and used when it can be.
+        A directory that cannot be used now is passed over until it can be used.
 
         Args:
             node_id: hex id of the node.
@@ -73,11 +73,11 @@ class SpillStorage:
         self._node_id = node_id
         self._directories = [os.path.join(directory, name) for directory, _ in places]
         self._devices = [device for _, device in places]
-        # Upstream's names, which scripts and subclasses read.
+        # Attributes with upstream's names, which scripts and subclasses read.
         self._directory_paths = self._directories
         self._current_directory_index = 0
         self._buffer_size = config.get("params", {}).get("buffer_size", -1)
-        # Looked up here once: an import statement in every call would cost more than some of the calls.
+        # Imported here once, because an import statement in every call would cost more than some calls.
         self._native = spill
         self._caps = {CAP_KEY: config[CAP_KEY]} if CAP_KEY in config else {}
         self._engine_lock = threading.Lock()
@@ -91,7 +91,7 @@ class SpillStorage:
         self._reported: dict[str, float] = {}
         self._io_deadline_s = 0.0
         self._cache_follows_memory = False
-        # When each object that cannot be read for I/O errors was first asked for.
+        # When each object that cannot be read because of I/O errors was first requested.
         self._failing: dict[str, float] = {}
 
     def spill_objects(
@@ -99,7 +99,7 @@ class SpillStorage:
     ) -> list[bytes]:
         """Write objects of the local store to disk; return the URLs of those that found room.
 
-        Fewer URLs than objects stand for the first so many, which is how Ray takes them.
+        If there are fewer URLs than objects, Ray takes them for the first objects.
 
         Raises:
             ValueError: an object is not in the local store.
@@ -133,7 +133,7 @@ class SpillStorage:
         """Put spilled objects back into the local store; return the payload bytes.
 
         Raises:
-            SpillDamageError: an object is damaged. It is set aside and its owner told.
+            SpillDamageError: an object is damaged. It is set aside, and its owner is told.
             FileNotFoundError: an object's file is gone. Its owner is told.
             OSError: an object cannot be read now. Ray asks again.
         """
@@ -192,7 +192,7 @@ class SpillStorage:
         return now_s - self._failing.setdefault(url, now_s) + _CALL_LIMIT_S > self._io_deadline_s
 
     def _is_news(self, what: str, repeat_s: float) -> bool:
-        """Return whether the last word about this is some seconds old; this is one."""
+        """Return whether a message was last logged some seconds ago, and count this as logging it."""
         now = time.monotonic()
         if now - self._reported.get(what, -math.inf) < repeat_s:
             return False
@@ -200,7 +200,7 @@ class SpillStorage:
         return True
 
     def delete_spilled_objects(self, urls: Sequence[bytes]) -> None:
-        """Delete spilled objects; what is gone already is no error."""
+        """Delete spilled objects. An object that is gone already is no error."""
         engine = self._started()
         names = [url.decode() for url in urls]
         with self._telemetry.timed("delete"):
@@ -208,10 +208,10 @@ class SpillStorage:
         self._telemetry.add(DELETED_BYTES, sum(map(_size_in, names)))
 
     def destroy_external_storage(self) -> None:
-        """Remove this node's directories with all that is in them."""
+        """Remove this node's directories with everything in them."""
         self._close()
         for directory in self._directories:
-            # An IO worker may still be adding to it; what it adds goes at the next attempt.
+            # An IO worker may still add files. The next attempt removes them.
             for _ in range(100):
                 shutil.rmtree(directory, ignore_errors=True)
                 if not os.path.isdir(directory):
@@ -233,7 +233,7 @@ class SpillStorage:
         config = read_config(_system_config() | self._caps)
         for directory in self._directories:
             owner.write_record(directory, os.getppid())
-        state_directory = _state_directory(self._node_id)
+        state_directory = self._shared_state_directory()
         self._io_deadline_s = config.io_deadline_ms / 1000
         self._cache_follows_memory = config.cache_mode == "auto"
         engine = self._make_engine(config, state_directory)
@@ -266,6 +266,19 @@ class SpillStorage:
         atexit.register(self._close)
         return engine
 
+    def _shared_state_directory(self) -> str:
+        """Return the node's state directory, and publish there where the node's spilled objects are."""
+        import ray
+
+        node = getattr(ray._private.worker, "_global_node", None)
+        state_directory = state_directory_of(node, self._node_id)
+        if state_directory:
+            try:
+                publish_directories(state_directory, self._directories)
+            except OSError as error:
+                logger.warning("Spilled objects are read through Ray alone: %s.", error)
+        return state_directory
+
     def _make_engine(self, config: SpillConfig, state_directory: str) -> Any:
         return self._native.Engine(
             node_directories=self._directories,
@@ -277,6 +290,7 @@ class SpillStorage:
             cache_mode="direct" if self._cache_follows_memory else config.cache_mode,
             read_ahead_bytes=config.read_ahead_bytes,
             punch_delay_ms=config.punch_delay_ms,
+            raylet_pid=owner.parent_raylet_pid(),
         )
 
     def _tick(self, engine: Any) -> None:
@@ -289,7 +303,7 @@ class SpillStorage:
                 logger.exception("Reclaiming spilled data failed; it is tried again.")
 
     def _tell(self) -> None:
-        """Write what the node's metrics tell of this IO worker."""
+        """Write this IO worker's counts for the node's metrics."""
         usable = {
             path: is_usable(path, device)
             for path, device in zip(self._directories, self._devices, strict=True)
@@ -298,7 +312,7 @@ class SpillStorage:
             self._telemetry.write(usable, self._fallback_directories)
 
     def _close(self) -> None:
-        """Do the pending punches, once their readers have had the grace time."""
+        """Do the pending punches after the grace time of their readers."""
         with self._engine_lock:
             engine, self._engine = self._engine, None
         if engine is None:
@@ -318,7 +332,7 @@ class SpillStorage:
 class _Payload:
     """A spilled object's payload as the file-like object that Ray reads into the store.
 
-    A read that fails for a passing reason is tried again, from a file that is opened anew: the
+    A read that fails for a passing reason is tried again, from a newly opened file, because the
     object exists in the store already and must be filled.
     """
 
@@ -343,13 +357,13 @@ class _Payload:
             except OSError:
                 if not self._patience.wait():
                     raise
-            # Else the reader that there is tries again.
+            # If it cannot be opened, the present reader tries again.
             with contextlib.suppress(OSError):
                 self.reader = self._reopen()
 
 
 def _size_in(url: str) -> int:
-    """Return the bytes of an object that its URL names, 0 when it names none."""
+    """Return the size of an object in bytes as its URL names it; 0 if the URL names none."""
     size = url.rpartition("&size=")[2]
     return int(size) if size.isdecimal() else 0
 
@@ -364,23 +378,6 @@ def _system_config() -> dict[str, object]:
     except Exception:
         logger.debug("Ray's system configuration cannot be read here.", exc_info=True)
         return {}
-
-
-def _state_directory(node_id: str) -> str:
-    """Return where the IO workers of a node keep what must outlive the spill directories.
-
-    That is in the session's directory, which Ray keeps as long as the session; empty when this is no
-    process of a session.
-
-    Args:
-        node_id: hex id of the node.
-    """
-    import ray
-
-    node = getattr(ray._private.worker, "_global_node", None)
-    if node is None:
-        return ""
-    return os.path.join(node.get_session_dir_path(), STATE_DIRECTORY, node_id)
 
 
 def make_storage_class(external_storage: ModuleType) -> type:

@@ -1,6 +1,6 @@
-"""What an IO worker tells of its spilling: a small file in the node's state directory.
+"""The counts of an IO worker: a small file in the node's state directory.
 
-The agent of the node sums the files up for the metrics (see `node`).
+The agent of the node sums up the files for the metrics (see `node`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from mantaray.node_files import start_ticks, write_file
 
-# Calls of Ray whose duration is told, and the upper bounds of the classes of durations in seconds. A
-# class counts the calls that took at most so long, as a histogram of Prometheus does.
+# The calls of Ray that are timed, and the upper bounds of the histogram's buckets in seconds. A bucket
+# counts the calls that took at most so long, as in a histogram of Prometheus.
 OPERATIONS = ("spill", "restore", "delete")
 BOUNDS_S = (0.001, 0.01, 0.1, 1.0, 10.0)
 
@@ -23,11 +23,11 @@ _WRITE_PERIOD_S = 1.0
 
 
 def class_name(operation: str, bound_s: float) -> str:
-    """Return under which name the calls that took at most so long are counted."""
+    """Return the name of the bucket for the calls that took at most so long."""
     return f"{operation}_calls_{bound_s:g}_s"
 
 
-# What the engine does not count.
+# The counts that the engine does not keep.
 RESTORED_OBJECTS = "restored_objects"
 RESTORED_BYTES = "restored_bytes"
 DELETED_BYTES = "deleted_bytes"
@@ -43,7 +43,7 @@ PER_CALL = tuple(
 
 
 class Telemetry:
-    """Counts, and the file that tells of them. Thread-safe."""
+    """The counts of an IO worker, and the file that publishes them. Thread-safe."""
 
     def __init__(
         self, state_directory: str, node_id: str, engine_stats: Callable[[], Mapping[str, int]]
@@ -51,7 +51,7 @@ class Telemetry:
         """Prepare; nothing is written yet.
 
         Args:
-            state_directory: where the IO workers of the node keep what others read; empty: nowhere.
+            state_directory: the node's state directory; empty: no file is written.
             node_id: hex id of the node.
             engine_stats: returns the native engine's own counts.
         """
@@ -79,7 +79,7 @@ class Telemetry:
 
     @contextlib.contextmanager
     def timed(self, operation: str) -> Iterator[None]:
-        """Time a call of Ray, whether it ends well or not.
+        """Time a call of Ray, whether it succeeds or fails.
 
         Args:
             operation: one of `OPERATIONS`.
@@ -104,7 +104,7 @@ class Telemetry:
 
         Args:
             directories: this node's spill directories, and whether each can be used at the moment.
-            fallback_directories: how many lack something that spilling object by object needs.
+            fallback_directories: how many directories lack something that spilling object by object needs.
 
         Raises:
             OSError: it cannot be written.

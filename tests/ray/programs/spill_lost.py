@@ -105,7 +105,8 @@ directory = make.remote("directory", SMALL)
 ray.wait([directory], timeout=120)
 push_out([directory])
 for path in glob.glob(f"{spill_directory}/ray_spilled_objects_*"):
-    shutil.rmtree(path)
+    # IO workers remove and add entries meanwhile.
+    wait_until(lambda path=path: shutil.rmtree(path, ignore_errors=True) or not links(directory))
 directory_value = value(directory)
 more = make.remote("more", SMALL)
 ray.wait([more], timeout=120)

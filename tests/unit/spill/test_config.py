@@ -82,6 +82,7 @@ def test_a_cap_in_the_system_config_that_is_no_number() -> None:
         ("MANTARAY_SPILL_READAHEAD_BYTES", "1073741825"),
         ("MANTARAY_SPILL_PUNCH_DELAY_MS", "60001"),
         ("MANTARAY_SPILL_IO_DEADLINE_MS", "999"),
+        ("MANTARAY_SPILL_CHECK_PULLS", "perhaps"),
     ],
 )
 def test_a_setting_out_of_range(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

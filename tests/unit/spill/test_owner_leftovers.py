@@ -158,7 +158,7 @@ def test_a_container_is_told_by_its_lock(namespace: int, tmp_path: Path) -> None
     with lock_holder(node):
         assert node_lock.is_held(str(node))
         assert not leftovers.judge(str(node))[0]
-    assert leftovers.judge(str(node)) == (True, f"raylet {record.pid} let its lock go")
+    assert leftovers.judge(str(node)) == (True, f"raylet {record.pid} has released its lock")
     assert leftovers.remove([str(tmp_path)]) == [str(node)]
     assert list(tmp_path.iterdir()) == []
 

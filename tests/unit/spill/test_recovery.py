@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from mantaray._native import spill
 from mantaray.spill.damage import Whereabouts
-from mantaray.spill.recovery import Recovery
+from mantaray.spill.recovery import LostObject, Recovery
 
 from mantaray.spill import damage
 
-from .engines import METADATA, OWNER, make_engine, make_node, make_objects
+from .engines import METADATA, OWNER, flip_byte, make_engine, make_node, make_objects
 
 NODE_ID = "ab" * 28
 
@@ -210,11 +210,18 @@ def test_a_worker_that_ends_reports_only_when_another_one_watches(
         )
 
     ends = started()
-    ends.close()
+    others_ref, others_url, _ = lose(engine)
+    ray.known = Whereabouts(wanted=True, pending=True, nodes=frozenset())
+    ends.lost(others_ref, others_url, "damaged, too")
+    time.sleep(0.1)
+    ray.known = Whereabouts(wanted=True, pending=False, nodes=frozenset())
     ray.may_report.clear()
     leaving = threading.Thread(target=ends.leave_to_others, args=(ref, url, OSError("damaged")))
     leaving.start()
     assert wait_for(lambda: any((tmp_path / "state").glob("lost-*")))
+    # Its own watching thread, which looks five times a second, does not take it.
+    time.sleep(0.5)
+    assert len(list((tmp_path / "state").glob("lost-*"))) == 2
     assert ray.reports == []
     other = started()
     assert wait_for(lambda: bool(ray.reports))
@@ -222,8 +229,38 @@ def test_a_worker_that_ends_reports_only_when_another_one_watches(
     put_back = wait_for(lambda: read(engine, url, ref) == payload)
     ray.may_report.set()
     leaving.join()
+    assert wait_for(lambda: not any((tmp_path / "state").glob("lost-*")))
     other.close()
+    ends.close()
     assert put_back
+
+
+def test_the_state_directory_is_listed_only_after_a_change(
+    ray: Ray, engine: spill.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rays_module = SimpleNamespace(ObjectRef=lambda object_id, **_: Ref(object_id))
+    monkeypatch.setitem(sys.modules, "ray", rays_module)
+    state = tmp_path / "state"
+    state.mkdir()
+    listed = []
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "os.listdir" and arguments == (str(state),):
+            listed.append(event)
+
+    sys.addaudithook(hook)
+    recovery = Recovery(
+        engine, ray.get_if_local, lambda *_: None, node_id=NODE_ID, state_directory=str(state)
+    )
+    time.sleep(0.5)
+    before = len(listed)
+    # The watching thread looks five times a second, as the case below shows that it still does.
+    time.sleep(1.0)
+    assert len(listed) == before > 0
+    ref, url, _ = lose(engine)
+    recovery._write_case(LostObject(ref, url, "damaged", 0.0, 0.0))
+    assert wait_for(lambda: not any(state.glob("lost-*")))
+    recovery.close()
 
 
 def test_a_rebuilt_copy_is_written_when_the_disk_has_room_again(
@@ -248,3 +285,31 @@ def test_a_rebuilt_copy_is_written_when_the_disk_has_room_again(
     assert wait_for(lambda: bool(refused))
     monkeypatch.setattr(recovery, "_engine", engine)
     assert wait_for(lambda: read(engine, url, ref) == payload)
+
+
+def test_what_the_raylet_found_damaged_or_lost_is_looked_at_and_its_owner_told(
+    ray: Ray, engine: spill.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rays_module = SimpleNamespace(ObjectRef=lambda object_id, **_: Ref(object_id))
+    monkeypatch.setitem(sys.modules, "ray", rays_module)
+    state = tmp_path / "state"
+    state.mkdir()
+    objects = make_objects(3, 200_000)
+    damaged, lost, sound = urls = engine.spill(objects)
+    flip_byte(damaged, 100_000)
+    os.unlink(lost.decode().partition("?")[0])
+    for (object_id, *_), url in zip(objects, urls, strict=True):
+        note = state / f"{spill.PULL_NOTE_PREFIX}{object_id.hex()}"
+        note.write_text(f"{url.decode()}\nwhat was wrong\n")
+    recovery = Recovery(
+        engine, ray.get_if_local, lambda *_: None, node_id=NODE_ID, state_directory=str(state)
+    )
+    # This engine keeps no book of owners, so the owner of the file that is gone is not known.
+    assert wait_for(lambda: bool(ray.reports and ray.errors))
+    recovery.close()
+    assert ray.reports == [{objects[0][0]: OWNER}]
+    assert ray.errors == [objects[1][0]]
+    assert list(state.glob(f"*{spill.PULL_NOTE_PREFIX}*")) == []
+    # No other process reads the damaged file again, and what nothing is wrong with stays.
+    assert not os.path.exists(damaged.decode().partition("?")[0])
+    assert os.path.exists(sound.decode().partition("?")[0])
