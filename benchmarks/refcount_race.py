@@ -3,10 +3,13 @@
 Each arm starts a driver of its own. `doubled` delivers each notice of a borrower twice, in three orders. On
 Ray 2.48.0 to 2.55.1 it ends the owner every time. `released` has an object with a reference in it go out of
 scope twice, with nothing but Ray's public calls. It ends the borrower on every release, every time.
-`killed` is for Ray up to 2.55.1, too, and changes nothing in Ray: borrowers are lent objects, let go of
-others, and are killed, over and over, for --seconds at most. The row says in which round a driver died.
+`delayed` and `killed` are for Ray up to 2.55.1, too, and replace nothing in Ray. In `delayed` a borrower
+lets go of an object and is killed 50 ms later, over and over, and a setting of Ray's delays the driver's
+handling of "reference removed" messages. In `killed` a borrower lets go of 2,000 objects at once and is
+killed, over and over, while other processes keep the machine busy and the driver's event loop gets only
+what they leave. The row says with which kill the driver died.
 
-    python benchmarks/refcount_race.py [--rays 2.48.0,2.52.1] [--ways doubled] [--seconds 120] [--save FILE]
+    python benchmarks/refcount_race.py [--rays 2.48.0,2.52.1] [--ways doubled] [--kills 20] [--save FILE]
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ RACE = PROGRAMS / "refcount_race.py"
 RELEASED = PROGRAMS / "refs_released_twice.py"
 # The patches that the check concerns, which the other arm has switched off.
 ARMS = {"stock": {"MANTARAY_PATCHES": "-refcount,-nesting"}, "mantaray": {}}
-WAYS = ("doubled", "released", "killed")
+WAYS = ("doubled", "delayed", "released", "killed")
 # From here on Ray's own counter takes a second notice.
 NATIVE = (2, 56)
 
@@ -62,7 +65,7 @@ def released(env: RayEnv, arm: str, way: str) -> dict[str, Any]:
     return {"lived": True, "rounds": 0, "what": what, "details": done.told}
 
 
-def measure(version: str, chosen: list[str], seconds: float) -> list[dict[str, Any]]:
+def measure(version: str, chosen: list[str], kills: int) -> list[dict[str, Any]]:
     """Return one row for each way to provoke a check and each arm."""
     env = find_ray(version)
     rows = []
@@ -74,8 +77,10 @@ def measure(version: str, chosen: list[str], seconds: float) -> list[dict[str, A
                 ways[f"released {way}"] = partial(released, env, arm, way)
         if "doubled" in chosen and affected:
             ways["doubled"] = partial(race, env, arm, ["doubled"], 400.0)
+        if "delayed" in chosen and affected:
+            ways["delayed"] = partial(race, env, arm, ["delayed", str(kills)], 400.0)
         if "killed" in chosen and affected:
-            ways["killed"] = partial(race, env, arm, ["killed", str(seconds)], 300 + 2 * seconds)
+            ways["killed"] = partial(race, env, arm, ["killed", str(kills)], 200 + 20.0 * kills)
         for way, run in ways.items():
             print(f"Ray {version}: {way}, {arm}", file=sys.stderr, flush=True)
             rows.append({"ray": version, "way": way, "arm": arm, **run()})
@@ -85,8 +90,9 @@ def measure(version: str, chosen: list[str], seconds: float) -> list[dict[str, A
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """Print the outcome of each run on a line."""
     for row in rows:
-        after = f" in round {row['rounds'] + 1}" if row["rounds"] and not row["lived"] else ""
-        rounds = f", {row['rounds']} rounds" if row["rounds"] and row["lived"] else ""
+        counted = row["way"] in ("delayed", "killed") and not row["lived"]
+        after = f" with kill {row['rounds'] + 1}" if counted else ""
+        rounds = f", {row['rounds']} kills" if row["rounds"] and row["lived"] else ""
         outcome = f"lived{rounds}" if row["lived"] else f"DIED{after}"
         print(f"{row['ray']:<8}{row['way']:<26}{row['arm']:<10}{outcome}: {row['what']}")
 
@@ -96,7 +102,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rays", default="2.48.0", help="which Rays, separated by commas")
     parser.add_argument("--ways", default=",".join(WAYS), help="which ways, separated by commas")
-    parser.add_argument("--seconds", type=float, default=120, help="of `killed`, for each arm")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="of `delayed` and `killed`, for each arm"
+    )
     parser.add_argument("--json", action="store_true", help="print all that the drivers told")
     parser.add_argument("--save", type=Path, help="write the same into a file")
     options = parser.parse_args()
@@ -109,7 +117,7 @@ def main() -> int:
         "rows": rows,
     }
     for ray in options.rays.split(","):
-        rows += measure(ray, chosen, options.seconds)
+        rows += measure(ray, chosen, options.kills)
         # After each, so that a run that is ended leaves what it has seen.
         if options.save is not None:
             options.save.write_text(json.dumps(result, indent=2) + "\n")

@@ -20,7 +20,7 @@ LATE = pytest.param("late-question", marks=pytest.mark.slow)
 def test_outer_object_released_twice_leaves_the_borrower_alive(version: str, way: str) -> None:
     told = find_ray(version).run_program(PROGRAM, [way])
     assert (told["patch"], told["died"]) == ("active", False)
-    assert (told["read"], told["gone"]) == (True, True)
+    assert (told["read"], told["gone"], told["metric"]) == (True, True, True)
     borrower = told["borrower"]
     assert borrower["left"] == 0
     assert borrower["guard"]["attached"]

@@ -1,4 +1,4 @@
-"""`mantaray refs`: who holds an object in a cluster; random worlds of the protocol, under every fault."""
+"""`mantaray refs`: shows who holds an object, and explores random worlds of the protocol."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,13 +15,14 @@ import click
 from mantaray._native import sim
 from mantaray.cli.output import CliError, table
 from mantaray.refs import leaks as leaked
+from mantaray.refs import paths, picture, tops
 from mantaray.refs import why as holders
-from mantaray.refs.cluster import ClusterError, Process, ask
+from mantaray.refs.cluster import ClusterError, Process, ask, starts
 
-# What a run at night does when nothing else is said.
+# How many worlds `--nightly` runs.
 NIGHTLY_SEEDS = 1_000_000
 SEEDS = 10_000
-# More than any time is enough for.
+# With --time-s the time ends the run. No run reaches this number.
 ENDLESS_SEEDS = 1 << 62
 
 
@@ -47,15 +50,52 @@ _TIMEOUT = click.option(
 @click.argument("object_id")
 @_ADDRESS
 @_TIMEOUT
+@click.option(
+    "--path",
+    "with_paths",
+    is_flag=True,
+    help="Show which variables of each Python process hold it.",
+)
+@click.option(
+    "--path-timeout-s",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="How long each process may search with --path.",
+)
+@click.option(
+    "--max-stop-ms",
+    type=click.FloatRange(min=1),
+    default=20.0,
+    show_default=True,
+    help="For how long a process may stop for --path. One that would stop longer is not searched.",
+)
+@click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write a picture to this file as well. Needs Graphviz.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def why(
-    ctx: click.Context, *, object_id: str, address: str | None, timeout_s: float, as_json: bool
+    ctx: click.Context,
+    *,
+    object_id: str,
+    address: str | None,
+    timeout_s: float,
+    with_paths: bool,
+    path_timeout_s: float,
+    max_stop_ms: float,
+    svg: Path | None,
+    as_json: bool,
 ) -> None:
     """Show who in a running cluster holds an object, and why it is not freed.
 
     OBJECT_ID is 56 hexadecimal digits, as `ref.hex()` and Ray's messages show it. The exit status is 1 if
     no process knows the object.
+
+    With --path each process with local references searches a copy of itself. It stops only while it makes
+    the copy. Mantaray must be attached in that process.
     """
     object_id = object_id.lower()
     if not re.fullmatch("[0-9a-f]{56}", object_id):
@@ -64,7 +104,13 @@ def why(
             "an id has 56 hexadecimal digits: ref.hex()",
         )
     found = holders.explain(object_id, _ask(address, object_id, timeout_s))
+    if with_paths:
+        asked = [process for process, held in found.holders if held.local_refs]
+        question = paths.Question(object_id, path_timeout_s, max_stop_ms)
+        found = replace(found, paths=paths.find(_cluster(address), question, asked))
     click.echo(json.dumps(found.to_json()) if as_json else holders.text(found))
+    if svg is not None:
+        _draw(found, svg)
     if not found.holders:
         click.echo(
             "no process that answered knows it: it was freed, its owner ended, or it was never made",
@@ -73,30 +119,77 @@ def why(
         ctx.exit(1)
 
 
+def _draw(found: holders.Why, svg: Path) -> None:
+    try:
+        picture.write_svg(found, svg)
+    except picture.NoGraphvizError as error:
+        raise CliError(
+            f"no picture: {error}",
+            "install it: apt-get install graphviz, or conda install graphviz",
+        ) from error
+    except OSError as error:
+        raise CliError(f"{svg} cannot be written: {error.strerror}", "name another file") from error
+
+
 @refs_group.command("top")
+@click.option(
+    "--by",
+    type=click.Choice(["size", "age", "holder", "line"]),
+    default="size",
+    show_default=True,
+    help="The largest objects, the oldest, or sums by process or by the line that made them.",
+)
 @_ADDRESS
 @_TIMEOUT
 @click.option("-n", "limit", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def top(*, address: str | None, timeout_s: float, limit: int, as_json: bool) -> None:
-    """Show the largest objects that processes of a running cluster hold, and who holds each."""
+def top(*, by: str, address: str | None, timeout_s: float, limit: int, as_json: bool) -> None:
+    """Show the objects that take most of a running cluster, and who holds them.
+
+    Ray does not record when an object was made. With --by age, objects are sorted by the start of the task
+    that made them, and objects of one task by the order in which the task made them.
+    """
     processes = _ask(address, None, timeout_s)
-    found = holders.largest(processes, limit)
-    if as_json:
+    if by in ("holder", "line"):
+        sums = (tops.by_holder if by == "holder" else tops.by_line)(processes, limit)
         rows = [
-            {
-                "object_id": each.object_id,
-                "size_bytes": each.size_bytes,
-                "holders": [str(process) for process in each.holders],
-                "call_site": each.call_site,
-            }
-            for each in found
+            (f"{each.objects:,}", f"{each.size_bytes:,}", *_sum_name(each, by)) for each in sums
         ]
-        click.echo(json.dumps(rows))
+        names = ("used by",) if by == "holder" else ("processes", "made at")
+        told = [each.to_json(by) for each in sums]
+        click.echo(json.dumps(told) if as_json else table(("objects", "bytes", *names), rows))
     else:
-        header = ("object", "bytes", "holders", "owner or first holder", "made at")
-        click.echo(table(header, [_large_row(each) for each in found]))
+        found = _listed(processes, by, address, timeout_s, limit)
+        rows = [_listed_row(each, by) for each in found]
+        after = ("made after",) if by == "age" else ()
+        header = ("object", "bytes", *after, "holders", "owner or first holder", "made at")
+        told = [each.to_json() for each in found]
+        click.echo(json.dumps(told) if as_json else table(header, rows))
     _name_silent(processes)
+
+
+def _listed(
+    processes: list[Process], by: str, address: str | None, timeout_s: float, limit: int
+) -> list[tops.Listed]:
+    if by == "size":
+        return tops.largest(processes, limit)
+    try:
+        began = starts(_cluster(address), timeout_s)
+    except ClusterError as error:
+        raise CliError(str(error), "allow more time with --timeout-s") from error
+    return tops.oldest(processes, began, limit)
+
+
+def _sum_name(each: tops.Sum, by: str) -> tuple[str, ...]:
+    return (each.name,) if by == "holder" else (str(each.holders), each.name or "(not recorded)")
+
+
+def _listed_row(each: tops.Listed, by: str) -> tuple[str, ...]:
+    began = each.made_after_s
+    when = "" if began is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began))
+    after = (when,) if by == "age" else ()
+    holders = (str(len(each.holders)), str(each.holders[0]))
+    return (each.object_id, f"{each.size_bytes:,}", *after, *holders, each.call_site)
 
 
 def seconds(ctx: click.Context | None, param: click.Parameter | None, text: str) -> float:
@@ -130,8 +223,8 @@ def leaks(
 ) -> None:
     """Show objects that a single process has kept for long, by process and by the line that made them.
 
-    Ray does not know how old an object is. So this asks the cluster, waits, asks again, and shows what both
-    answers name. Cluster processes that did not answer are named.
+    Ray does not know how old an object is. So this command asks the cluster, waits, asks again, and shows
+    the objects that both answers name. It also names the processes that did not answer.
     """
     before = _ask(address, None, timeout_s)
     click.echo(f"asked once; asking again after {age_s:g} s", err=True)
@@ -163,21 +256,22 @@ def _name_silent(processes: list[Process]) -> None:
             click.echo(f"not asked: {process}: {process.problem}", err=True)
 
 
-def _large_row(each: holders.Large) -> tuple[str, ...]:
-    number = str(len(each.holders))
-    return (each.object_id, f"{each.size_bytes:,}", number, str(each.holders[0]), each.call_site)
-
-
 def _ask(address: str | None, object_id: str | None, timeout_s: float) -> list[Process]:
     try:
-        from ray._private.services import canonicalize_bootstrap_address_or_die
-
-        # Ends the process with a sentence of Ray's own when there is no cluster.
-        return ask(canonicalize_bootstrap_address_or_die(address), object_id, timeout_s)
-    except ImportError as error:
-        raise CliError("no Ray is installed here", "run it where the cluster's Ray is") from error
+        return ask(_cluster(address), object_id, timeout_s)
     except (ClusterError, ConnectionError) as error:
         raise CliError(str(error), "name the cluster with --address IP:PORT") from error
+
+
+def _cluster(address: str | None) -> str:
+    """Return the address of the control plane of the cluster that a user means."""
+    try:
+        from ray._private.services import canonicalize_bootstrap_address_or_die
+    except ImportError as error:
+        raise CliError("no Ray is installed here", "run it where the cluster's Ray is") from error
+    # If there is no cluster, this call prints a sentence of Ray's and ends the process.
+    found: str = canonicalize_bootstrap_address_or_die(address)
+    return found
 
 
 @refs_group.command("bugs")
@@ -192,7 +286,7 @@ def bugs() -> None:
     type=click.IntRange(min=1),
     default=None,
     show_default=f"{SEEDS:,}; as many as there is time for with --time-s",
-    help="How many worlds.",
+    help="How many worlds to run.",
 )
 @click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--nightly", is_flag=True, help=f"{NIGHTLY_SEEDS:,} seeds instead.")
@@ -201,21 +295,21 @@ def bugs() -> None:
     type=click.IntRange(2, sim.MAX_PROCESSES),
     default=4,
     show_default=True,
-    help="In each world.",
+    help="Processes in each world.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
     default=30,
     show_default=True,
-    help="In each world's program.",
+    help="Steps of each world's program.",
 )
-@click.option("--time-s", type=click.FloatRange(min=0), help="Stop after that long.")
+@click.option("--time-s", type=click.FloatRange(min=0), help="Stop after this many seconds.")
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
     default=lambda: os.cpu_count() or 1,
-    show_default="one a core",
+    show_default="one per core",
 )
 @click.option("--bug", default="none", metavar="NAME", help="Plant a protocol bug; see `bugs`.")
 @click.option(
@@ -237,7 +331,7 @@ def explore(
 ) -> None:
     """Run random worlds until one breaks a promise of the protocol.
 
-    The program of a world that does is made short and printed, as a trace and as a Mermaid sequence
+    If a world breaks a promise, its program is shortened and printed, as a trace and as a Mermaid sequence
     diagram, and the exit status is 1. The same seed, processes and steps give the same world.
     """
     if bug != "none" and bug not in sim.BUGS:
@@ -266,7 +360,7 @@ def _worlds(seeds: int | None, nightly: bool, time_s: float | None) -> int:
 
 
 class _Progress:
-    """Says how it goes, once a second, and when the time is up."""
+    """Prints the progress once per second, and tells the explorer when the time is up."""
 
     def __init__(self, time_s: float | None) -> None:
         self._started = time.monotonic()

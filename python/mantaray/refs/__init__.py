@@ -1,7 +1,7 @@
-"""Ray's object references for users: a call when nobody can reach an object; see docs/finalizers.md.
+"""Calls a function when no process can reach an object any more, and shows who holds an object.
 
-Each name is fetched from its module at first use: every process of Ray imports the patches beside them,
-and few have a finalizer.
+See docs/finalizers.md. Each name is fetched from its module at first use, because every process of Ray
+imports the patches of this package, and few processes have a finalizer.
 """
 
 from __future__ import annotations

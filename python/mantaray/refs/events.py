@@ -1,9 +1,9 @@
-"""Ray's own word that an object is out of scope, on the releases whose Python does not pass it on.
+"""Out-of-scope callbacks of Ray's reference counter, for releases whose Python interface lacks them.
 
 Part of `mantaray.refs`. Ray's counter calls functions when an object goes out of scope.
-`mantaray._native` adds one through the exported method of the counter, so nothing of Ray is
-replaced for longer than one look-up, and nothing costs anything without a finalizer. One daemon
-thread a process waits for what the counter tells.
+`mantaray._native` adds such a function through the exported method of the counter. So a function of
+Ray is replaced only during one look-up, and a process without finalizers pays nothing. One daemon
+thread of the process waits for the callbacks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LOG = logging.getLogger("mantaray.refs")
 
 
 class ScopeEvents:
-    """What the counter of this process's core worker tells, from the start of a session to its end.
+    """The out-of-scope callbacks of this process's core worker during one session.
 
     Args:
         watch: the watch of this process, which has captured the counter of this session.
@@ -33,16 +33,16 @@ class ScopeEvents:
         self._watch = watch
 
     def add(self, object_id: bytes) -> bool:
-        """Have Ray tell; return False when the object is out of scope or freed already."""
+        """Ask Ray for a callback; return False if the object is out of scope or freed already."""
         return self._watch.add(object_id)
 
     def is_freed(self, object_id: bytes) -> bool:
-        """Return whether the value of an object was freed although there are references."""
+        """Return whether the value of an object was freed although references to it remain."""
         return self._watch.is_freed(object_id)
 
 
 class _Reader:
-    """The thread that waits for what the counter tells, for the session of now."""
+    """The thread that waits for the callbacks of the current session."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -67,22 +67,22 @@ class _Reader:
                 if gone and on_gone is not None:
                     on_gone(gone)
             except Exception:
-                _LOG.exception("finalizers go on after an error of their own")
+                _LOG.exception("the thread of finalizers continues after an error")
 
 
 _READER = _Reader()
 
 
 def listen(core: Any, on_gone: Callable[[list[bytes]], None]) -> ScopeEvents | None:
-    """Begin to listen to the counter of a core worker, in place of the one before.
+    """Begin to listen to the counter of a core worker, in place of the previous core worker.
 
     Args:
         core: the core worker of this session.
         on_gone: called with the objects that went out of scope or were freed, on a thread of its own.
 
     Returns:
-        None when this Ray's library is not as expected, or the patch `refs` is not attached; then
-        somebody has to look.
+        None if this Ray's library is not as expected, or if the patch `refs` is not attached. The
+        caller must then poll.
     """
     if not any(patch.name == "refs" and patch.state is State.ACTIVE for patch in status()):
         return None
@@ -95,7 +95,7 @@ def listen(core: Any, on_gone: Callable[[list[bytes]], None]) -> ScopeEvents | N
         return None
     from mantaray._native import interpose
 
-    # Made without its constructor, so that it is counted nowhere.
+    # Made without its constructor, so that no counter counts it.
     probe = ray.ObjectRef.__new__(ray.ObjectRef)
     try:
         watch = interpose.scope_watch(ray._raylet.__file__)

@@ -1,12 +1,11 @@
 """`finalize`: calls a function in the owner's process when no process can reach an object any more.
 
-Part of `mantaray.refs`. One daemon thread a process, started by the first finalizer, calls the
-functions, one after another. Ray tells it or, where Ray does not, it looks at the objects that have a
-finalizer; see `mantaray.refs.session`.
+Part of `mantaray.refs`. One daemon thread of the process, started by the first finalizer, calls the
+functions, one after another. Ray calls back when an object is gone. If it cannot, the thread polls the
+objects that have a finalizer; see `mantaray.refs.session`.
 
-Locking: `_Process._lock` guards which finalizers are alive. It can be taken again by the thread that
-has it, since the garbage collector may run a user's code at any moment. Nothing of the user's or Ray's
-is called under it.
+Locking: `_Process._lock` guards which finalizers are alive. The lock is reentrant, because the garbage
+collector may run a user's code at any moment. No code of the user or of Ray is called under it.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from mantaray import settings
 from mantaray.refs.session import Session
 
 _LOG = logging.getLogger("mantaray.refs")
-# Looking takes at most this share of one processor: the more there is to look at, the rarer.
+# Polling takes at most this share of one processor. With more objects the thread polls less often.
 _LOOK_SHARE = 0.1
 _RELEASED_BUDGET_S = 0.01
 _JOIN_TIMEOUT_S = 10.0
 _CORE_END_TIMEOUT_S = 10.0
 
-# In the news: nothing but a reason to wake up.
+# An entry of the queue that only wakes the thread.
 _NO_ID = b""
 _numbers = itertools.count()
 
@@ -46,23 +45,23 @@ class _Call(NamedTuple):
 class finalize:
     """Calls a function once, here, after no process of the cluster can reach an object any more.
 
-    It is `weakref.finalize` for what an `ObjectRef` stands for. The function is called however the
-    others let go, crashes included, on a thread that all finalizers of the process share. It need not be
-    kept: an alive finalizer stays alive by itself. It does not keep the object alive, but what is in
-    `args` and `kwargs` does stay: a reference to the object among them would keep it for ever.
+    It is `weakref.finalize` for what an `ObjectRef` stands for. The function is called no matter how the
+    other processes let go, even if they crash. All finalizers of the process share one thread, which calls
+    it. The caller need not keep the finalizer. A finalizer does not keep the object alive, but it keeps
+    `args` and `kwargs`: a reference to the object in them would keep the object for ever.
 
     Args:
         ref: an object that this process owns, because it called `ray.put` or started the task.
-        callback: the function; what it returns is dropped, what it raises is logged.
+        callback: the function. Its result is dropped, and its exceptions are logged.
         args: positional arguments for it.
         kwargs: keyword arguments for it.
 
     Raises:
         NotOwnerError: another process owns the object; the error says which.
-        TypeError: `ref` is no object reference, or `callback` is no plain function.
+        TypeError: `ref` is not an object reference, or `callback` is not a plain function.
         ValueError: this process does not know the object.
         RuntimeError: Ray is not initialized in this process.
-        SettingError: MANTARAY_REFS_WATCH_INTERVAL_MS is not what it may be.
+        SettingError: MANTARAY_REFS_WATCH_INTERVAL_MS has a value that is not allowed.
     """
 
     __slots__ = ("__weakref__", "_at_exit", "_call", "_id", "_number", "_session")
@@ -132,7 +131,7 @@ class _Process:
         self._reset()
 
     def _reset(self) -> None:
-        """Begin with nothing; also in a child process, which owns none of its parent's objects."""
+        """Begin with nothing. A forked child does so too: it owns none of its parent's objects."""
         self._lock = threading.RLock()
         self._beginning = threading.RLock()
         self._alive: dict[Session, dict[bytes, list[finalize]]] = {}
@@ -144,12 +143,12 @@ class _Process:
         self._looked = 0
 
     def session_of_now(self) -> Session:
-        """Return the session that Ray is in, a new one if need be."""
+        """Return Ray's current session, and begin a new one if Ray was restarted."""
         current = self._current()
         if current is not None:
             return current
         interval_ms = settings.REFS_WATCH_INTERVAL_MS.read()
-        # One at a time: a session takes over what Ray tells from the one before.
+        # One at a time, because a new session takes over the callbacks of the previous session.
         with self._beginning:
             current = self._current()
             if current is not None:
@@ -161,14 +160,14 @@ class _Process:
         return session
 
     def add(self, finalizer: finalize, ref: Any) -> None:
-        """Take in a new finalizer and see to it that somebody hears of the object's end."""
+        """Register a new finalizer, and ask Ray for a callback or make the thread poll the object."""
         session, object_id = finalizer._session, finalizer._id
         with self._lock:
             waiting = self._alive.setdefault(session, {})
             siblings = waiting.setdefault(object_id, [])
             siblings.append(finalizer)
             is_first = len(siblings) == 1
-            # The thread sleeps for good while there is nothing to wait for.
+            # While there is no finalizer, the thread sleeps until it is woken.
             wakes = len(waiting) == 1
             self._start()
         if wakes:
@@ -191,7 +190,7 @@ class _Process:
             return call
 
     def end_session(self) -> None:
-        """Ray is about to be shut down: its objects go with it."""
+        """Handle a shutdown of Ray that is about to begin. The session's objects go with it."""
         for session in self._sessions():
             if session.ended:
                 continue
@@ -201,7 +200,7 @@ class _Process:
             self._news.put((session, None))
 
     def exit(self) -> None:
-        """Call what is left, the newest first, as weakref.finalize does at the exit of a program."""
+        """Call the remaining functions, newest first, as weakref.finalize does at the exit of a program."""
         with self._lock:
             self._exiting = True
             thread = self._thread
@@ -215,7 +214,7 @@ class _Process:
             if thread.is_alive():
                 _LOG.warning("a finalizer does not return; this process exits without it")
         for session in self._sessions():
-            # What is gone is called as gone, also if Ray's own word has not come yet.
+            # First the functions of objects that are gone, even if Ray has not called back yet.
             if session.is_driver and session.is_current():
                 self._look_for_gone(session, self._ids_of(session))
         while (finalizer := self._newest()) is not None:
@@ -262,7 +261,7 @@ class _Process:
             try:
                 self._handle(*news)
             except Exception:
-                _LOG.exception("finalizers go on after an error of their own")
+                _LOG.exception("the thread of finalizers continues after an error")
 
     def _pause_s(self) -> float | None:
         with self._lock:
@@ -271,7 +270,7 @@ class _Process:
         return max(0.001, self._next_look_s - time.monotonic())
 
     def _handle(self, session: Session, object_id: bytes | None) -> None:
-        """Act on what was heard: an object is gone, or (None) all of them with their session."""
+        """Handle an entry of the queue: an object is gone, or (None) all objects of the session are."""
         if object_id is None:
             _wait_until_over(session)
             self._fire_all(session)
@@ -281,7 +280,7 @@ class _Process:
             self._look()
 
     def _look(self) -> None:
-        """See which sessions have ended and, where Ray does not tell, which objects are gone."""
+        """Find sessions that have ended and, if Ray does not call back, objects that are gone."""
         start_s = time.monotonic()
         took_s = 0.0
         for session in self._sessions():
@@ -296,23 +295,23 @@ class _Process:
                     _wait_until_over(session)
                     self._fire_all(session)
             except Exception:
-                _LOG.exception("a look at the references failed; the next one follows")
+                _LOG.exception("a check of the references failed; the next check follows")
         self._next_look_s = start_s + max(self._interval_s, took_s / _LOOK_SHARE)
 
     def _tell_gone(self, session: Session) -> None:
-        """Have called as gone, before the others, what is gone although Ray's word has not come yet."""
+        """Call the functions of objects that are gone although Ray has not called back yet."""
         try:
             for object_id in session.gone(self._ids_of(session)):
                 self._told(session, object_id)
         except Exception:
-            _LOG.exception("a look at the references failed; Ray shuts down all the same")
+            _LOG.exception("a check of the references failed; Ray shuts down all the same")
 
     def _ids_of(self, session: Session) -> list[bytes]:
         with self._lock:
             return list(self._alive.get(session, ()))
 
     def _look_for_gone(self, session: Session, ids: Sequence[bytes]) -> float:
-        """Fire what is gone; return the processor time of the look, in seconds, without what was called."""
+        """Call the functions of objects that are gone; return the processor seconds of the check alone."""
         start_s = time.thread_time()
         gone = session.gone(ids)
         self._looked %= len(ids) or 1
@@ -382,7 +381,7 @@ def _check(ref: Any, callback: object) -> None:
         raise TypeError(f"the callback {callback!r} cannot be called")
     if inspect.iscoroutinefunction(callback):
         raise TypeError(
-            f"the callback {callback!r} would have to be awaited, and nothing would await it; give a plain "
+            f"the callback {callback!r} is a coroutine function, which nothing would await; give a plain "
             "function that hands over to the loop (loop.call_soon_threadsafe, run_coroutine_threadsafe)"
         )
 
@@ -392,5 +391,5 @@ os.register_at_fork(after_in_child=_PROCESS._reset)
 
 
 def session_is_ending() -> None:
-    """Stop looking at Ray, whose core worker is about to go; what the patch `refs` calls."""
+    """Stop asking Ray, whose core worker is about to end. The patch `refs` calls this."""
     _PROCESS.end_session()

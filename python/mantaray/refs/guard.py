@@ -1,7 +1,7 @@
 """Keeps processes alive where a check of Ray's own reference counter would end them.
 
-`attach` is for a second notice about one borrower, which ends the owner. `attach_nesting` is for an
-object with references in it that goes out of scope again, which ends any process.
+`attach` prevents that a second notice about one borrower ends the owner. `attach_nesting` prevents that a
+process ends when an object with references in it goes out of scope again.
 
 Part of `mantaray.refs`. The C++ is in src/mantaray/interpose; docs/internals/interposer.md says how
 it works.
@@ -43,8 +43,8 @@ class NestingCounts(TypedDict):
         attached: whether it is attached.
         kept_outer_objects: objects with references in them that are out of scope while Ray keeps their
             entries for a task that may run again.
-        repeated_releases: how often such an object let go of an inner one again. Each of them would
-            have ended the process.
+        repeated_releases: how often such an object released an inner object again. Each time would have
+            ended the process.
     """
 
     attached: bool
@@ -92,7 +92,7 @@ def attach_nesting(module: ModuleType, installation: Installation) -> None:
 
 def _library(module: ModuleType) -> str:
     if _has_core_worker():
-        # A guard has to see every borrower, and every object that is let go of, from the beginning.
+        # A guard must see every borrower and every released object from the beginning.
         raise RuntimeError("Ray runs in this process already; attach it before ray.init()")
     assert module.__file__ is not None, "a native module comes from a file"
     return module.__file__

@@ -1,7 +1,7 @@
-"""Objects that one process has kept for long: what a leak looks like from outside.
+"""Finds objects that a single process has kept for long, as a leak would.
 
-Part of `mantaray.refs`. Ray does not know how old an object is, so the cluster is asked twice. Objects that
-both answers name are at least as old as the time between.
+Part of `mantaray.refs`. Ray does not know how old an object is, so the caller asks the cluster twice.
+Objects that both answers name are at least as old as the time between the two questions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Leak:
         call_site: the line that made the references; empty unless Ray records it.
         objects: how many of them both looks saw.
         size_bytes: of their values together, as far as a process knows it.
-        grown: by how many objects of this line the holder's number grew from the first look to the second.
+        grown: how many more objects of this line the holder had at the second look than at the first.
         example: the id of one of them, in hex.
     """
 
@@ -66,7 +66,7 @@ def find(before: Sequence[Process], after: Sequence[Process]) -> list[Leak]:
         if not kept:
             continue
         sizes = {object_id: objects[object_id][1] for object_id in kept}
-        # The largest, and the same one each time.
+        # The largest object, so that the example is the same each time.
         example = max(kept, key=lambda object_id: (sizes[object_id], object_id))
         found.append(
             Leak(

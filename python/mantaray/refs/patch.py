@@ -1,36 +1,78 @@
 """The patches `refs`, `refcount` and `nesting`.
 
-`refs` tells finalizers of `ray.shutdown` before Ray's core worker goes. It wraps the function that
-Ray calls first when it shuts down in a process. A process without finalizers passes through it
-untouched.
+`refs` lets finalizers act on `ray.shutdown` before Ray's core worker ends. It wraps the function that
+Ray calls first when it shuts down in a process. In a process without finalizers the wrapper does
+nothing. While the process is connected to Ray, it answers `mantaray refs why --path`.
 
-`refcount` keeps Ray's own reference counter alive when it gets two notices about one borrower, on
-the releases where that ends the process. `nesting` does the same for an outer object that goes out of
-scope again. See `mantaray.refs.guard`. Their targets are native, so `mantaray._native` checks them when
-it attaches.
+`refcount` keeps a process alive when Ray's reference counter receives two notices about one borrower, on
+the releases where the second notice ends the process. `nesting` does the same for an outer object that
+goes out of scope again. See `mantaray.refs.guard`. Their targets are native, so `mantaray._native` checks
+them when it attaches.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mantaray.overlay import Installation, Patch, Target, register, rely_on_native
+from mantaray.overlay import Installation, Patch, register, rely_on_native, targets_in
+
+if TYPE_CHECKING:
+    from mantaray.refs.listener import Listener
 
 _WORKER = "ray._private.worker"
 _RAYLET = "ray._raylet"
+_LOG = logging.getLogger(__name__)
 
 
-def _disconnect(wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    finalizers = sys.modules.get("mantaray.refs.finalizers")
-    if finalizers is not None:
-        finalizers.session_is_ending()
-    return wrapped(*args, **kwargs)
+class _Listening:
+    """Answers questions about this process while it is connected to Ray."""
+
+    def __init__(self) -> None:
+        self._listener: Listener | None = None
+
+    def begin(self, worker: Any) -> None:
+        """Answer from now on, under the ids of Ray's global worker."""
+        # Loaded here, because many processes import Ray and never connect.
+        from mantaray.refs.listener import Listener
+
+        self.end()
+        try:
+            self._listener = Listener(worker)
+        except Exception as error:
+            # Whatever the error is, Ray must go on.
+            _LOG.warning("`mantaray refs why --path` cannot ask this process: %s", error)
+
+    def end(self) -> None:
+        """Stop answering."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
 
 
 def _install(module: ModuleType, installation: Installation) -> None:
-    installation.wrap(module, "disconnect", _disconnect)
+    listening = _Listening()
+
+    def connect(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        result = wrapped(*args, **kwargs)
+        if module.global_worker.mode in (module.SCRIPT_MODE, module.WORKER_MODE):
+            listening.begin(module.global_worker)
+        return result
+
+    def disconnect(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        listening.end()
+        finalizers = sys.modules.get("mantaray.refs.finalizers")
+        if finalizers is not None:
+            finalizers.session_is_ending()
+        return wrapped(*args, **kwargs)
+
+    installation.on_undo(listening.end)
+    installation.wrap(module, "connect", connect)
+    installation.wrap(module, "disconnect", disconnect)
+    if module.global_worker.connected:
+        listening.begin(module.global_worker)
 
 
 def _install_guard(module: ModuleType, installation: Installation) -> None:
@@ -51,10 +93,10 @@ def _install_nesting_guard(module: ModuleType, installation: Installation) -> No
 
 REFS_PATCH = Patch(
     name="refs",
-    summary="mantaray.refs.finalize: a call when no process can reach an object any more",
+    summary="mantaray.refs.finalize: a call when no process can reach an object any more; refs why --path",
     plain_since=None,
     enough_since=None,
-    targets=(Target(_WORKER, "disconnect"),),
+    targets=targets_in(_WORKER, "connect", "disconnect"),
     installers={_WORKER: _install},
 )
 REFCOUNT_PATCH = Patch(

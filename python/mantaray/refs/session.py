@@ -1,16 +1,16 @@
-"""Everything that finalizers ask of Ray: who owns an object, and whether anybody can still reach it.
+"""Everything that finalizers ask of Ray: who owns an object, and whether any process can still reach it.
 
-Part of `mantaray.refs`. A session is what lies between `ray.init` and `ray.shutdown` in this
+Part of `mantaray.refs`. A session is the time between `ray.init` and `ray.shutdown` in this
 process; in a worker it is the life of the process. Ray calls back when an owned object goes out of
-scope: through its Python in newer releases, through `mantaray.refs.events` in older ones. Where
-neither can be had, the process's own reference table is looked at, entry by entry. An entry is
-asked for with a *probe*, an `ObjectRef` that was made without its constructor and is therefore
-counted nowhere: looking at an object must not keep it alive.
+scope: through its Python interface in newer releases, through `mantaray.refs.events` in older ones. If
+neither works, this module polls the process's own reference table, entry by entry. It asks for an entry
+with a *probe*, an `ObjectRef` that was made without its constructor. No counter counts a probe, so a
+check does not keep the object alive.
 
-A core worker that is asked anything after its end takes the whole process with it. So every look is
-taken under a lock and only while the session goes on, and `end` waits for a look in progress. A
-worker that Ray ends is not told before; there the end shows in the core worker's IO thread, which
-goes a few milliseconds ahead of the rest.
+A core worker that is asked anything after its end ends the whole process. So every check is made under
+a lock and only while the session lasts, and `end` waits for a check in progress. Ray does not announce
+the end of a worker. There the core worker's IO thread shows it: that thread ends a few milliseconds
+before the rest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 from mantaray.refs import events
 
-# How many objects are asked for between two looks at whether the core worker is still there.
+# After how many objects to check again that the core worker still exists.
 _CHUNK = 64
 _THREADS = Path("/proc/self/task")
 _IO_THREAD = "worker.io"
@@ -39,17 +39,17 @@ class NotOwnerError(ValueError):
         worker_id: the worker that owns it, in hex.
         node_id: the node of that worker, in hex.
         address: where it listens, "ip:port".
-        pid: its process id on that node; None if the cluster does not tell.
+        pid: its process id on that node; None if the cluster does not report it.
     """
 
     def __init__(
         self, object_id: str, worker_id: str, node_id: str, address: str, pid: int | None
     ) -> None:
-        """Keep who the owner is, and say it in one sentence."""
+        """Keep the owner's ids, and make one sentence of them."""
         process = f"process {pid} at {address}" if pid else f"the process at {address}"
         super().__init__(
             f"object {object_id} is owned by {process} (worker {worker_id}, node {node_id}), not by "
-            "this process; call finalize there: the owner is who called ray.put or started the task"
+            "this process; call finalize in the process that called ray.put or started the task"
         )
         self.object_id = object_id
         self.worker_id = worker_id
@@ -59,7 +59,7 @@ class NotOwnerError(ValueError):
 
 
 def current_node() -> Any:
-    """Return Ray's object for this process's node, which is another in each session; None without Ray."""
+    """Return Ray's object for this process's node, which differs in each session; None without Ray."""
     from ray._private import worker
 
     return worker.global_worker.node if hasattr(worker.global_worker, "core_worker") else None
@@ -70,7 +70,7 @@ class Session:
 
     Args:
         on_gone: called with the session and the id of an object that went out of scope, on a thread of
-            Ray's; only where Ray itself tells.
+            Ray; only if Ray calls back.
 
     Raises:
         RuntimeError: Ray is not initialized in this process.
@@ -98,16 +98,16 @@ class Session:
 
     @property
     def tells(self) -> bool:
-        """Whether Ray itself calls back; otherwise somebody has to look."""
+        """Whether Ray itself calls back; otherwise the caller must poll."""
         return self._add_callback is not None or self._events is not None
 
     def is_current(self) -> bool:
-        """Return whether Ray is still the one that this session began with."""
+        """Return whether Ray is still in the session in which this object was made."""
         node = self._node()
         return not self.ended and node is not None and current_node() is node
 
     def is_over(self) -> bool:
-        """Return whether Ray has taken down its core worker: until then others may get at the objects."""
+        """Return whether Ray has ended its core worker. Until then others may reach the objects."""
         from ray._private import worker
 
         node = current_node()
@@ -116,10 +116,10 @@ class Session:
         )
 
     def end(self) -> None:
-        """Take no further look; return when none is in progress."""
+        """Make no further checks; return when none is in progress."""
         self.ended = True
         with self._look:
-            # Python's part of the core worker can go with Ray's own reference to it.
+            # Drop this reference, so that Ray's own is the last one to the core worker.
             self._core = self._lineage = self._events = None
 
     def check_owner(self, ref: Any) -> None:
@@ -127,7 +127,7 @@ class Session:
 
         Raises:
             NotOwnerError: another process does.
-            ValueError: this process has never heard of the object.
+            ValueError: this process does not know the object.
             RuntimeError: Ray is being shut down.
         """
         core = self._core
@@ -142,7 +142,7 @@ class Session:
         if owner.worker_id == self._worker_id:
             self._own_address = address
             return
-        # The field was called otherwise before 2.50.
+        # The field had another name before Ray 2.50.
         node_id = getattr(owner, "node_id", b"") or getattr(owner, "raylet_id", b"")
         raise NotOwnerError(
             ref.hex(),
@@ -153,25 +153,25 @@ class Session:
         )
 
     def watch(self, ref: Any) -> bool:
-        """Have Ray call back, if it can; return False when the object is out of scope already."""
+        """Ask Ray for a callback, if it has any; return False if the object is out of scope already."""
         if self._add_callback is not None:
             return bool(self._add_callback(ref, self._gone))
         if self._events is None:
             return True
         object_id: bytes = ref.binary()
         with self._look:
-            # Ray takes no callback for a freed object either, although references keep it in scope.
+            # Ray also refuses a callback for a freed object, although references keep that in scope.
             return not self.can_look() or self._events.add(object_id) or self._is_freed(object_id)
 
     def must_look_at(self, ids: Sequence[bytes]) -> Sequence[bytes]:
-        """Return those objects of which Ray will not call back."""
+        """Return the objects for which Ray will not call back."""
         if not self.tells:
             return ids
         freed = self._freed
         return [object_id for object_id in ids if object_id in freed] if freed else ()
 
     def _happened(self, ids: list[bytes]) -> None:
-        """Pass on what the counter told; a freed object is looked at until it is out of scope."""
+        """Pass the counter's callbacks on. A freed object is polled until it is out of scope."""
         for object_id in ids:
             with self._look:
                 if not self.can_look() or self._is_freed(object_id):
@@ -186,22 +186,22 @@ class Session:
         return False
 
     def can_look(self) -> bool:
-        """Return whether the core worker is there to be asked."""
+        """Return whether the core worker can be asked."""
         return self.is_current() and (self._io_thread is None or os.path.exists(self._io_thread))
 
     def gone(self, ids: Sequence[bytes]) -> list[bytes]:
         """Return the objects that are out of scope, whether or not Ray has called back already.
 
-        Where Ray does not call back these are the objects that the process's table does not hold any
-        more; for those that it keeps for their lineage see `released`.
+        If Ray does not call back, these are the objects that the process's table no longer holds. For
+        objects that the table keeps for their lineage see `released`.
         """
         if self._events is not None:
             return self._refused(ids, self._still_in_scope)
         add = self._add_callback
         if add is None:
             return self._absent(ids)
-        # What Ray takes no callback for is out of scope. What it takes one for has one already, and
-        # the finalizer is called by whichever comes first.
+        # Ray accepts no callback for an object that is out of scope. If it accepts one, the object has
+        # two callbacks, and the first of them calls the finalizer.
         return self._refused(ids, lambda probe: add(probe, _ignore))
 
     def _still_in_scope(self, probe: Any) -> bool:
@@ -233,7 +233,7 @@ class Session:
         return refused
 
     def released(self, ids: Sequence[bytes], budget_s: float) -> tuple[list[bytes], int]:
-        """Find objects that nobody reaches although the table keeps them, to rebuild others.
+        """Find objects that no process reaches although the table keeps them to rebuild others.
 
         Args:
             ids: of objects that the table holds.
@@ -255,7 +255,7 @@ class Session:
                     return [], looked
                 suspects += lineage.without_value(chunk)
             looked += len(chunk)
-        # Ray's control plane is asked outside the lock, for it may not answer for a while.
+        # The control plane is asked outside the lock, because it may not answer for a while.
         if not suspects or lineage.too_early() or lineage.nodes_have_died():
             return [], looked
         with self._look:
@@ -272,21 +272,22 @@ class Session:
         if not self.holds(object_id):
             return None
         ref = ray.ObjectRef(object_id, self._own_address)
-        # Now it cannot go any more. Had it gone just before, the entry would be ours and ownerless.
+        # The new reference keeps the object. If the object had gone just before, the table would now hold a
+        # new entry without an owner.
         return ref if self.holds(object_id) else None
 
 
 class _Lineage:
-    """Finds task results that are out of scope, where Ray does not tell.
+    """Finds task results that are out of scope, if Ray does not call back.
 
-    The table keeps such an entry while something made from it may have to be made again. It shows as
-    one without references, of known size, whose value is nowhere: neither in this process, nor on a
-    node, nor spilled. An object lost with its node looks the same, so once a node has died nothing is
-    found any more (such an object is then found when its entry goes).
+    The table keeps the entry of such a result while another result may have to be computed from it again.
+    The entry has no references, a known size, and no value anywhere: neither in this process, nor on a
+    node, nor spilled. An object that was lost with its node looks the same. So once a node has died, this
+    class finds nothing more, and such an object is found when its entry goes.
 
     Args:
         core: Ray's core worker.
-        dead: the nodes known as dead at the beginning.
+        dead: the nodes that were dead at the beginning.
     """
 
     _SHARE = 0.05  # of one processor, for reading the whole table
@@ -298,7 +299,7 @@ class _Lineage:
         self._not_before_s = 0.0
 
     def without_value(self, ids: Sequence[bytes]) -> list[bytes]:
-        """Return those of known size whose value is nowhere."""
+        """Return the objects of known size whose value does not exist anywhere."""
         probes = [_probe(object_id) for object_id in ids]
         found = self._core.get_local_object_locations(probes)
         return [
@@ -317,7 +318,7 @@ class _Lineage:
         return not _dead_nodes() <= self._dead_before
 
     def unreferenced(self, suspects: Sequence[bytes]) -> list[bytes]:
-        """Return those suspects that have no references, and had none at the look before."""
+        """Return the suspects that have no references, and had none at the previous check."""
         start = time.perf_counter()
         counts = self._core.get_all_reference_counts()
         now = {
@@ -327,14 +328,14 @@ class _Lineage:
         }
         end = time.perf_counter()
         self._not_before_s = end + (end - start) / self._SHARE
-        # Twice: between the size of a result and its value there is a moment.
+        # Two checks are needed, because the size of a result is known a moment before its value exists.
         found = now & self._before
         self._before = now - found
         return list(found)
 
 
 def _probe(object_id: bytes | None = None) -> Any:
-    """Return a reference that is counted nowhere, neither when it is made nor when it goes."""
+    """Return a reference that no counter counts, neither when it is made nor when it goes."""
     import ray
 
     probe = ray.ObjectRef.__new__(ray.ObjectRef)
@@ -348,7 +349,7 @@ def _ignore(_: bytes) -> None:
 
 
 def _find_thread(name: str) -> str | None:
-    """Return where the kernel shows a thread of this process, by its name; None if there is none."""
+    """Return the path below /proc of the thread of this process with a name; None if there is none."""
     try:
         for thread in _THREADS.iterdir():
             if (thread / "comm").read_text().strip() == name:
@@ -385,5 +386,5 @@ def _pid_of(worker_id: bytes) -> int | None:
         raw = accessor.get_worker_info(ray.WorkerID(worker_id))
         return WorkerTableData.FromString(raw).pid or None if raw else None
     except Exception:
-        # It only makes the message better.
+        # The id only improves the message.
         return None

@@ -1,18 +1,23 @@
-"""Who holds an object and why it is not freed; which objects take most memory.
+"""Who holds an object and why it is not freed.
 
-Part of `mantaray.refs`. `mantaray.refs.cluster` asks; this module reads the answers.
+Part of `mantaray.refs`. `mantaray.refs.cluster` asks the processes; this module evaluates the answers.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mantaray.refs.cluster import Held, Process
+from mantaray.refs.paths import Paths
 
 Holders = list[tuple[Process, Held]]
+
+# The words for a process without reasons. An owner without uses of its own waits for the borrowers.
+WAITS = "no use of its own; it waits for the others"
+NO_USE = "no use of it"
 
 
 @dataclass(frozen=True)
@@ -21,15 +26,17 @@ class Why:
 
     Attributes:
         object_id: in hex.
-        owner: who owns it; None if no process says so.
-        holders: who knows it, the owner first, and what each knows.
-        silent: who did not answer.
+        owner: the process that owns it; None if no process says so.
+        holders: the processes that know it, the owner first, and what each knows.
+        silent: the processes that did not answer.
+        paths: the variables that hold it in each process that was asked for them, by its worker's id.
     """
 
     object_id: str
     owner: Process | None
     holders: tuple[tuple[Process, Held], ...]
     silent: tuple[Process, ...]
+    paths: Mapping[str, Paths] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int | None:
@@ -43,28 +50,21 @@ class Why:
             "size_bytes": self.size_bytes,
             "owner": None if self.owner is None else _about(self.owner),
             "holders": [
-                {**_about(process), "owner": held.owned, **asdict(held), "why": reasons(held)}
+                {
+                    **_about(process),
+                    "owner": held.owned,
+                    **asdict(held),
+                    "why": reasons(held),
+                    "variables": self._variables(process),
+                }
                 for process, held in self.holders
             ],
             "silent": [{**_about(process), "problem": process.problem} for process in self.silent],
         }
 
-
-@dataclass(frozen=True)
-class Large:
-    """One object of a list by size.
-
-    Attributes:
-        object_id: in hex.
-        size_bytes: of its value.
-        holders: who holds it, the owner first.
-        call_site: where it was made; empty when Ray does not record that.
-    """
-
-    object_id: str
-    size_bytes: int
-    holders: tuple[Process, ...]
-    call_site: str
+    def _variables(self, process: Process) -> dict[str, Any] | None:
+        told = self.paths.get(process.worker_id)
+        return None if told is None else asdict(told)
 
 
 def explain(object_id: str, processes: Sequence[Process]) -> Why:
@@ -109,29 +109,36 @@ def text(why: Why) -> str:
         lines.append("no process that answered owns it")
     for process, held in why.holders:
         lines.append(f"{'owned by' if held.owned else 'held by'} {process}")
-        said = reasons(held)
-        if not said:
-            # An owner without uses of its own waits for the borrowers below.
-            said = ["no use of its own; it waits for the others" if held.owned else "no use of it"]
+        said = reasons(held) or [WAITS if held.owned else NO_USE]
         lines += [f"  {reason}" for reason in said]
+        if process.worker_id in why.paths:
+            lines += [f"    {line}" for line in variables(why.paths[process.worker_id], held)]
     lines += [f"not asked: {process}: {process.problem}" for process in why.silent]
     return "\n".join(lines)
 
 
-def largest(processes: Iterable[Process], limit: int) -> list[Large]:
-    """Return the largest objects that processes hold, the largest first.
+def variables(told: Paths, held: Held) -> list[str]:
+    """Return which variables of a process hold an object, one on each line.
 
     Args:
-        processes: all that were asked.
-        limit: how many to return at most.
+        told: what the process answered about its Python references.
+        held: what Ray counts there.
     """
-    found = []
-    for object_id, holders in by_object(processes).items():
-        holders.sort(key=lambda holder: not holder[1].owned)
-        by_whom = tuple(process for process, _ in holders)
-        found.append(Large(object_id, size_bytes(holders), by_whom, call_site(holders)))
-    found.sort(key=lambda each: (-each.size_bytes, each.object_id))
-    return found[:limit]
+    if told.problem is not None:
+        return [f"its variables are not known: {told.problem}"]
+    lines = list(told.paths)
+    more = told.references - len(told.paths)
+    if more > 0:
+        lines.append(f"and {_count(more, 'more Python reference')}")
+    hidden = held.local_refs - told.references
+    if hidden > 0 and not told.cut_off:
+        lines.append(
+            f"{_count(hidden, 'reference')} of Ray's own: a task under way, or a reference that was pickled"
+            " by hand or with a function, which Ray keeps"
+        )
+    if told.cut_off:
+        lines.append("the search was cut off; allow more time with --path-timeout-s")
+    return lines
 
 
 def by_object(processes: Iterable[Process]) -> dict[str, Holders]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import mantaray.overlay
 import ray
+from mantaray.refs.node import figures
 
 INNER_BYTES = 200_000
 SUSPENDED_S = 0.5
@@ -114,7 +115,17 @@ def play(borrower: Any, way: str) -> dict[str, Any]:
     ray.get(borrower.drop.remote())
     told["gone"] = wait_for(lambda: not any(name in table() for name in names))
     told["borrower"] = ray.get(borrower.told.remote())
+    counted = told["borrower"]["guard"]["repeated_releases"]
+    told["metric"] = wait_for(lambda: repeated_releases_of_node() == counted)
     return told
+
+
+def repeated_releases_of_node() -> float:
+    """Return what the agent of this node exports."""
+    node = ray._private.worker.global_worker.node
+    exported = figures(node.get_session_dir_path(), ray.get_runtime_context().get_node_id())
+    (found,) = [each.value for each in exported if each.name == "mantaray_refs_repeated_releases"]
+    return found
 
 
 def main() -> None:

@@ -52,12 +52,3 @@ def test_owner_that_is_gone_is_said_to_be_missing() -> None:
 
 def test_object_that_nobody_knows_has_no_holders() -> None:
     assert why.explain(OUTER, [DRIVER, ACTOR]).holders == ()
-
-
-def test_largest_objects_come_first_with_the_owner_before_borrowers() -> None:
-    small = replace(OWNED, object_id=OUTER, size_bytes=10, call_site="")
-    found = why.largest([ACTOR, replace(DRIVER, held=(OWNED, small))], 5)
-    assert [(each.object_id, each.size_bytes) for each in found] == [(OBJECT, 1_000), (OUTER, 10)]
-    assert found[0].holders[0].kind == "driver"
-    assert found[0].call_site == "(put object) a.py:3"
-    assert len(why.largest([ACTOR, DRIVER], 1)) == 1
