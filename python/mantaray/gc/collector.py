@@ -23,12 +23,12 @@ again); a search that fails (full collections take over for a while).
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mantaray.gc.frozen_heap import FrozenHeap
 from mantaray.gc.model import Collection, Counts, Kind, Policy
+from mantaray.gc.searches import Searches
 
 if TYPE_CHECKING:
     from mantaray.gc.interfaces import Heap, Search, World
@@ -45,6 +45,7 @@ _FRUITLESS_TRIGGERS = 2
 _PRESSURE_GAP_S = 120.0
 # Full collections in an idle process may take this many times the share of time.
 _IDLE_SHARE_FACTOR = 5
+_OLDEST = 2
 # As CPython does: a heap that has grown by a quarter is worth a look.
 _GROWTH = 1.25
 _GROWTH_BYTES = 64_000_000
@@ -52,12 +53,7 @@ _GROWTH_BYTES = 64_000_000
 _MAX_AGE_S = 600.0
 # A search follows automatic freezing after this time at the latest, if searches may take their share.
 _SEARCH_AGE_S = 60.0
-# Searches run in a process of their own, this share of the time.
-_SEARCH_SHARE = 0.1
-_SEARCH_DEADLINE_S = 300.0
 _SEARCH_LOOK_S = 0.02
-# After a failed search, full collections answer for so long.
-_SEARCH_FAILED_S = 300.0
 # The longest stall that an automatic collection of the oldest generation, or one step of freeing what a
 # search has found, is meant to cause.
 _STEP_PAUSE_S = 0.003
@@ -65,25 +61,6 @@ _STEP_PAUSE_S = 0.003
 _DISABLED_WAIT_S = 1.0
 _DISABLED_LOOK_S = 0.02
 _LONGEST_LOOK_S = 1.0
-
-
-class _Probe:
-    """Garbage made after each freeze. If a collection does not find it, the program has frozen it."""
-
-    def __init__(self) -> None:
-        self.itself = self
-
-
-@dataclass
-class _Searching:
-    """A search that runs, or whose findings are being freed."""
-
-    why: str
-    started_s: float
-    held: int
-    pause_s: float
-    ended_s: float | None = None
-    objects: int = 0
 
 
 class Collector:
@@ -118,7 +95,7 @@ class Collector:
         # Held while the collector decides or collects, so that a fork waits until it has finished.
         # It is reentrant because a destructor that runs in a collection may fork too.
         self.at_work = threading.RLock()
-        self._heap = heap
+        self._frozen = FrozenHeap(heap, can_freeze=can_freeze)
         self._world = world
         self._clock = clock
         self._cpu_clock = cpu_clock or clock
@@ -126,11 +103,6 @@ class Collector:
         self._triggers_lock = threading.Lock()
         self._triggers = 0
         self._asked_at: float | None = None
-        self._can_freeze = can_freeze
-        # None until it is known; False once the program freezes objects of its own.
-        self._owns_freezing: bool | None = None if can_freeze else False
-        self._has_frozen = False
-        self._probe: _Probe | None = None
         self._owed_since: float | None = None
         self._fruitless = 0
         self._fruitless_at = -float("inf")
@@ -139,32 +111,25 @@ class Collector:
         self._full_allowed_at = -float("inf")
         self._idle_full_allowed_at = -float("inf")
         self._rss_base_bytes = 0
-        self._search = search
-        self._searching: _Searching | None = None
-        self._search_allowed_at = -float("inf")
-        self._search_usable_at = -float("inf")
-        self._is_asked_to_search = False
-        self._is_collecting = False
+        self._searches = (
+            Searches(search, self._frozen, world, clock) if search is not None else None
+        )
         self._thawed_for_user = False
 
     @property
     def freezes(self) -> bool:
         """Whether survivors are frozen. They are not if the program has frozen objects."""
-        return self._owns_freezing is not False
+        return self._frozen.freezes
 
     @property
     def has_frozen(self) -> bool:
         """Whether objects are frozen, and this collector froze all of them."""
-        return self._has_frozen and self._owns_freezing is True
+        return self._frozen.can_unfreeze
 
     def give_way_to_user(self) -> None:
         """Freeze and unfreeze nothing from now on: the program freezes objects of its own."""
         with self.at_work:
-            if self._has_frozen and self._owns_freezing:
-                self._heap.unfreeze()
-            self._has_frozen = False
-            self._owns_freezing = False
-            self._probe = None
+            self._frozen.give_way_to_user()
 
     @property
     def owes_full(self) -> bool:
@@ -183,22 +148,43 @@ class Collector:
             After how many seconds to call again; None if not before the next trigger.
         """
         with self.at_work:
-            self._take_triggers()
-            if self._search is not None and not self._full_is_short():
-                self._search.prepare()
-            if self._searching is not None:
-                self._follow_search()
-            if self._asked_at is not None:
-                if not self._heap.isenabled() and not self._has_waited():
-                    return _DISABLED_LOOK_S
-                self._answer()
-            elif self.owes_full and self._searching is None:
-                self._run_what_is_owed()
-            if self._asked_at is not None:
+            wait_s = self._step()
+        searches = self._searches
+        if searches is None or not searches.wants_to_get_ready:
+            return wait_s
+        # Others may collect, and fork, meanwhile.
+        searches.get_ready(collapses_pages=self.policy.collapses_pages)
+        with self.at_work:
+            searches.wants_to_get_ready = False
+            if self.owes_full and not searches.is_running:
+                self._run_what_is_owed(is_prepared=True)
+            return self._wait_s()
+
+    def _step(self) -> float | None:
+        self._take_triggers()
+        searches = self._searches
+        if searches is not None and not self._full_is_short():
+            searches.prepare()
+        if searches is not None and searches.is_running:
+            self._follow_search(searches)
+        if self._asked_at is not None:
+            if not self._frozen.heap.isenabled() and not self._has_waited():
                 return _DISABLED_LOOK_S
-            if self._searching is not None:
-                return _SEARCH_LOOK_S
-            return min(self.policy.idle_s / 2, _LONGEST_LOOK_S) if self.owes_full else None
+            self._answer()
+        elif self.owes_full and not self._is_searching:
+            self._run_what_is_owed()
+        return self._wait_s()
+
+    def _wait_s(self) -> float | None:
+        if self._asked_at is not None:
+            return _DISABLED_LOOK_S
+        if self._is_searching:
+            return _SEARCH_LOOK_S
+        return min(self.policy.idle_s / 2, _LONGEST_LOOK_S) if self.owes_full else None
+
+    @property
+    def _is_searching(self) -> bool:
+        return self._searches is not None and self._searches.is_running
 
     def restart(self) -> None:
         """Continue in a forked child. Frozen objects stay frozen, and no trigger is open."""
@@ -207,10 +193,9 @@ class Collector:
         self._triggers = 0
         self._asked_at = None
         self._owed_since = None
-        self._is_collecting = False
+        self._frozen.is_collecting = False
         # The search belongs to the parent; its child process is not ours to wait for.
-        self._searching = None
-        self._search = None
+        self._searches = None
 
     def automatic_starts(self, *, is_explicit: bool) -> bool:
         """Prepare a collection of the oldest generation that this collector has not started.
@@ -225,7 +210,7 @@ class Collector:
         Returns:
             Whether objects were frozen that a search has to visit.
         """
-        if self._is_collecting or not self.at_work.acquire(blocking=False):
+        if self._frozen.is_collecting or not self.at_work.acquire(blocking=False):
             return False
         try:
             if is_explicit:
@@ -241,50 +226,40 @@ class Collector:
             try:
                 self._thawed_for_user = False
                 self._owed_since = None
-                self._freeze()
+                self._frozen.freeze()
             finally:
                 self.at_work.release()
 
     def thaw(self) -> None:
         """Unfreeze everything, unless the program has frozen objects."""
         with self.at_work:
-            if self._owns_freezing and self._has_frozen:
-                seen = self._collect_unfrozen(2) is not None
-                if seen and self._owns_freezing:
-                    self._heap.unfreeze()
-            self._has_frozen = False
-            self._probe = None
-            self._owns_freezing = None if self._can_freeze else False
+            if not self._frozen.thaw():
+                self._asked_at = self._clock()
             self._owed_since = None
             self._fruitless = 0
 
     def _thaw_for_user(self) -> None:
-        if self._owns_freezing and self._has_frozen:
-            self._heap.unfreeze()
+        if self.has_frozen:
+            self._frozen.heap.unfreeze()
             self._thawed_for_user = True
 
     def _freeze_instead(self) -> bool:
-        if self._search is None or not self._may_freeze() or self._full_is_short():
+        searches = self._searches
+        if searches is None or not self._frozen.find_out() or self._full_is_short():
             return False
-        if not self._search.is_possible:
+        if not searches.is_possible:
             # No module is loaded in the middle of an allocation. The next step finds out.
-            return self._search.is_possible is None
+            return searches.is_possible is None
         limit = int(_STEP_PAUSE_S / self._pause_per_object_s)
         # A heap that was never frozen is known to be large. Counting it would take long.
-        if self._has_frozen and self._heap.count_oldest(limit) < limit:
+        if self._frozen.has_frozen and self._frozen.heap.count(_OLDEST, limit) < limit:
             return False
-        self._freeze()
+        self._frozen.freeze()
         self.counts.automatic_freezes += 1
         if self._owed_since is not None:
             return False
         self._owed_since = self._clock()
         return True
-
-    def _may_freeze(self) -> bool:
-        if self._owns_freezing is None:
-            # Objects that the program froze earlier must stay frozen.
-            self._owns_freezing = self._heap.get_freeze_count() == 0
-        return self._owns_freezing
 
     def _take_triggers(self) -> None:
         with self._triggers_lock:
@@ -308,7 +283,7 @@ class Collector:
     def _answer(self) -> None:
         """Answer the triggers that have come."""
         self._asked_at = None
-        self._may_freeze()
+        self._frozen.find_out()
         if self._rss_base_bytes == 0:
             self._rss_base_bytes = self._world.rss_bytes()
         if self._full_is_short() and self._clock() >= self._full_allowed_at:
@@ -325,19 +300,30 @@ class Collector:
             self._fruitless_at = now
         if self._owed_since is None:
             self._owed_since = self._clock()
-        self._is_asked_to_search = True
-        if self._searching is None:
+        if self._searches is not None:
+            self._searches.is_asked = True
+        if not self._is_searching:
             self._run_what_is_owed()
 
-    def _run_what_is_owed(self) -> None:
-        """Start the search, or run the full collection, that is owed if the time for it has come."""
+    def _run_what_is_owed(self, *, is_prepared: bool = False) -> None:
+        """Start the search, or run the full collection, that is owed if the time for it has come.
+
+        Args:
+            is_prepared: whether the search has just been got ready, so that it may fork.
+        """
         now = self._clock()
-        if self._search_is_usable(now):
-            why = self._why_search(now)
-            if why is None or self._start_search(why):
+        searches = self._searches
+        if searches is not None and self._can_search(searches):
+            why = self._why_search(searches, now)
+            if why is None:
+                return
+            if not is_prepared:
+                searches.wants_to_get_ready = True
+                return
+            if self._start_search(searches, why):
                 return
         if now >= self._idle_full_allowed_at and self._world.is_idle(self.policy.idle_s):
-            self._resume_freezing()
+            self._frozen.resume()
             self._full("idle")
         elif now < self._full_allowed_at:
             return
@@ -348,16 +334,14 @@ class Collector:
         elif self._owed_since is not None and now - self._owed_since >= _MAX_AGE_S:
             self._full("age")
 
-    def _search_is_usable(self, now: float) -> bool:
-        if self._search is None or now < self._search_usable_at:
-            return False
-        return self._owns_freezing is True and self._has_frozen and not self._full_is_short()
+    def _can_search(self, searches: Searches) -> bool:
+        return searches.is_usable and self.has_frozen and not self._full_is_short()
 
-    def _why_search(self, now: float) -> str | None:
+    def _why_search(self, searches: Searches, now: float) -> str | None:
         """Return why a search is due now; None if none is."""
-        if now < self._search_allowed_at:
+        if not searches.is_allowed:
             return None
-        if self._is_asked_to_search:
+        if searches.is_asked:
             return "trigger"
         if self._has_grown():
             return "memory"
@@ -365,62 +349,24 @@ class Collector:
             return "age"
         return None
 
-    def _start_search(self, why: str) -> bool:
-        """Return whether a search was started; its stall is the fork."""
-        assert self._search is not None
-        before_s = self._clock()
-        if not self._search.start():
-            self._search_usable_at = before_s + _SEARCH_FAILED_S
+    def _start_search(self, searches: Searches, why: str) -> bool:
+        if not searches.start(why):
             return False
-        now = self._clock()
-        self._searching = _Searching(why, now, self._world.held(), now - before_s)
         # Objects that are frozen from now on need another search.
-        self._is_asked_to_search = False
         self._owed_since = None
         return True
 
-    def _follow_search(self) -> None:
-        """Check on the search, and free a part of what it has found."""
-        running = self._searching
-        assert self._search is not None
-        assert running is not None
-        if running.ended_s is None:
-            succeeded = self._search.poll()
-            now = self._clock()
-            if succeeded is None and now - running.started_s < _SEARCH_DEADLINE_S:
-                return
-            if not succeeded:
-                self._give_up_search(now)
-                return
-            running.ended_s = now
-        before_s = self._clock()
-        # The youngest generation of a process that has switched the collector off can be large.
-        if not self._heap.isenabled():
-            self._freeze()
-        if self._search.bring(int(_STEP_PAUSE_S / self._pause_per_object_s / 2)):
-            running.objects += self._collect(0)
-        running.pause_s = max(running.pause_s, self._clock() - before_s)
-        if self._search.left() == 0:
-            self._end_search(running)
-
-    def _give_up_search(self, now: float) -> None:
-        assert self._search is not None
-        self._search.stop()
-        self._searching = None
-        self.counts.failed_searches += 1
-        self._search_usable_at = now + _SEARCH_FAILED_S
-        self._owed_since = now
-
-    def _end_search(self, running: _Searching) -> None:
-        assert self._search is not None
-        assert running.ended_s is not None
-        self._search.stop()
-        self._searching = None
-        took_s = running.ended_s - running.started_s
-        self._search_allowed_at = self._clock() + took_s / _SEARCH_SHARE
+    def _follow_search(self, searches: Searches) -> None:
+        done = searches.follow(int(_STEP_PAUSE_S / self._pause_per_object_s / 2))
+        if done is None:
+            return
+        if done.ended_s is None:
+            self.counts.failed_searches += 1
+            self._owed_since = self._clock()
+            return
         self._fruitless = 0
         self._rss_base_bytes = self._world.rss_bytes()
-        self._report(Kind.SEARCH, running.why, running.pause_s, running.objects, running.held)
+        self._report(Kind.SEARCH, done.why, done.pause_s, done.objects, done.held)
 
     def _full_is_short(self) -> bool:
         blocks = self._world.blocks()
@@ -443,15 +389,21 @@ class Collector:
         A heap that was never frozen is known to be large, or it would have been collected in full.
         Its oldest generation is not even counted, because counting touches every object too.
         """
-        bound = self.policy.short_pause_s / self._pause_per_object_s
-        younger = len(self._heap.get_objects(0)) + len(self._heap.get_objects(1))
+        bound = int(self.policy.short_pause_s / self._pause_per_object_s)
+        younger = self._count(0, bound + 1) + self._count(1, bound + 1)
         if younger > bound:
             return None, 0
-        if self._has_frozen or not self.freezes:
-            objects = younger + len(self._heap.get_objects(2))
+        if self._frozen.has_frozen or not self.freezes:
+            objects = younger + self._count(_OLDEST, bound + 1)
             if objects <= bound:
-                return 2, objects
+                return _OLDEST, objects
         return 1, younger
+
+    def _count(self, generation: int, limit: int) -> int:
+        """Return how many objects a generation has, counting up to `limit` where that is possible."""
+        if self._searches is not None and self._searches.is_possible:
+            return self._frozen.heap.count(generation, limit)
+        return len(self._frozen.heap.get_objects(generation))
 
     def _young(self) -> int:
         """Collect and freeze the new objects, as far as that is short; return what was released."""
@@ -463,8 +415,8 @@ class Collector:
             found = self._collect_unfrozen(generation)
         if found is None:
             return 0
-        if self._owns_freezing:
-            self._freeze()
+        if self._frozen.owns_freezing:
+            self._frozen.freeze()
         pause_s = self._clock() - before_s
         if objects > _OBJECTS_TO_LEARN_FROM:
             took_s = self._cpu_clock() - before_cpu_s
@@ -476,20 +428,20 @@ class Collector:
         held = self._world.held()
         before_s, before_cpu_s = self._clock(), self._cpu_clock()
         found = 0
-        if self._owns_freezing and self._has_frozen:
+        if self.has_frozen:
             # Collect only the new objects first, which shows whether the program has frozen
             # objects.
             new = self._collect_unfrozen(2)
             if new is None:
                 return
             found = new
-        if self._owns_freezing:
-            self._heap.unfreeze()
+        if self._frozen.owns_freezing:
+            self._frozen.heap.unfreeze()
         try:
-            found += self._collect(2)
+            found += self._frozen.collect(2)
         finally:
-            if self._owns_freezing:
-                self._freeze()
+            if self._frozen.owns_freezing:
+                self._frozen.freeze()
         end_s = self._clock()
         pause_s, took_s = end_s - before_s, self._cpu_clock() - before_cpu_s
         self._full_allowed_at = end_s + pause_s / self.policy.time_share
@@ -508,46 +460,12 @@ class Collector:
         self._on_collection(done)
         return released
 
-    def _collect(self, generation: int) -> int:
-        self._is_collecting = True
-        try:
-            return self._heap.collect(generation)
-        finally:
-            self._is_collecting = False
-
-    def _freeze(self) -> None:
-        self._heap.freeze()
-        self._has_frozen = True
-        self._probe = _Probe()
-
     def _collect_unfrozen(self, generation: int) -> int | None:
-        """Collect all unfrozen objects, and learn whether the program has frozen objects.
+        """Collect unfrozen objects; see `FrozenHeap.collect_unfrozen`.
 
-        The probe was made after this collector's last freeze. A collection of all objects that are
-        not frozen finds it, unless the program has frozen it.
-
-        Returns:
-            How many unreachable objects were found. None if another collection was running, so that
-            nothing was done; the trigger is then open again.
+        If another collection was running, the trigger is open again.
         """
-        probe = None
-        if generation == 2 and self._probe is not None:
-            probe, self._probe = weakref.ref(self._probe), None
-        before = self._heap.get_stats()[generation]["collections"]
-        found = self._collect(generation)
-        if self._heap.get_stats()[generation]["collections"] == before:
-            self._probe = probe() if probe is not None else self._probe
+        found = self._frozen.collect_unfrozen(generation)
+        if found is None:
             self._asked_at = self._clock()
-            return None
-        if probe is not None and probe() is not None:
-            self._owns_freezing = False
         return found
-
-    def _resume_freezing(self) -> None:
-        """Freeze again if the program has unfrozen everything.
-
-        Called only in an idle process, because counting frozen objects takes time.
-        """
-        if self._can_freeze and self._owns_freezing is False and self._heap.get_freeze_count() == 0:
-            self._owns_freezing = True
-            self._has_frozen = False

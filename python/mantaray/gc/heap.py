@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 from typing import Any
 
-_OLDEST = 2
-
 
 class PythonHeap:
     """The functions of `gc`, kept because stand-ins may take their places later."""
@@ -24,8 +22,8 @@ class PythonHeap:
         """Return the objects that are not frozen, of one generation or all."""
         return self._get_objects(generation)
 
-    def count_oldest(self, limit: int) -> int:
-        """Return how many unfrozen objects the oldest generation has, counting up to `limit`."""
+    def count(self, generation: int, limit: int) -> int:
+        """Return how many objects a generation has, counting up to `limit`; frozen ones do not count."""
         from mantaray._native import gc as native
 
-        return native.count_objects(_OLDEST, _OLDEST, limit)
+        return native.count_objects(generation, generation, limit)

@@ -29,8 +29,11 @@ class Heap(Protocol):
     def get_stats(self) -> list[dict[str, int]]:
         """Return the statistics of each generation."""
 
-    def count_oldest(self, limit: int) -> int:
-        """Return how many unfrozen objects the oldest generation has, counting up to `limit`."""
+    def count(self, generation: int, limit: int) -> int:
+        """Return how many objects a generation has, counting up to `limit`; frozen ones do not count.
+
+        The heap must be one that can be searched.
+        """
 
 
 class Search(Protocol):
@@ -43,8 +46,14 @@ class Search(Protocol):
     def prepare(self) -> None:
         """Find out whether this Python's heap can be searched. This may import modules."""
 
+    def has_room(self) -> bool:
+        """Return whether a search and collapsed pages would find the memory they need. Reads files."""
+
+    def collapse_pages(self) -> None:
+        """Make the fork of the next search short. Takes seconds for a very large heap."""
+
     def start(self) -> bool:
-        """Start a search; return False if none is possible now."""
+        """Start a search; return False if the system refuses. This is its stall."""
 
     def poll(self) -> bool | None:
         """Return whether the search succeeded; None while it runs."""

@@ -17,12 +17,14 @@ class Policy:
         idle_s: how long no task has run in an idle process, in seconds.
         rss_limit_bytes: memory above which a full collection is due; None: when it has grown by a
             quarter.
+        collapses_pages: whether the heap is moved into huge pages around a search.
     """
 
     time_share: float = 0.02
     short_pause_s: float = 0.025
     idle_s: float = 2.0
     rss_limit_bytes: int | None = None
+    collapses_pages: bool = True
 
 
 class Kind(str, Enum):

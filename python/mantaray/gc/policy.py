@@ -34,6 +34,7 @@ def read_policy(environ: Mapping[str, str] | None = None) -> Policy:
         short_pause_s=settings.GC_SHORT_PAUSE_MS.read(environ) / 1_000,
         idle_s=settings.GC_IDLE_DELAY_MS.read(environ) / 1_000,
         rss_limit_bytes=settings.GC_RSS_LIMIT_BYTES.read(environ),
+        collapses_pages=settings.GC_HUGE_PAGES.read(environ),
     )
 
 

@@ -8,10 +8,10 @@ the pages that the process writes to meanwhile.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mantaray.memory import available_bytes
 from mantaray.overlay import native_module
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ _LOG = logging.getLogger(__name__)
 _BYTES_PER_BLOCK = 29
 # The share of the process's memory that is reserved for pages copied during a search.
 _COPIED_SHARE = 0.2
-_CGROUP_ROOT = "/sys/fs/cgroup"
 
 
 class ForkSearch:
@@ -39,6 +38,7 @@ class ForkSearch:
         self._rss_bytes = rss_bytes
         self._scan: native_gc.HeapScan | None = None
         self._is_possible: bool | None = None
+        self._can_collapse = True
 
     @property
     def is_possible(self) -> bool | None:
@@ -60,15 +60,37 @@ class ForkSearch:
             _LOG.warning("garbage of this process is found by full collections only: %s", error)
             self._is_possible = False
 
-    def start(self) -> bool:
-        """Fork the child; return False if memory is short or the system refuses."""
-        self.prepare()
-        if not self._is_possible:
-            return False
+    def collapse_pages(self) -> None:
+        """Move the memory of this process into huge pages, so that the kernel has less to copy in a fork.
+
+        Nothing happens if the kernel has no huge pages or was told to use none.
+        """
+        if not self._is_possible or not self._can_collapse:
+            return
+        try:
+            from mantaray._native import gc as native
+
+            native.collapse_pages()
+        except NotImplementedError as error:
+            self._can_collapse = False
+            _LOG.info("searches for garbage fork from small pages: %s", error)
+        except OSError as error:
+            _LOG.info("not all memory is in huge pages: %s", error)
+
+    def has_room(self) -> bool:
+        """Return whether there is memory for what the child notes, and for pages copied meanwhile.
+
+        Each file that is read gives up the GIL, so beside a busy thread this takes a while.
+        """
         needed = self._blocks() * _BYTES_PER_BLOCK + int(self._rss_bytes() * _COPIED_SHARE)
         available = available_bytes()
         if needed > available:
             _LOG.info("no search for garbage: it may need %d bytes of %d", needed, available)
+        return needed <= available
+
+    def start(self) -> bool:
+        """Fork the child; return False if the system refuses."""
+        if not self._is_possible:
             return False
         try:
             from mantaray._native import gc as native
@@ -96,62 +118,3 @@ class ForkSearch:
         scan, self._scan = self._scan, None
         if scan is not None:
             scan.stop()
-
-
-def available_bytes(proc: str = "/proc", cgroup_root: str = _CGROUP_ROOT) -> int:
-    """Return how much memory the machine and the control groups still allow this process.
-
-    Args:
-        proc: where the kernel shows processes.
-        cgroup_root: where control groups (version 1 or 2) are mounted.
-
-    Raises:
-        OSError: the machine does not report its memory.
-    """
-    for line in Path(proc, "meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            machine = int(line.split()[1]) * 1024
-            return min([machine, *_group_headrooms(proc, Path(cgroup_root))])
-    raise OSError(f"{proc}/meminfo has no line MemAvailable")
-
-
-def _group_headrooms(proc: str, root: Path) -> Iterator[int]:
-    """Yield the remaining bytes of each control group with a limit; an unreadable group is skipped."""
-    try:
-        lines = Path(proc, "self", "cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers == "":
-            files, group = ("memory.max", "memory.current"), root / name.lstrip("/")
-        elif "memory" in controllers.split(","):
-            files = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            group = root / "memory" / name.lstrip("/")
-        else:
-            continue
-        # In a container the path may name a group that is not mounted. The root is the container's then.
-        for each in (group, *group.parents):
-            headroom = _headroom(each, *files)
-            if headroom is not None:
-                yield headroom
-            if each == root:
-                break
-
-
-def _headroom(group: Path, limit_file: str, usage_file: str) -> int | None:
-    try:
-        limit = (group / limit_file).read_text().strip()
-        if limit == "max":
-            return None
-        usage = int((group / usage_file).read_text())
-        # The kernel takes back pages of files before it ends a process.
-        cached = _inactive_file_bytes((group / "memory.stat").read_text())
-        return max(0, int(limit) - usage + cached)
-    except (OSError, ValueError):
-        return None
-
-
-def _inactive_file_bytes(stat: str) -> int:
-    figures = dict(line.split() for line in stat.splitlines() if line.count(" ") == 1)
-    return int(figures.get("total_inactive_file", figures.get("inactive_file", 0)))

@@ -138,17 +138,18 @@ ray.get(odd.waste.remote(2))
 told["after the fork"] = asked(odd, lambda seen: seen["held"] == 1)
 
 RAISE = """
+usual = SERVICE.collector._frozen.heap
 class Heap:
     def __getattr__(self, name):
-        return getattr(gc, name)
+        return getattr(usual, name)
     def collect(self, generation=2):
         raise RuntimeError("planted damage")
-usual, SERVICE.collector._heap = SERVICE.collector._heap, Heap()
+SERVICE.collector._frozen.heap = Heap()
 self.usual = usual
 """
 ray.get(odd.run.remote(RAISE))
 told["raising"] = asked(odd, lambda seen: seen["failures"] > 0)
-ray.get(odd.run.remote("SERVICE.collector._heap = self.usual"))
+ray.get(odd.run.remote("SERVICE.collector._frozen.heap = self.usual"))
 logs = os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs", "worker*")
 told["raising logged"] = wait_until(
     lambda: any(

@@ -223,6 +223,7 @@ def test_main_thread_outside_the_main_loop_runs_a_task() -> None:
         ("MANTARAY_GC_SHORT_PAUSE_MS", "-1"),
         ("MANTARAY_GC_IDLE_DELAY_MS", "99"),
         ("MANTARAY_GC_RSS_LIMIT_BYTES", "0"),
+        ("MANTARAY_GC_HUGE_PAGES", "never"),
     ],
 )
 def test_bad_setting_is_named_with_what_is_allowed(name: str, value: str) -> None:
@@ -237,10 +238,12 @@ def test_settings_become_a_policy() -> None:
             "MANTARAY_GC_SHORT_PAUSE_MS": "5",
             "MANTARAY_GC_IDLE_DELAY_MS": "500",
             "MANTARAY_GC_RSS_LIMIT_BYTES": "1000",
+            "MANTARAY_GC_HUGE_PAGES": "0",
         }
     )
     assert (policy.time_share, policy.short_pause_s) == (0.1, 0.005)
     assert (policy.idle_s, policy.rss_limit_bytes) == (0.5, 1000)
+    assert not policy.collapses_pages
 
 
 def test_bad_knob_of_upstream_stops_a_start_in_one_sentence(

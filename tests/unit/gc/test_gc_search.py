@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mantaray.gc.search import available_bytes
+from mantaray.memory import available_bytes
 
 import mantaray
 from tests.support.damaged_native import DAMAGES, copy_mantaray, damage
@@ -142,7 +142,9 @@ for reference in watched[:1_000]:
 free(scan)
 told |= {"stale": scan.stale, "dead": Knot.dead, "alive": sum(r() is not None for r in watched)}
 """)
-    assert told == {"stale": 1_000, "dead": 2_000, "alive": 0}
+    # In Python 3.10 each instance has a dictionary of its own, which is passed over, too.
+    each = 2 if sys.version_info < (3, 11) else 1
+    assert told == {"stale": 1_000 * each, "dead": 2_000, "alive": 0}
 
 
 def test_memory_reused_during_a_search_keeps_its_new_objects() -> None:
@@ -246,7 +248,7 @@ collector = Collector(
 )
 owed = []
 guard = HeapGuard(collector, lambda: owed.append(1))
-collector._search.prepare()
+collector._searches.prepare()
 guard.attach()
 pauses = []
 def watch(phase, info):
@@ -393,3 +395,61 @@ print(json.dumps([search.is_possible, search.start()]))
     (line,) = done.stderr.splitlines()
     assert "garbage of this process is found by full collections only" in line
     assert words in line
+
+
+def test_heap_gets_into_huge_pages_and_the_search_finds_what_it_found_before() -> None:
+    """The fork of a search stalls a process for as long as the kernel copies the entries of its pages."""
+    told = run(
+        """
+from mantaray.gc.process import Blocks
+from mantaray.gc.search import ForkSearch
+
+def huge_bytes():
+    with open("/proc/self/smaps_rollup") as file:
+        line = next(line for line in file if line.startswith("AnonHugePages"))
+    return int(line.split()[1]) * 1024
+
+live = [{"a": [i]} for i in range(300_000)]
+for _ in range(500):
+    Knot()
+gc.freeze()
+try:
+    native.collapse_pages()
+    told["can"] = True
+except NotImplementedError as error:
+    told["can"] = str(error)
+before = huge_bytes()
+more = [{"a": [i]} for i in range(300_000)]
+gc.freeze()
+search = ForkSearch(lambda: 1_000_000, lambda: 300_000_000)
+search.prepare()
+search.collapse_pages()
+told["gained"] = huge_bytes() - before
+told["started"] = search.start()
+wait_for(search)
+while search.left():
+    search.bring(1_000)
+    gc.collect(0)
+search.stop()
+told["dead"] = Knot.dead
+told["whole"] = all(each["a"] == [i] for i, each in enumerate(live)) and len(more) == 300_000
+"""
+    )
+    assert told["started"]
+    assert (told["dead"], told["whole"]) == (500, True)
+    if told["can"] is not True:
+        pytest.skip(f"this kernel collapses no pages: {told['can']}")
+    assert told["gained"] > 20_000_000
+
+
+def test_there_is_no_room_for_a_search_when_memory_is_short() -> None:
+    told = run(
+        """
+import mantaray.gc.search
+search = mantaray.gc.search.ForkSearch(lambda: 1_000_000, lambda: 300_000_000)
+told["first"] = search.has_room()
+mantaray.gc.search.available_bytes = lambda: 1_000_000
+told["then"] = search.has_room()
+"""
+    )
+    assert told == {"first": True, "then": False}
