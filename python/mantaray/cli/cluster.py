@@ -1,4 +1,7 @@
-"""`mantaray doctor --cluster`: every node's releases and patch states, and where nodes differ."""
+"""`mantaray doctor --cluster`: every node's releases and patch states, and where nodes differ.
+
+`mantaray report` asks the nodes in the same way.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,27 @@ def show_cluster(
     Raises:
         CliError: there is no cluster to ask.
     """
+    reports = ask_nodes(address, timeout_s or ANSWER_TIMEOUT_S)
+    text = _as_json(reports) if as_json else as_text(reports)
+    return text, healthy(reports)
+
+
+def ask_nodes(address: str | None, timeout_s: float) -> list[NodeReport]:
+    """Ask all nodes of a cluster for their releases and patches.
+
+    Args:
+        address: of the cluster; None for the one of RAY_ADDRESS or of this machine.
+        timeout_s: how long to wait for the answers, in seconds.
+
+    Raises:
+        CliError: there is no cluster to ask.
+    """
     try:
-        reports = survey(address, timeout_s or ANSWER_TIMEOUT_S)
+        return survey(address, timeout_s)
     except ClusterError as error:
         raise CliError(
             str(error), "run this on a node of a running cluster, or give --address HOST:PORT"
         ) from error
-    text = _as_json(reports) if as_json else as_text(reports)
-    return text, healthy(reports)
 
 
 def _as_json(reports: list[NodeReport]) -> str:

@@ -61,7 +61,7 @@ def doctor(
     if cluster:
         if against is not None:
             raise click.UsageError("--cluster and --against ask different things; give one of them")
-        # What it needs is imported only here.
+        # Imported here, because only --cluster needs these modules.
         from mantaray.cli.cluster import show_cluster
 
         text, is_healthy = show_cluster(address, as_json, timeout_s)

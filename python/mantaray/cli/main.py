@@ -1,7 +1,7 @@
 """The group of all `mantaray` commands.
 
-Each command lives in a module of its own that is imported only when the command is used, so that
-what one of them lacks does not break the others.
+Each command lives in a module of its own that is imported only when the command is used, so a
+missing dependency of one command does not break the others.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ _COMMANDS = {
         "mantaray.cli.refs",
         "refs_group",
         "Show who holds an object; explore the reference-counting protocol.",
+    ),
+    "report": (
+        "mantaray.cli.report",
+        "report_command",
+        "Write an HTML page about a running cluster.",
     ),
     "sim": ("mantaray.cli.sim", "sim_group", "Predict what a cluster will cost."),
     "spill": ("mantaray.cli.spill", "spill_group", "Show and clean spilled data."),

@@ -1,4 +1,4 @@
-"""How the command speaks: tables on stdout, errors with a hint on a line of its own on stderr."""
+"""Output of the command: tables on stdout, and errors on stderr, each with a hint on its own line."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import click
 
 import mantaray
 
-# Another project's package of the same name, installed over ours, has no version; the doctor has to
-# start all the same, to say so.
+# If another project's package of this name was installed over Mantaray, there may be no version. The
+# doctor must start even then, so that it can report this.
 VERSION = str(getattr(mantaray, "__version__", "(replaced)"))
 
 
@@ -33,11 +33,11 @@ class CliError(click.ClickException):
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as aligned columns; the last one is as wide as it needs to be.
+    """Return rows as aligned columns. The last column is not padded.
 
     Args:
         header: a name for each column.
-        rows: as many cells each.
+        rows: each with one cell for each column.
     """
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]

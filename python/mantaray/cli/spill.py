@@ -1,4 +1,4 @@
-"""`mantaray spill`: what the nodes of this machine have on disk, and what dead ones left behind."""
+"""`mantaray spill`: shows what the nodes of this machine have on disk, and removes what dead nodes left."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def stat(directories: tuple[str, ...], as_json: bool) -> None:
     """Show segments, live bytes and disk bytes of each node's spill directory."""
     paths = leftovers.node_directories(directories or running_spill_directories())
     if not directories:
-        # Dead nodes may have left some beside those of the running ones.
+        # Dead nodes may have left directories beside those of the running nodes.
         paths = [path for path in paths if not leftovers.judge(path)[0]]
     found = [stat_directory(path) for path in paths]
     _say_if_none(found)

@@ -19,12 +19,14 @@ _NO_LIMIT_CHARS = 10_000_000
 @click.argument("file", type=click.Path(dir_okay=True))
 @click.option("-n", "--lines", default=10, show_default=True, type=click.IntRange(min=0))
 @click.option("--max-chars", default=_NO_LIMIT_CHARS, show_default=True, type=click.IntRange(min=0))
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until interrupted.")
 @click.option(
-    "--all-rewrites", is_flag=True, help="Show all of a line that was rewritten with \\r."
+    "-f", "--follow", is_flag=True, help="Keep printing what is added, until interrupted."
+)
+@click.option(
+    "--all-rewrites", is_flag=True, help="Show all states of a line that was rewritten with \\r."
 )
 def tail_command(file: str, lines: int, max_chars: int, follow: bool, all_rewrites: bool) -> None:
-    """Show the last lines of FILE, of any size, also where it is one endless line."""
+    """Show the last lines of FILE, whatever its size, even if it is one endless line."""
     try:
         end = os.stat(file).st_size
         shown = tail(file, lines, max_chars, rewrites="all" if all_rewrites else "last")

@@ -1,7 +1,7 @@
-"""The profiling endpoints of the dashboard's head: the node is found first, then Ray's own runs.
+"""Wraps the profiling endpoints of the dashboard's head: it finds the node first, then Ray's handler runs.
 
-A handler of Ray looks up the agent of a node by address. Around it, this module decides which node
-is meant (see `links`), and gives that node's agent to the look-up while the request lasts.
+A handler of Ray looks up the agent of a node by address. This module decides which node the link means
+(see `links`), and makes the look-up return that node's agent during the request.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ async def _nodes_with_process(head: Any, pid: int) -> set[str]:
         for entry in reply.worker_table_data
         if entry.is_alive and entry.pid == pid
     ]
-    # The field was renamed.
+    # The field has another name in some releases.
     return {(getattr(a, "node_id", b"") or getattr(a, "raylet_id", b"")).hex() for a in addresses}
 
 

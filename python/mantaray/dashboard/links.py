@@ -1,6 +1,6 @@
 """Decides which node a profiling link means, from values alone, without Ray or a web server.
 
-A link names a process by its id and a node by `node_id` or, as pages of old did, by `ip`. Several
+A link names a process by its id and a node by `node_id` or, as old pages did, by `ip`. Several
 nodes may share an address (pods on the network of their host, raylets on one machine), and process
 ids repeat between pid namespaces, so an address is not enough to find the process.
 """

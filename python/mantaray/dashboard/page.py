@@ -1,11 +1,10 @@
 """The page of the dashboards of Ray 2.48 and 2.49, served with node ids in its profiling links.
 
 Mantaray changes the compiled front end in memory when it is served, and leaves Ray's files as they
-are. The edits were written for two bundles, which are recognised by their SHA-256, and are made to
-no other. A link carries `ip` as before and `node_id` as well, so it also works with stock
-endpoints.
+are. The edits fit two bundles, which are recognised by their SHA-256. All other bundles are left alone.
+A link carries `ip` as before and `node_id` as well, so it also works with stock endpoints.
 
-The changed script has an address of its own. A browser may keep scripts for a year, and must not
+The changed script has an address of its own, because a browser may keep scripts for a year and must not
 use this one with a stock dashboard.
 """
 
@@ -196,7 +195,7 @@ def serving(page: Page, original: Middleware) -> Middleware:
 
     Args:
         page: what is served in place of the index and, under its own address, the script.
-        original: a middleware of Ray's; it keeps its part in every other answer.
+        original: a middleware of Ray. It handles every other answer.
     """
 
     @functools.wraps(original)

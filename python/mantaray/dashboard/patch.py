@@ -1,8 +1,8 @@
 """The patches `profiling` and `pagelinks`: links to profilers that lead to the right process.
 
 `profiling` acts on every Ray: the endpoints find the node by its id, or by the process id if nodes
-share an address. `pagelinks` gives the pages of Ray 2.48 and 2.49 links with node ids, which later
-releases have.
+share an address. `pagelinks` puts node ids into the links of the pages of Ray 2.48 and 2.49. Later
+releases have them.
 """
 
 from __future__ import annotations

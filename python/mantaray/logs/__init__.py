@@ -1,6 +1,6 @@
 """The end of log files of any size and shape, in bounded memory and time; see docs/logs.md.
 
-Each name is fetched from its module at first use: every process of Ray imports the patches beside them.
+Each name is fetched from its module at first use, because every process of Ray imports the patches here.
 """
 
 from __future__ import annotations

@@ -43,9 +43,9 @@ def _install(module: ModuleType, installation: Installation) -> None:
         try:
             return tail(path, lines, max_chars, rewrites=LOG_REWRITES.read())
         except FileNotFoundError:
-            return ""  # the job ended before it wrote anything
+            return ""  # The job ended before it wrote anything.
         except (OSError, ValueError) as error:
-            # It becomes part of the message of a failed job, which must not be lost because of it.
+            # The text becomes a part of the message of a failed job, which must not be lost.
             return f"(the log cannot be shown: {error})"
 
     async def get_last_n_log_lines(

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Usually more than there are readers, because each reader asks for one piece at a time.
+# Usually more threads than readers, because each reader asks for one piece at a time.
 _MAX_THREADS = 64
 _POOL = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="mantaray-logs")
 

@@ -35,7 +35,7 @@ class _ShrunkError(Exception):
 
 @dataclass(frozen=True)
 class _Part:
-    """The end of one file: decoded lines with their ends, and whether that is all of the file."""
+    """The end of one file: decoded lines with their ends, and whether they are the whole file."""
 
     lines: list[str]
     whole: bool
@@ -58,17 +58,17 @@ def tail(
         path: a regular file.
         lines: how many lines at most.
         max_chars: how many characters at most; the last ones are kept.
-        rewrites: "last" shows of a line that was rewritten with carriage returns what was written
-            last, "all" shows everything.
-        rotated: whether earlier files (`path`.1, `path`.2, ...) follow when this one has too few lines.
+        rewrites: "last" shows only the last state of a line that was rewritten with carriage returns,
+            "all" shows all states.
+        rotated: whether to read earlier files too (`path`.1, `path`.2, ...) if this one has too few lines.
 
     Returns:
-        The text, lines with their "\\n". Without the beginning of its first line where that line is
-        too long, and with fewer lines than wanted where the earlier ones lie behind more than
-        4 * max_chars + 1 MiB of rewritten text.
+        The text; each line has its "\\n". The beginning of the first line is missing if that line is too
+        long. There are fewer lines than wanted if more than 4 * max_chars + 1 MiB of rewritten text lie
+        between them.
 
     Raises:
-        ValueError: `lines` or `max_chars` is negative, or `rewrites` is none of the two.
+        ValueError: `lines` or `max_chars` is negative, or `rewrites` is neither of the two.
         FileNotFoundError: there is no such file.
         PermissionError: this user may not read it.
         NotALogFileError: it is not a regular file.
@@ -132,7 +132,7 @@ def open_regular(path: str) -> int:
 
 
 def _read_back(fd: int, lines: int, max_chars: int, *, strict: bool) -> tuple[bytes, bool]:
-    """Return the end of the file, enough of it for so many lines, and whether that is all of it."""
+    """Return enough of the end of the file for so many lines, and whether that is the whole file."""
     start = end = os.fstat(fd).st_size
     # One character more, so that a first character that was cut is never shown.
     budget_bytes = _MAX_UTF8_BYTES * (max_chars + 1) + _REWRITES_BYTES

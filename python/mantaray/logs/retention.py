@@ -1,9 +1,9 @@
 """Removes old log files, oldest first, so that a node's logs stay below a size or an age.
 
-A file that some process has open is never removed, whoever the process belongs to. The kernel is asked
-right before the removal: it grants a write lease only on a file that nobody else has open. Where it grants
-no leases at all (some network file systems), the open files of all processes are searched instead, and
-nothing is removed if one of these processes cannot be looked into.
+A file that some process has open is never removed, even if the process belongs to another user. The
+kernel is asked right before the removal: it grants a write lease only on a file that no other process
+has open. Where it grants no leases at all (some network file systems), the open files of all processes
+are searched instead, and nothing is removed if one of these processes cannot be looked into.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ DEFAULT_DIRECTORIES = "/tmp/ray/session_2*/logs"
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of what may stay; None is no limit.
+    """The limits; None is no limit.
 
     Attributes:
-        max_bytes: all log files together, in bytes on disk.
-        max_age_s: time since the last change of a file, in seconds.
+        max_bytes: how many bytes on disk all log files may take together.
+        max_age_s: how long ago the last change of a file may be, in seconds.
     """
 
     max_bytes: int | None = None
@@ -94,8 +94,8 @@ def clean(
 
     Args:
         directories: where to look, including everything below.
-        limits: what may stay.
-        dry_run: only tell what would be removed.
+        limits: the limits.
+        dry_run: whether to remove nothing and only return the verdicts.
         now_s: the time to compare with; the present by default.
 
     Returns:

@@ -1,9 +1,9 @@
 """Answers with a whole job log, which the agent and the head send while it is read.
 
 A request passes three servers: the head's, the job module's (a process of its own behind the head's)
-and that of the agent on the job's node. Each gets a handler here that leaves every decision to
-Ray's own (which job, which node, which error) and only sends the log itself. Each server holds a
-few blocks of the log at most, because a slow client makes all of them wait.
+and that of the agent on the job's node. This module has a handler for each. The handler leaves every
+decision (which job, which node, which error) to Ray's own, and only sends the log itself. Each server
+holds a few blocks of the log at most, because a slow client makes all of them wait.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reads a whole log file as the text of a JSON object, piece by piece, with memory for one block.
 
-What comes is what `json.dumps({"logs": open(path).read()})` would be: the encoding of the locale,
-every line end as "\\n", everything beyond ASCII escaped. A file is read twice, first to see that all
-of it can be decoded: an answer that has begun cannot become an error any more.
+The result is that of `json.dumps({"logs": open(path).read()})`: text in the encoding of the locale,
+every line end as "\\n", everything beyond ASCII escaped. A file is read twice. The first reading checks
+that all of it can be decoded, because an answer that has begun cannot become an error any more.
 """
 
 from __future__ import annotations

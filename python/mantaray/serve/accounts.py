@@ -8,13 +8,12 @@ again. Everything here runs in the event loop of the router.
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections import Counter
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mantaray.serve.guard import guarded
+from mantaray.serve.guard import log_failure
 
 # How long a task that has found a slot waits to learn whether a rejected request has a claim to the
 # slot. After that the task is left to the backoff, and the slot to the rejected request.
@@ -56,11 +55,12 @@ class Accounts:
         self._unhanded: Counter[Any] = Counter()
         # Requests that were sent, or are about to be, and that the replica has neither accepted nor
         # rejected.
-        self._asked: weakref.WeakKeyDictionary[Task, Asked] = weakref.WeakKeyDictionary()
+        self._asked: dict[Task, Asked] = {}
         self._unanswered: Counter[Any] = Counter()
         # Tasks that wait until a replica has accepted or rejected all of them.
         self._for_answers: dict[Any, set[asyncio.Future[None]]] = {}
-        self._last: weakref.WeakKeyDictionary[Task, Any] = weakref.WeakKeyDictionary()
+        # Tasks are forgotten when they end.
+        self._last: dict[Task, Any] = {}
         # Requests of this router that a replica has, as far as is known.
         self._running: Counter[Any] = Counter()
 
@@ -136,12 +136,15 @@ class Accounts:
             self._running[replica_id] = 0
 
     def _ended(self, task: Task) -> None:
-        with guarded("noting the end of a request's task"):
+        try:
             self.answered(task)
             # A task that succeeds leaves a running request behind, whose result shows when it has
             # ended.
+            replica_id = self._last.pop(task, None)
             if task.cancelled() or task.exception() is not None:
-                self.stopped(self._last.get(task))
+                self.stopped(replica_id)
+        except Exception:
+            log_failure("noting the end of a request's task")
 
     async def answer_to_all(self, replica_ids: list[Any]) -> None:
         """Wait a moment until one of some replicas has answered all requests that were sent to it."""
@@ -159,7 +162,7 @@ class Accounts:
 
     # --- The queue lengths that replicas report
 
-    def corrected(self, results: Lengths, before: Counter[Any]) -> Lengths:
+    def corrected(self, results: Lengths, before: Mapping[Any, int]) -> Lengths:
         """Add the requests that replicas may not have counted yet.
 
         Args:
@@ -169,7 +172,7 @@ class Accounts:
         corrected: Lengths = []
         for replica, length in results:
             replica_id = replica.replica_id
-            uncounted = max(self.chosen[replica_id] - before[replica_id], 0)
+            uncounted = max(self.chosen[replica_id] - before.get(replica_id, 0), 0)
             if keeps_order(replica):
                 uncounted = max(uncounted, self._unanswered[replica_id])
             if length is not None:

@@ -11,13 +11,12 @@ before, including what its subclasses override.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from mantaray.serve import ATTRIBUTE
-from mantaray.serve.guard import guarded, log_failure
+from mantaray.serve.guard import log_failure
 from mantaray.serve.looking import choose_replicas_with_backoff
 from mantaray.serve.models import move_into_place
 from mantaray.serve.routing import Routing
@@ -61,8 +60,10 @@ def _owner(router: Any, name: str) -> type:
 async def _select(routing: Routing, original: Any, *args: Any, **kwargs: Any) -> Any:
     replica = await original(*args, **kwargs)
     if replica is not None:
-        with guarded("counting a slot as taken"):
+        try:
             routing.accounts.choose(replica.replica_id)
+        except Exception:
+            log_failure("counting a slot as taken")
     return replica
 
 
@@ -70,20 +71,26 @@ async def _choose_for(
     routing: Routing, original: Any, request: Any, *, is_retry: bool = False
 ) -> Any:
     task = asyncio.current_task()
-    with guarded("noting a request"):
+    try:
         # The replica keeps slots for routers by this name.
         vars(request.metadata)[ROUTER] = routing.listener.name
         routing.asks(task, request, is_retry)
+    except Exception:
+        log_failure("noting a request")
     try:
         replica = await original(request, is_retry=is_retry)
     except asyncio.CancelledError:
-        with guarded("noting that a request is cancelled"):
+        try:
             future = request.future
             if future.done() and not future.cancelled() and future.exception() is None:
                 routing.given_back(future.result().replica_id)
+        except Exception:
+            log_failure("noting that a request is cancelled")
         raise
-    with guarded("noting where a request is sent"):
+    try:
         routing.accounts.sent(task, replica.replica_id, _answers_late(request.metadata))
+    except Exception:
+        log_failure("noting where a request is sent")
     return replica
 
 
@@ -93,79 +100,101 @@ def _answers_late(metadata: Any) -> bool:
 
 
 async def _probe(routing: Routing, original: Any, *args: Any, **kwargs: Any) -> Any:
-    before: Counter[Any] = Counter()
-    with guarded("noting what was given away"):
-        before = Counter(routing.accounts.chosen)
+    before: dict[Any, int] = {}
+    try:
+        before = dict(routing.accounts.chosen)
+    except Exception:
+        log_failure("noting what was given away")
     results = await original(*args, **kwargs)
-    with guarded("taking in queue lengths"):
+    try:
         return await routing.probed(results, before)
+    except Exception:
+        log_failure("taking in queue lengths")
     return results
 
 
 def _heard(routing: Routing, original: Any, replica_id: Any, info: Any) -> None:
     before = None
-    with guarded("looking at the cached queue length"):
+    try:
         before = routing.accounts.cached(replica_id)
+    except Exception:
+        log_failure("looking at the cached queue length")
     original(replica_id, info)
-    with guarded("taking in a replica's answer"):
+    try:
         # Before 2.56 the number is inside an object.
         ongoing = getattr(info, "num_ongoing_requests", info)
         routing.answer(asyncio.current_task(), replica_id, ongoing, before)
+    except Exception:
+        log_failure("taking in a replica's answer")
 
 
 def _routed(routing: Routing, original: Any, request: Any, replica_id: Any, result: Any) -> None:
-    with guarded("noting that a replica has accepted a request"):
+    try:
         if _answers_late(request.metadata):
             routing.accepted_late(replica_id)
+    except Exception:
+        log_failure("noting that a replica has accepted a request")
     original(request, replica_id, result)
 
 
 def _update(routing: Routing, original: Any, replicas: Any) -> None:
     original(replicas)
-    with guarded("taking in a change of replicas"):
+    try:
         routing.replicas_changed()
+    except Exception:
+        log_failure("taking in a change of replicas")
 
 
 def _died(routing: Routing, original: Any, replica_id: Any) -> None:
     original(replica_id)
-    with guarded("noting that a replica is dead"):
+    try:
         routing.died(replica_id)
+    except Exception:
+        log_failure("noting that a replica is dead")
 
 
 def _send(routing: Routing, original: Any, replica_id: Any) -> None:
-    with guarded("counting a request that is sent"):
+    try:
         asked = routing.accounts.asked(asyncio.current_task())
         if asked is not None and asked.counted and asked.replica_id == replica_id:
             # It was counted when the replica was chosen, and Ray counts it again now.
             routing.accounts.uncount(replica_id)
+    except Exception:
+        log_failure("counting a request that is sent")
     original(replica_id)
 
 
 def _complete(routing: Routing, original: Any, replica_id: Any) -> None:
     original(replica_id)
-    with guarded("noting that a request has completed"):
+    try:
         routing.completed(replica_id)
+    except Exception:
+        log_failure("noting that a request has completed")
 
 
 def _index(routing: Routing, original: Any, request: Any) -> None:
     original(request)
-    with guarded("putting a request into its place"):
+    try:
         model = request.metadata.multiplexed_model_id
         if model:
             move_into_place(routing.router._pending_requests_by_model_id[model])
+    except Exception:
+        log_failure("putting a request into its place")
 
 
 def _fulfill(routing: Routing, original: Any, replica: Any, request_metadata: Any = None) -> None:
     router = routing.router
     metadata = request_metadata
     give = original
-    with guarded("finding the request that gets a slot"):
+    try:
         request = routing.first_in_turn(replica) if routing.in_order else None
         if request is not None:
             metadata = request.metadata
             give = _exactly(router, request) or original
         elif not _has_use(routing, metadata):
             routing.given_back(replica.replica_id)
+    except Exception:
+        log_failure("finding the request that gets a slot")
     give(replica, metadata)
 
 

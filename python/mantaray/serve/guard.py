@@ -1,13 +1,13 @@
 """Keeps failures of Mantaray from ending Ray's routing tasks: each is logged once, and Ray goes on.
 
-A routing task that ends with an exception leaves its request unanswered. So everything that a hook
-does besides calling Ray's method runs inside `guarded`.
+A routing task that ends with an exception leaves its request unanswered. So a hook catches every
+`Exception` of what it does besides calling Ray's method, and logs it here; cancellation passes through.
+A context manager would read better, and cost each request 5 to 10 us, because every hook has one.
 """
 
 from __future__ import annotations
 
 import logging
-from types import TracebackType
 
 _LOGGER = logging.getLogger("ray.serve")
 _logged: set[str] = set()
@@ -27,37 +27,3 @@ def log_failure(where: str) -> None:
         "Mantaray. Further failures of this kind are not logged. MANTARAY_PATCHES=-router,-slots "
         "switches this part off."
     )
-
-
-class guarded:
-    """A context manager that logs an exception and swallows it; cancellation passes through.
-
-    Attributes:
-        failed: whether there was an exception.
-    """
-
-    __slots__ = ("_where", "failed")
-
-    def __init__(self, where: str) -> None:
-        """Name what the block does.
-
-        Args:
-            where: for the log.
-        """
-        self._where = where
-        self.failed = False
-
-    def __enter__(self) -> guarded:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if kind is None or not issubclass(kind, Exception):
-            return False
-        self.failed = True
-        log_failure(self._where)
-        return True

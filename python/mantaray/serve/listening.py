@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Collection
 from typing import Any
 
-from mantaray.serve.guard import guarded
+from mantaray.serve.guard import log_failure
 
 WAIT_METHOD = "mantaray_wait_for_slot"
 MOST_CALLS = 4
@@ -82,15 +82,19 @@ class Listener:
             return
         # The answer may be the reason for the next call to the same replica.
         self._calls.pop(replica_id, None)
-        with guarded("taking in that a replica has a slot"):
+        try:
             self._heard(replica_id, ongoing)
+        except Exception:
+            log_failure("taking in that a replica has a slot")
 
     def _ended(self, replica_id: Any, task: asyncio.Task[None]) -> None:
         if self._calls.get(replica_id) is task:
             del self._calls[replica_id]
-        with guarded("asking a replica to tell of a free slot"):
+        try:
             if not task.cancelled():
                 task.result()
+        except Exception:
+            log_failure("asking a replica to tell of a free slot")
 
     def stop(self) -> None:
         """Cancel all calls, because no request waits any more."""

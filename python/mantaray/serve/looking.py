@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
-from mantaray.serve.guard import guarded
+from mantaray.serve.guard import log_failure
 from mantaray.serve.routing import Routing
 from mantaray.serve.waiters import Wake
 
@@ -90,32 +90,40 @@ async def choose_replicas_with_backoff(
     is_broken = False
     search = _Search(routing, request)
     try:
-        with guarded("beginning to look for a replica") as attempt:
+        try:
             search.begin()
-        is_broken = attempt.failed
+        except Exception:
+            is_broken = True
+            log_failure("beginning to look for a replica")
         if request is None and not routing.in_order and not is_broken:
             # This router gives a slot to the very request for which a task looks, and this task has
             # none. Ray's own loop looks all the same, and may block the event loop.
-            with guarded("waiting for a request to route") as attempt:
+            try:
                 await routing.wait_for_request()
                 return
-            is_broken = attempt.failed
+            except Exception:
+                is_broken = True
+                log_failure("waiting for a request to route")
         while not is_broken:
             while not router._replicas:
                 await _wait_for_replicas(router)
             ranks = await router.choose_replicas(
                 candidate_replicas=list(router._replicas.values()), pending_request=request
             )
-            with guarded("preferring a replica with a free slot"):
+            try:
                 ranks = search.candidates(ranks)
+            except Exception:
+                log_failure("preferring a replica with a free slot")
             for replicas in ranks:
                 if replicas:
                     yield replicas
             if _is_answered(router, request):
                 return
-            with guarded("waiting for a free slot") as attempt:
+            try:
                 await search.pause()
-            is_broken = attempt.failed
+            except Exception:
+                is_broken = True
+                log_failure("waiting for a free slot")
             if _is_answered(router, request):
                 return
         async with aclosing(original(request)) as candidates:
@@ -123,12 +131,16 @@ async def choose_replicas_with_backoff(
                 yield replicas
     except GeneratorExit:
         # The caller has found a replica, or gives up.
-        with guarded("keeping a request for the next routing task"):
+        try:
             _keep(routing, request)
+        except Exception:
+            log_failure("keeping a request for the next routing task")
         raise
     finally:
-        with guarded("ending the look for a replica"):
+        try:
             search.end()
+        except Exception:
+            log_failure("ending the look for a replica")
 
 
 def _is_answered(router: Any, request: Any) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from mantaray import settings
 from mantaray.overlay import Installation, Patch, Target, register, targets_in
 from mantaray.serve import ATTRIBUTE
-from mantaray.serve.guard import guarded
+from mantaray.serve.guard import log_failure
 
 _ROUTERS = "ray.serve._private.request_router.request_router"
 _COMMON = "ray.serve._private.request_router.common"
@@ -83,8 +83,10 @@ def _note_released_slots(cls: Any, installation: Installation) -> None:
         await wrapped(*args, **kwargs)
         routing = _routing_of(asyncio_router)
         if is_held and routing is not None:
-            with guarded("noting a slot that is given up"):
+            try:
                 routing.released(replica.replica_id)
+            except Exception:
+                log_failure("noting a slot that is given up")
 
     installation.wrap(cls, "_release_slot_and_refresh_cache", release)
 
@@ -94,10 +96,12 @@ def _note_failures(cls: Any, installation: Installation) -> None:
 
     def finished(wrapped: Any, asyncio_router: Any, args: Any, kwargs: Any) -> None:
         wrapped(*args, **kwargs)
-        with guarded("noting that a request has failed"):
+        try:
             routing = _routing_of(asyncio_router)
             if routing is not None and _has_failed(args[-1]):
                 routing.failed(args[0])
+        except Exception:
+            log_failure("noting that a request has failed")
 
     installation.wrap(cls, "_process_finished_request", finished)
 
@@ -113,8 +117,10 @@ def _note_completions(cls: Any, installation: Installation) -> None:
 
     async def send(wrapped: Any, asyncio_router: Any, args: Any, kwargs: Any) -> Any:
         sent = await wrapped(*args, **kwargs)
-        with guarded("waiting for the end of a request"):
+        try:
             _watch(asyncio_router, sent[0] if isinstance(sent, tuple) else sent)
+        except Exception:
+            log_failure("waiting for the end of a request")
         return sent
 
     installation.wrap(cls, "route_and_send_request", send)
@@ -128,11 +134,13 @@ def _watch(asyncio_router: Any, result: Any) -> None:
     loop = asyncio_router._event_loop
 
     def completed(result: Any) -> None:
-        with guarded("noting that a request has completed"):
+        try:
             if _has_failed(result):
                 routing.failed(replica_id)
             routing.accounts.uncount(replica_id)
             routing.completed(replica_id)
+        except Exception:
+            log_failure("noting that a request has completed")
 
     def ended(result: Any) -> None:
         # This runs on a thread of Ray. The loop is closed when the process ends.

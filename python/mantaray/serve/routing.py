@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from mantaray.serve.accounts import Accounts, Lengths, Task, free_slots
 from mantaray.serve.backoff import Backoff
-from mantaray.serve.guard import guarded
+from mantaray.serve.guard import log_failure
 
 # Mantaray 0.1 left this name in pickles, under this module; see `hooks`.
 from mantaray.serve.hooks import choose_replicas_with_backoff as choose_replicas_with_backoff
@@ -141,9 +141,11 @@ class Routing:
             loop.call_later(delay_s, self._look_again, replica_id, chosen)
 
     def _look_again(self, replica_id: Any, chosen: int) -> None:
-        with guarded("looking at a replica again"):
+        try:
             if self.accounts.chosen[replica_id] == chosen:
                 self.waiters.wake(replica_id)
+        except Exception:
+            log_failure("looking at a replica again")
 
     def given_back(self, replica_id: Any) -> None:
         """Note that a slot was given to a request that does not use it."""
@@ -237,7 +239,7 @@ class Routing:
         if of_replica == replica_id:
             self.accounts.set_cache(replica_id, before)
 
-    async def probed(self, results: Lengths, before: Counter[Any]) -> Lengths:
+    async def probed(self, results: Lengths, before: Mapping[Any, int]) -> Lengths:
         """Take in the queue lengths that replicas were asked for.
 
         A replica may reject a request that is on its way, and report a free slot a moment later.

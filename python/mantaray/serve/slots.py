@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from mantaray.serve.guard import guarded
+from mantaray.serve.guard import log_failure
 
 # How long a slot is kept for the router that got the report. Its request takes a few milliseconds.
 _KEPT_S = 0.03
@@ -124,21 +124,25 @@ def slots_of(replica: Any) -> Slots:
 def _can_accept(replica: Any, request_metadata: Any) -> bool:
     """Replace Ray's method: answer as Ray does, unless the slot is kept for another router."""
     accepted: bool = ORIGINALS["_can_accept_request"](replica, request_metadata)
-    with guarded("asking whether a slot is kept for a router"):
+    try:
         slots = vars(replica).get(SLOTS)
         if accepted and slots is not None:
             is_direct = getattr(request_metadata, "is_direct_ingress", False)
             return is_direct or bool(slots.take(getattr(request_metadata, ROUTER, None)))
+    except Exception:
+        log_failure("asking whether a slot is kept for a router")
     return accepted
 
 
 def _count_ongoing(replica: Any) -> int:
     """Replace Ray's method: count slots that are kept as taken."""
     ongoing: int = ORIGINALS["get_num_ongoing_requests"](replica)
-    with guarded("counting the slots that are kept for routers"):
+    try:
         slots = vars(replica).get(SLOTS)
         if slots is not None:
             return ongoing + int(slots.kept())
+    except Exception:
+        log_failure("counting the slots that are kept for routers")
     return ongoing
 
 
@@ -159,9 +163,11 @@ def _released(replica: Any, *args: Any, **kwargs: Any) -> Any:
 def _tell(slots: Slots | None) -> None:
     if slots is None:
         return
-    with guarded("telling a router of a free slot"):
+    try:
         # Called soon and not now, because Ray has not released the slot yet.
         slots.loop.call_soon_threadsafe(slots.freed)
+    except Exception:
+        log_failure("telling a router of a free slot")
 
 
 STAND_INS: dict[str, Callable[..., Any]] = {

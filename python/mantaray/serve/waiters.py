@@ -57,6 +57,9 @@ class Waiters:
 
     def wake(self, replica_id: Hashable, slots: int = 1) -> None:
         """Wake one waiter for each slot that came free on a replica."""
+        if not self._waiting and len(self._unclaimed) >= self._looking:
+            # As nearly always where slots are free.
+            return
         for _ in range(slots):
             if not self.hand_on(Wake(replica_id)):
                 return

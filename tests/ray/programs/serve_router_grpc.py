@@ -41,41 +41,68 @@ class Work:
 One = serve.deployment(max_ongoing_requests=1, ray_actor_options={"num_cpus": 0})(Work)
 
 
-def failing(handle: Any, count: int) -> dict[str, int]:
+async def failing(handle: Any, count: int) -> dict[str, int]:
     """Let the user's code fail; return how many requests failed, and what is answered after that."""
     failed = 0
     for each in [handle.fail.remote() for _ in range(count)]:
         try:
-            each.result(timeout_s=60)
+            await asyncio.wait_for(each, 60)
         except ValueError:
             failed += 1
-    return {"failed": failed, **burst(handle, 5)}
+    return {"failed": failed, **await burst(handle, 5)}
 
 
-def burst(handle: Any, count: int) -> dict[str, Any]:
+async def burst(handle: Any, count: int) -> dict[str, Any]:
     """Send requests at once; return how many were answered, and how long all took, in seconds."""
     began = time.monotonic()
     asked = [handle.remote(number) for number in range(count)]
-    answers = [each.result(timeout_s=60) for each in asked]
+    answers = [await asyncio.wait_for(each, 60) for each in asked]
     return {"answered": len(set(answers)), "seconds": round(time.monotonic() - began, 2)}
 
 
-def killed(handle: Any) -> dict[str, int]:
+async def killed(handle: Any) -> dict[str, int]:
     """Kill one of two replicas while requests queue."""
-    pid = handle.pid.remote().result(timeout_s=30)
-    asked = [handle.remote(number) for number in range(30)]
-    time.sleep(0.2)
+    pid = await asyncio.wait_for(handle.pid.remote(), 30)
+    asked = [asyncio.ensure_future(_answer(handle, number)) for number in range(30)]
+    await asyncio.sleep(0.2)
     os.kill(pid, 9)
     counts = {"answered": 0, "failed": 0, "hanging": 0}
     for each in asked:
         try:
-            each.result(timeout_s=60)
+            await asyncio.wait_for(each, 60)
             counts["answered"] += 1
-        except TimeoutError:
+        except asyncio.TimeoutError:
             counts["hanging"] += 1
         except Exception:
             counts["failed"] += 1
     return counts
+
+
+async def _answer(handle: Any, number: int) -> Any:
+    return await handle.remote(number)
+
+
+async def ask(one: Any, two: Any, roomy: Any, zero: Any) -> dict[str, Any]:
+    """Send all requests, from within an event loop: the throughput mode routes in the caller's."""
+    seen: dict[str, Any] = {"one": await burst(one, 20), "roomy": await burst(roomy, 80)}
+    streams = [one.options(stream=True).count.remote(5) for _ in range(3)]
+    seen["streams"] = []
+    for stream in streams:
+        seen["streams"].append([number async for number in stream])
+    seen["failing"] = await failing(one, 10)
+    seen["killed"] = await killed(two)
+    seen["after the kill"] = (await burst(two, 10))["answered"]
+    seen["zero"] = [(await burst(zero, 5))["answered"]]
+    deadline = time.monotonic() + 60
+    while serve.status().applications["zero"].deployments["Zero"].replica_states:
+        if time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.2)
+    seen["is zero again"] = time.monotonic() < deadline
+    seen["zero"].append((await burst(zero, 5))["answered"])
+    # It closes the handles in their event loop.
+    await serve.shutdown_async()
+    return seen
 
 
 def main() -> None:
@@ -99,24 +126,10 @@ def main() -> None:
             "zero": One.options(name="Zero", autoscaling_config=scaling),
         }.items()
     )
-    seen: dict[str, Any] = {"one": burst(one, 20), "roomy": burst(roomy, 80)}
-    streams = [one.options(stream=True).count.remote(5) for _ in range(3)]
-    seen["streams"] = [list(stream) for stream in streams]
-    seen["failing"] = failing(one, 10)
-    seen["killed"] = killed(two)
-    seen["after the kill"] = burst(two, 10)["answered"]
     from ray.serve._private.constants import RAY_SERVE_USE_GRPC_BY_DEFAULT
 
+    seen = asyncio.run(ask(one, two, roomy, zero))
     seen["over gRPC"] = RAY_SERVE_USE_GRPC_BY_DEFAULT
-    seen["zero"] = [burst(zero, 5)["answered"]]
-    deadline = time.monotonic() + 60
-    while serve.status().applications["zero"].deployments["Zero"].replica_states:
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.2)
-    seen["is zero again"] = time.monotonic() < deadline
-    seen["zero"].append(burst(zero, 5)["answered"])
-    serve.shutdown()
     ray.shutdown()
     print(json.dumps(seen))
 
