@@ -28,6 +28,10 @@ from mantaray.overlay.patch import Patch, Target
 from mantaray.overlay.versions import Sources, WheelSources, read_version, serves
 from packaging.version import Version
 
+from tools import native_check
+
+# From here on Ray's Python tells finalizers itself.
+_TELLS_FINALIZERS = "2.57"
 # Runs the live smoke on releases.
 SMOKE = Path(__file__).parent / "test_rays"
 
@@ -284,6 +288,19 @@ class Wheels:
             raise AdoptionError(f"{path} is Ray {version}, not {release}")
         return sources
 
+    def library(self, release: str) -> Path | None:
+        """Return the compiled library of a release, unpacked; None if its wheel has none.
+
+        Raises:
+            AdoptionError: there is no such wheel, or it is of another release.
+        """
+        wheel = self.open(release).wheel
+        if native_check.MEMBER not in wheel.namelist():
+            return None
+        scratch = tempfile.TemporaryDirectory(prefix="adopt-ray-")
+        directory = self._stack.enter_context(scratch)
+        return Path(wheel.extract(native_check.MEMBER, directory))
+
     def _at_hand(self, release: str) -> Path | None:
         found = sorted(self._directory.glob(f"ray-{release}-*.whl")) if self._directory else []
         return found[0] if found else None
@@ -324,6 +341,12 @@ class Wheels:
     "Do so only after you have read every changed target.",
 )
 @click.option("--diff/--no-diff", default=True, help="Show what changed. On by default.")
+@click.option(
+    "--native/--no-native",
+    default=True,
+    help="Attach everything native to the release's compiled library, in a process of its own, to check "
+    "slots and layouts. On by default; the wheel must be for this Python.",
+)
 @click.option("--smoke", is_flag=True, help="Run the live smoke on the releases at the end.")
 def main(
     releases: tuple[str, ...],
@@ -331,6 +354,7 @@ def main(
     wheels: Path | None,
     accepted: str | None,
     diff: bool,
+    native: bool,
     smoke: bool,
 ) -> None:
     """Compare releases of Ray with the known ones, and accept patches for them.
@@ -347,7 +371,7 @@ def main(
         patches = _patches()
         with ExitStack() as stack:
             source = Wheels(given, wheels, stack)
-            clean = [_adopt(name, patches, accepted, diff, source, table) for name in names]
+            clean = [_adopt(name, patches, accepted, diff, source, table, native) for name in names]
     except AdoptionError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
@@ -379,6 +403,7 @@ def _adopt(
     diff: bool,
     wheels: Wheels,
     table: Table,
+    native: bool,
 ) -> bool:
     """Review one release, print the review, accept what was asked for; return whether it is clean."""
     sources = wheels.open(release)
@@ -395,13 +420,40 @@ def _adopt(
                 shown.add(one.target)
                 names = (f"Ray {one.against}", f"Ray {release}")
                 click.echo(difference(one.target, wheels.open(one.against), sources, names))
+    fits = _check_native(release, patches, wheels) if native else True
     if chosen:
         accept(chosen, release, sources, table)
         click.echo(f"  accepted for Ray {release}: " + ", ".join(r.patch.name for r in chosen))
     altered = altered_files(release, sources, table)
     for module in altered:
         click.echo(f"  the file of {module} is not the one in the table; accept its patches again")
-    return not altered and all(each.accepted or each in chosen for each in reviews)
+    return fits and not altered and all(each.accepted or each in chosen for each in reviews)
+
+
+def _check_native(release: str, patches: list[Patch], wheels: Wheels) -> bool:
+    """Try everything native on a release's library, print what came of it; return whether all fits."""
+    library = wheels.library(release)
+    if library is None:
+        return True
+    needed = [
+        patch.name
+        for patch in patches
+        if patch.name in native_check.PATCHES
+        and (patch.enough_since is None or not serves(f">={patch.enough_since}", release))
+    ]
+    if not serves(f">={_TELLS_FINALIZERS}", release):
+        needed.append(native_check.FINALIZERS)
+    try:
+        refused = native_check.check(library)
+    except native_check.NativeCheckError as error:
+        click.echo(f"  slots and self-checks: {error}")
+        return False
+    finally:
+        # Some hundred megabytes each.
+        library.unlink()
+    for name in needed:
+        click.echo(f"  slots and self-checks of {name}: " + (refused[name] or "as expected"))
+    return not any(refused[name] for name in needed)
 
 
 def _chosen(reviews: list[PatchReview], accepted: str | None) -> list[PatchReview]:

@@ -86,6 +86,7 @@ COLUMNS: Sequence[tuple[str, Sequence[Process]]] = (
                 ("knobs", "spill", "retention"),
             ),
             Process("IO workers", ("write, verify and give back spilled objects",), ("spill",)),
+            Process("whoever calls ray.get", ("reads small spilled objects itself",), ("direct",)),
             Process(
                 "dashboard agent",
                 ("reads logs in bounded memory,", "exports metrics"),

@@ -20,15 +20,28 @@ _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _RELAY = "mantaray_relay_"
 _SYNC = "mantaray_relay_sync_"
 _GC = "ray_mantaray_gc_"
+_REFS = "ray_mantaray_refs_"
 # Sums of spilling that never fall, by the ends of their names.
 _SPILL_SUMS = re.compile(
     r"ray_mantaray_spill_(?:(?:spilled|restored|deleted|damaged|lost|repaired)_(?:objects|bytes)"
     r"|punched_bytes|\w+_punches|\w+_errors|refused_spills|call_seconds_\w+)"
 )
 # Sums that never fall. Ray exports all figures of a node as gauges, so the type does not tell.
-_SUMS = tuple(
-    f"{_GC}{name}"
-    for name in ("collections", "objects_freed", "triggers", "automatic_freezes", "failed_searches")
+_SUMS = (
+    *(
+        f"{_GC}{name}"
+        for name in (
+            *("collections", "objects_freed", "triggers"),
+            *("automatic_freezes", "failed_searches"),
+        )
+    ),
+    *(
+        f"{_REFS}{name}"
+        for name in (
+            *("repeated_ref_removed", "repeated_publisher_failed"),
+            *("merged_late_notices", "repeated_releases"),
+        )
+    ),
 )
 # By row and title: the metrics of each panel.
 _ROWS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -38,6 +51,14 @@ _ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "Collections": (f"{_GC}collections", f"{_GC}automatic_freezes"),
         "Requests of Ray, and searches that failed": (f"{_GC}triggers", f"{_GC}failed_searches"),
         "Objects freed": (f"{_GC}objects_freed",),
+    },
+    "Reference counting": {
+        "Notices and releases that came again": (
+            f"{_REFS}repeated_ref_removed",
+            f"{_REFS}repeated_publisher_failed",
+            f"{_REFS}repeated_releases",
+            f"{_REFS}merged_late_notices",
+        ),
     },
     "Relay: sync streams": {
         "Nodes and streams": (f"{_SYNC}nodes", f"{_SYNC}streams"),

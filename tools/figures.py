@@ -9,7 +9,8 @@ runs, and where the figures come from. A page refers to it in three ways, all of
 <!-- figures: NAME, NAME --> ... <!-- /figures -->   prose, each number of which must stand in these files
 
 `<!-- design: REASON -->` before a table says that its numbers are not measured. Tables of figures,
-numbers with units in sections about measurements, and comparisons anywhere must stand in such a mark.
+numbers with units in sections about measurements and in sentences that tell what was seen, and comparisons
+anywhere must stand in such a mark.
 
 python -m tools.figures            fills the pages
 python -m tools.figures --check    names what has no source or differs, and fails if there is anything
@@ -59,6 +60,12 @@ _WITH_UNIT = re.compile(rf"{_DIGITS}{_UNIT}(?![\w/])")
 _COMPARISON = re.compile(
     rf"{_DIGITS}(?:\s?[MG]B/s|x\b| times (?:the|as (?:fast|long|much|many|quick))\b)"
 )
+# A sentence that tells what was seen, wherever it stands.
+_TOLD = re.compile(
+    r"\b(?:took|showed|measured|reached|ran at|needed \d|lasted|seen|instead of \d|"
+    r"takes (?:about )?[\d.]+ (?:µs|ms)|in our (?:tests|runs))\b"
+)
+_SENTENCE = re.compile(r"\S.*?(?:[.!?:](?=\s)|\Z|(?=\n\n)|(?=\n(?:[-#|*]|\d+\. )))", re.DOTALL)
 _CELL = re.compile(rf"\**(?:[<>]|over)?\s?\d(?:[\d,]*\d)?(?:\.\d+)?(?:{_UNIT})?\**(?: / .*)?")
 _ABOUT_MEASUREMENTS = re.compile(
     r"measured|results|^cost$|figures|under load|what came out|prediction|answers are|worlds|seeds",
@@ -113,10 +120,17 @@ class Results:
         name, _, key = address.partition(".")
         if "/" not in key:
             return shown(self._files[name]["figures"][key])
-        key, row, column = key.split("/")
+        key, row, column = key.split("/", 2)
         found = self._files[name]["tables"][key]
-        cells = {cells[0]: cells for cells in found["rows"]}[row]
-        return str(dict(zip(found["head"], cells, strict=True))[column])
+        # A row is named by as many of its first cells as tell it from the others.
+        rows = [
+            cells
+            for cells in found["rows"]
+            if any(" ".join(cells[:count]) == row for count in range(1, len(cells)))
+        ]
+        if len(rows) != 1:
+            raise KeyError(f"{len(rows)} rows of {name}.{key} begin with {row}")
+        return str(dict(zip(found["head"], rows[0], strict=True))[column])
 
     def table(self, address: str) -> str:
         """Return a table as a page shows it.
@@ -244,6 +258,11 @@ def _unmarked(page: str, text: str) -> Iterator[Problem]:
             )
         elif claims:
             yield Problem(page, number, f"figures without a source: {', '.join(claims)}")
+    for sentence in _SENTENCE.finditer(text):
+        if _TOLD.search(sentence[0]):
+            for claim in _WITH_UNIT.finditer(sentence[0]):
+                before = text.count("\n", 0, sentence.start() + claim.start())
+                yield Problem(page, before + 1, f"a figure without a source: {claim[0]}")
 
 
 def adopted(name: str, page: str, text: str, results: Results) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,9 @@ from pathlib import Path
 _WITH_REMEDY = ("CliError", "WheelError")
 _MESSAGE_AT = {"LinkError": 1, "NotALogFileError": 1}
 _LOGGED = {"warning": "warning in a log", "error": "error in a log", "exception": "error in a log"}
-# A message that only a mistake in our own code can cause is for nobody else.
+# Functions that make an error: its class, what they say before their argument, and what to do.
+_MADE_BY = {"_damaged": ("WheelError", "… is damaged: ", "get the wheel again")}
+# Errors that only a mistake in Mantaray's own code can cause are left out.
 _INTERNAL = ("AssertionError", "AttributeError")
 # The shortest text that is worth searching for.
 _MIN_CHARS = 8
@@ -76,6 +78,9 @@ def _raised(node: ast.AST) -> tuple[str, str, str] | None:
     at = _MESSAGE_AT.get(kind, 0)
     if kind in _INTERNAL or len(node.exc.args) <= at:
         return None
+    if kind in _MADE_BY:
+        kind, opening, remedy = _MADE_BY[kind]
+        return kind, opening + _text(node.exc.args[at]), remedy
     remedy = _text(node.exc.args[1]) if kind in _WITH_REMEDY and len(node.exc.args) > 1 else ""
     return kind, _text(node.exc.args[at]), "" if remedy == "…" else remedy
 

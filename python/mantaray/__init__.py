@@ -1,7 +1,7 @@
-"""Mantaray: a patch set that makes an official, unmodified Ray keep its disk and its latency.
+"""Mantaray: patches that keep Ray fast and its disk bounded under load, attached to the official wheel.
 
-This file stays tiny on purpose: it is imported by `mantaray.pth` in every interpreter of the
-environment, also in those that never import Ray.
+This file stays tiny on purpose, because `mantaray.pth` imports it in every interpreter of the
+environment, even in those that never import Ray.
 """
 
 __version__ = "0.2.0"

@@ -6,7 +6,7 @@ import click
 
 
 class StartError(ValueError, click.ClickException):
-    """What is not allowed, in one sentence.
+    """A setting or configuration that is not allowed, in one sentence.
 
     It is a click exception as well, so that `ray start` prints that sentence and ends instead of
     showing a traceback.

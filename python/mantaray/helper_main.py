@@ -21,7 +21,8 @@ def _use_this_mantaray() -> None:
     package = importlib.util.module_from_spec(spec)
     sys.modules["mantaray"] = package
     spec.loader.exec_module(package)
-    # What is installed beside it, such as click. Last, so that nothing there hides the standard library.
+    # Packages that are installed beside it, such as click. They come last, so that none hides the standard
+    # library.
     beside = os.path.dirname(home)
     if beside not in sys.path:
         sys.path.append(beside)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-# Started as a file, in isolated mode: neither its directory nor the working directory is searched.
+# Run as a file in isolated mode, so that Python searches neither its directory nor the working directory.
 _MAIN = Path(__file__).resolve().with_name("helper_main.py")
 
 

@@ -1,7 +1,7 @@
-"""Names of a package that are fetched from its modules when they are first used.
+"""Fetches names of a package from its modules when they are first used.
 
-Every process of Ray imports the patches of all packages, and few need what else is in them. The overlay's
-own package does without this module, because every interpreter imports it.
+Every process of Ray imports the patches of all packages, and few processes need the rest of a package. The
+overlay's own package does not use this module, because every interpreter imports the overlay.
 """
 
 from __future__ import annotations

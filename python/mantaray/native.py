@@ -1,7 +1,7 @@
 """What Mantaray's extension module offers to tools and tests: Ray's reference-counting protocol.
 
-A `ReferenceCounter` is one process of the protocol; transport and callbacks are callables that are
-handed in. docs/reference-counting.md explains it.
+A `ReferenceCounter` is one process of the protocol. Its transport and callbacks are arguments.
+docs/reference-counting.md explains it.
 """
 
 from __future__ import annotations

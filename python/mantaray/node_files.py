@@ -1,8 +1,8 @@
-"""Small files in which the processes of a node tell figures, and their sums for the whole node.
+"""Small files in which the processes of a node publish figures, and their sums for the whole node.
 
 Each process writes one JSON file in a directory of the session. The node's agent reads all of them. A
-file names its node (`node_id`) and its process (`pid` and `start_ticks`), so what killed processes
-left can be told apart and removed.
+file names its node (`node_id`) and its process (`pid` and `start_ticks`), so the agent recognises and
+removes the files of killed processes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class NodeFiles:
-    """The files of one node's processes. Sums never fall: what has ended stays counted."""
+    """The files of one node's processes. Sums never fall, because ended processes stay counted."""
 
     def __init__(self, sums: Collection[str], others: Collection[str] = ()) -> None:
         """Prepare.
@@ -27,16 +27,16 @@ class NodeFiles:
         """
         self._sums = tuple(sums)
         self._numbers = (*sums, *others, "pid", "start_ticks")
-        # What each file said last, and when it was written, by its name.
+        # The last content of each file and the time when it was written, by the file's name.
         self._living: dict[str, tuple[int, dict[str, Any]]] = {}
         self._ended: Counter[str] = Counter()
 
     def read(
         self, directory: Path, node_id: str, proc: str = "/proc"
     ) -> tuple[list[dict[str, Any]], Counter[str]]:
-        """Return what the living processes tell, and the sums with those of ended ones.
+        """Return the figures of the living processes, and the sums over living and ended processes.
 
-        Files that ended processes have left are removed. Files that make no sense are passed over.
+        Files of ended processes are removed. Files that cannot be understood are passed over.
 
         Args:
             directory: where the files lie.
@@ -60,7 +60,7 @@ class NodeFiles:
                     self._living[entry.name] = (written_ns, self._told(entry.path))
                 told = self._living[entry.name][1]
             except (OSError, ValueError):
-                continue  # The process ends just now.
+                continue  # The process has just ended.
             if told.get("node_id") == node_id and not _lives(told, proc):
                 Path(entry.path).unlink(missing_ok=True)
                 continue
@@ -71,7 +71,7 @@ class NodeFiles:
                 self._ended.update({key: told[key] for key in self._sums})
 
     def _told(self, path: str) -> dict[str, Any]:
-        """Return what a file says.
+        """Return the content of a file.
 
         Raises:
             OSError: it cannot be read.
@@ -90,7 +90,7 @@ def write_file(path: Path, content: dict[str, Any]) -> None:
 
     Args:
         path: the file; its directory is made.
-        content: what it is to say.
+        content: the new content.
 
     Raises:
         OSError: it cannot be written.
@@ -102,7 +102,7 @@ def write_file(path: Path, content: dict[str, Any]) -> None:
 
 
 def start_ticks(pid: int, proc: str = "/proc") -> int:
-    """Return when a process started, in clock ticks since boot; it tells two of one id apart.
+    """Return when a process started, in clock ticks since boot. This distinguishes two with the same id.
 
     Args:
         pid: its id.

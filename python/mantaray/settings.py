@@ -22,7 +22,7 @@ class SettingError(ValueError):
     """A setting has a value that is not allowed."""
 
     def __init__(self, name: str, value: str, allowed: str) -> None:
-        """Keep what is needed to say it in one sentence.
+        """Make one sentence of the variable, its value and what is allowed.
 
         Args:
             name: the environment variable.
@@ -59,7 +59,7 @@ class Setting(Generic[T]):
             doc: one line for people.
             parse: makes a value of the text; raises ValueError for text that is not allowed.
             upstream: Ray's own name of the knob, or None for one that only Mantaray has.
-            default_text: the default in words, where the value alone does not say it.
+            default_text: the default in words, if the value alone is not enough.
         """
         self.name = name
         self.type = type
@@ -97,14 +97,14 @@ class Setting(Generic[T]):
 
 
 def read_or_default(read: Callable[[Mapping[str, str] | None], T], logger: logging.Logger) -> T:
-    """Read settings in a process that nobody started by hand, which is to go on whatever they are.
+    """Read settings in a process that Ray started, which must go on even if a setting is wrong.
 
-    They are checked where somebody starts a node, a driver or Serve; a worker may have an environment
+    Settings are checked when a user starts a node, a driver or Serve. A worker may have an environment
     of its own.
 
     Args:
         read: a setting's `read`, or a function that reads several in the same way.
-        logger: told of a value that is not allowed; the defaults are used then.
+        logger: logs a value that is not allowed. The defaults are used then.
     """
     try:
         return read(None)
@@ -115,15 +115,15 @@ def read_or_default(read: Callable[[Mapping[str, str] | None], T], logger: loggi
 
 @contextmanager
 def ending_the_start() -> Iterator[None]:
-    """Read settings where somebody starts a node or a driver, within this.
+    """A context in which settings are read when a user starts a node or a driver.
 
     Raises:
-        StartError: one of them is not allowed; one sentence, which `ray start` prints as it is.
+        StartError: a value is not allowed. The error is one sentence, which `ray start` prints as it is.
     """
     try:
         yield
     except SettingError as error:
-        # Not before: it needs click, which most processes do without.
+        # Imported only here, because it needs click, and most processes do not.
         from mantaray.errors import StartError
 
         raise StartError(str(error)) from None
@@ -167,7 +167,7 @@ def _integer(low: int | None = None, high: int | None = None) -> Callable[[str],
 
 
 def _ip_address(text: str) -> str:
-    # Every interpreter that uses Ray reads this file, and almost none of them this setting.
+    # Imported only here: every interpreter that uses Ray imports this file, and few read this setting.
     import ipaddress
 
     return str(ipaddress.ip_address(text))
@@ -232,7 +232,7 @@ SPILL_CACHE: Setting[str] = Setting(
     type="choice",
     default="auto",
     allowed="auto, keep, drop or direct",
-    doc="What becomes of the page cache behind spilled data.",
+    doc="Whether spilled data stays in the page cache.",
     parse=_choice("auto", "keep", "drop", "direct"),
 )
 SPILL_RESERVE_BYTES: Setting[int | None] = Setting(
@@ -241,7 +241,7 @@ SPILL_RESERVE_BYTES: Setting[int | None] = Setting(
     default=None,
     default_text="1 GiB, at most 5 % of the file system",
     allowed="a number of bytes, 0 or more",
-    doc="Free space that spilling never eats in a directory.",
+    doc="Free space that spilling leaves alone in each directory.",
     parse=_integer(low=0),
 )
 SPILL_PUNCH_DELAY_MS: Setting[int] = Setting(
@@ -249,7 +249,7 @@ SPILL_PUNCH_DELAY_MS: Setting[int] = Setting(
     type="int",
     default=2_000,
     allowed="a number of milliseconds from 0 to 60000",
-    doc="How long the blocks of a deleted object stay for a reader that has the file open.",
+    doc="How long the blocks of a deleted object stay if the raylet's open files cannot be seen.",
     parse=_integer(low=0, high=60_000),
 )
 SPILL_READAHEAD_BYTES: Setting[int] = Setting(
@@ -260,6 +260,14 @@ SPILL_READAHEAD_BYTES: Setting[int] = Setting(
     doc="How far a restore from a cold cache reads ahead over the neighbours of an object.",
     parse=_integer(low=0, high=1_073_741_824),
 )
+SPILL_GET_BYTES: Setting[int] = Setting(
+    name="MANTARAY_SPILL_GET_BYTES",
+    type="int",
+    default=268_435_456,
+    allowed="a number of bytes, 0 or more",
+    doc="How much a process may hold of objects that `ray.get` read from spill files; 0: Ray restores all.",
+    parse=_integer(low=0),
+)
 SPILL_IO_DEADLINE_MS: Setting[int] = Setting(
     name="MANTARAY_SPILL_IO_DEADLINE_MS",
     type="int",
@@ -267,6 +275,14 @@ SPILL_IO_DEADLINE_MS: Setting[int] = Setting(
     allowed="a number of milliseconds from 1000 to 86400000",
     doc="How long an object that cannot be read for I/O errors is tried before it counts as lost.",
     parse=_integer(low=1_000, high=86_400_000),
+)
+SPILL_CHECK_PULLS: Setting[bool] = Setting(
+    name="MANTARAY_SPILL_CHECK_PULLS",
+    type="bool",
+    default=True,
+    allowed="0, 1, true or false",
+    doc="Whether the raylet verifies spilled objects before it sends them to other nodes.",
+    parse=_bool,
 )
 LOG_REWRITES: Setting[str] = Setting(
     name="MANTARAY_LOG_REWRITES",
@@ -291,7 +307,7 @@ LOG_RETENTION_AGE_S: Setting[float | None] = Setting(
     default=None,
     default_text="unset: logs stay",
     allowed="a number of seconds above 0",
-    doc="How long after its last change a node's log stays if no process has it open.",
+    doc="How long a log stays after its last change if no process has it open.",
     parse=_real(0),
 )
 MAX_SPILLING_FILE_SIZE_BYTES: Setting[int | None] = Setting(
@@ -318,7 +334,7 @@ SERVE_BACKOFF_MULTIPLIER: Setting[float] = Setting(
     type="float",
     default=2.0,
     allowed="a number above 0, which need not be whole",
-    doc="Each further wait of Serve's router is this many times the one before.",
+    doc="Each further wait of Serve's router is this many times as long as the wait before.",
     parse=_real(0),
     upstream="RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER",
 )
@@ -344,7 +360,7 @@ REFS_WATCH_INTERVAL_MS: Setting[int] = Setting(
     type="int",
     default=100,
     allowed="a number of milliseconds from 1 to 60000",
-    doc="How often mantaray.refs.finalize looks at its objects where Ray does not call back.",
+    doc="How often mantaray.refs.finalize checks its objects if Ray does not call back.",
     parse=_integer(low=1, high=60_000),
 )
 
@@ -390,6 +406,14 @@ GC_RSS_LIMIT_BYTES: Setting[int | None] = Setting(
     doc="Memory of a process above which full collections are due.",
     parse=_integer(low=1),
 )
+GC_HUGE_PAGES: Setting[bool] = Setting(
+    name="MANTARAY_GC_HUGE_PAGES",
+    type="bool",
+    default=True,
+    allowed="0, 1, true or false",
+    doc="0: the memory of a process is not moved into huge pages before a search for garbage forks it.",
+    parse=_bool,
+)
 
 RELAY_PORT: Setting[int | None] = Setting(
     name="MANTARAY_RELAY_PORT",
@@ -425,6 +449,15 @@ RELAY_UPSTREAM_TIMEOUT_MS: Setting[int] = Setting(
     doc="How long the head's relay keeps its listener open without the GCS.",
     parse=_integer(low=0, high=3_600_000),
 )
+RELAY_MAX_MEMORY_BYTES: Setting[int | None] = Setting(
+    name="MANTARAY_RELAY_MAX_MEMORY_BYTES",
+    type="int",
+    default=None,
+    default_text="four fifths of the memory of the container or the machine",
+    allowed="a whole number of bytes from 64000000 to 1099511627776",
+    doc="When the head's relay takes more memory than this, it ends calls that move large messages.",
+    parse=_integer(low=64_000_000, high=1 << 40),
+)
 
 SETTINGS: tuple[Setting[Any], ...] = (
     DISABLE,
@@ -435,7 +468,9 @@ SETTINGS: tuple[Setting[Any], ...] = (
     SPILL_RESERVE_BYTES,
     SPILL_PUNCH_DELAY_MS,
     SPILL_READAHEAD_BYTES,
+    SPILL_GET_BYTES,
     SPILL_IO_DEADLINE_MS,
+    SPILL_CHECK_PULLS,
     LOG_REWRITES,
     LOG_RETENTION_BYTES,
     LOG_RETENTION_AGE_S,
@@ -449,9 +484,11 @@ SETTINGS: tuple[Setting[Any], ...] = (
     GC_SHORT_PAUSE_MS,
     GC_IDLE_DELAY_MS,
     GC_RSS_LIMIT_BYTES,
+    GC_HUGE_PAGES,
     REFS_WATCH_INTERVAL_MS,
     RELAY_PORT,
     RELAY_ADMIN_PORT,
     RELAY_HOST,
     RELAY_UPSTREAM_TIMEOUT_MS,
+    RELAY_MAX_MEMORY_BYTES,
 )

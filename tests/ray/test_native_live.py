@@ -146,6 +146,6 @@ print(json.dumps([done.returncode, json.loads(done.stdout)["patches"]]))
     assert states["spill"]["state"] == "refused"
     assert words in states["spill"]["why"]
     # These need the module, refcount on affected releases only.
-    needing = ("spill", "refcount", "nesting")
+    needing = ("spill", "direct", "refcount", "nesting")
     others = {name: patch["state"] for name, patch in states.items() if name not in needing}
     assert set(others.values()) <= {"active", "native"}

@@ -29,6 +29,7 @@ NOT_LOADED = (
     "mantaray.gc.service",
     "mantaray.logs.reading",
     "mantaray.refs.finalizers",
+    "mantaray.refs.listener",
     "mantaray.sim",
     "mantaray.states.cluster",
     "mantaray.syncer.relay",

@@ -302,6 +302,17 @@ def _spill(ours: Arm, stock: Arm) -> Work:
     )
 
 
+def _direct(ours: Arm, stock: Arm) -> Work:
+    from_files = ours.driver["spill"]["from_files"]
+    return Work(
+        did="the driver got 12 objects, most of them spilled",
+        figure="objects read from their files",
+        stock=stock.driver["spill"]["from_files"],
+        ours=from_files,
+        ok=from_files > 0 and ours.driver["spill"]["intact"],
+    )
+
+
 def _router(ours: Arm, stock: Arm) -> Work:
     seen = ours.driver["serve"]
     return Work(
@@ -477,6 +488,7 @@ def _yes(value: bool) -> str:
 
 
 WORKS: Mapping[str, Callable[[Arm, Arm], Work]] = {
+    "direct": _direct,
     "gc": _gc,
     "joblogs": _joblogs,
     "knobs": _knobs,

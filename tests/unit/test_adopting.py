@@ -11,7 +11,7 @@ from mantaray.overlay import known as known_rays
 from mantaray.overlay.patch import Patch, Target
 from mantaray.overlay.versions import WheelSources
 
-from tools import adopting
+from tools import adopting, native_check
 from tools.adopting import ACCEPTED, CHANGED, MISSING, UNCHANGED, Table, accept, difference, review
 
 ENGINE = '''
@@ -219,3 +219,26 @@ def test_a_bad_request_is_one_sentence(
     assert status == 2
     assert words in said
     assert "Traceback" not in said
+
+
+def test_library_that_is_not_rays_is_refused_with_the_function_that_it_lacks() -> None:
+    libm = next(Path("/").glob("lib/*-linux-gnu/libm.so.6"), None) or Path("/lib64/libm.so.6")
+    refused = native_check.check(libm)
+    assert set(refused) == {*native_check.PATCHES, native_check.FINALIZERS}
+    assert all("does not define" in (why or "") for why in refused.values())
+
+
+def test_file_that_is_no_library_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "_raylet.so").write_text("not a library")
+    with pytest.raises(native_check.NativeCheckError, match=r"invalid ELF header|too short"):
+        native_check.check(tmp_path / "_raylet.so")
+
+
+def test_wheel_whose_library_is_damaged_is_not_adopted(table: Table, tmp_path: Path) -> None:
+    path = wheel(tmp_path, "2.51.0")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(native_check.MEMBER, "not a library")
+    options = ["2.51.0", "--wheel", str(path), "--no-diff"]
+    done = CliRunner().invoke(adopting.main, options)
+    assert done.exit_code == 1
+    assert "slots and self-checks: the check ended with status 1" in done.output

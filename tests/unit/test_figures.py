@@ -166,3 +166,29 @@ def test_what_a_person_changed_inside_the_marks_is_not_lost(results: Results) ->
     assert newer["figures"] == {"In 7 s.": "In 7 s."}
     right = figures.filled(page, results).replace("In 7", "In 37.4")
     assert figures.newer_on_page("docs/page.md", right, results) == {}
+
+
+def test_a_row_is_named_by_as_many_cells_as_tell_it_from_the_others(tmp_path: Path) -> None:
+    rows = [["2.48", "direct", "96"], ["2.48", "relays", "64"], ["2.60", "direct", "65"]]
+    tables = {"groups": {"head": ["Ray", "arm", "groups/s"], "rows": rows}}
+    (tmp_path / "sync.json").write_text(json.dumps(PROVENANCE | SHUFFLE | {"tables": tables}))
+    found = Results(tmp_path, tmp_path)
+    assert found.figure("sync.groups/2.48 relays/groups/s") == "64"
+    assert found.figure("sync.groups/2.60/groups/s") == "65"
+    with pytest.raises(KeyError, match=r"2 rows of sync\.groups begin with 2\.48"):
+        found.figure("sync.groups/2.48/groups/s")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "The tool took 35 s for one release.",
+        "A crash was noticed late (20 ms in our tests).",
+        "Eight workers are slow: the shuffle took\n94 s.",
+    ],
+)
+def test_a_sentence_that_tells_what_was_seen_needs_a_source_in_any_section(
+    results: Results, told: str
+) -> None:
+    assert len(problems(f"# How it works\n\n{told}\n", results)) == 1
+    assert problems("# How it works\n\nThe window is 25 ms.\n", results) == []

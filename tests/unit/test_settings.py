@@ -101,7 +101,9 @@ def test_the_defaults_as_the_table_shows_them() -> None:
         "MANTARAY_SPILL_RESERVE_BYTES": "1 GiB, at most 5 % of the file system",
         "MANTARAY_SPILL_PUNCH_DELAY_MS": "2000",
         "MANTARAY_SPILL_READAHEAD_BYTES": "4194304",
+        "MANTARAY_SPILL_GET_BYTES": "268435456",
         "MANTARAY_SPILL_IO_DEADLINE_MS": "60000",
+        "MANTARAY_SPILL_CHECK_PULLS": "1",
         "MANTARAY_LOG_REWRITES": "last",
         "RAY_max_spilling_file_size_bytes": "unset",
         "RAY_SERVE_ROUTER_RETRY_INITIAL_BACKOFF_S": "0.025",
@@ -113,11 +115,13 @@ def test_the_defaults_as_the_table_shows_them() -> None:
         "MANTARAY_GC_SHORT_PAUSE_MS": "25",
         "MANTARAY_GC_IDLE_DELAY_MS": "2000",
         "MANTARAY_GC_RSS_LIMIT_BYTES": "a quarter more than after the last full collection",
+        "MANTARAY_GC_HUGE_PAGES": "1",
         "MANTARAY_REFS_WATCH_INTERVAL_MS": "100",
         "MANTARAY_RELAY_PORT": "unset",
         "MANTARAY_RELAY_ADMIN_PORT": "unset: none",
         "MANTARAY_RELAY_HOST": "unset: the head's --node-ip-address",
         "MANTARAY_RELAY_UPSTREAM_TIMEOUT_MS": "5000",
+        "MANTARAY_RELAY_MAX_MEMORY_BYTES": "four fifths of the memory of the container or the machine",
     }
 
 

@@ -14,7 +14,13 @@ from tests.support.smoke_nodes import Ending
 DRIVER = {
     "mantaray": True,
     "nodes": 2,
-    "spill": {"peak_bytes": 2e8, "disk_over_live": 1.0, "intact": True, "left_bytes": 0},
+    "spill": {
+        "peak_bytes": 2e8,
+        "disk_over_live": 1.0,
+        "intact": True,
+        "from_files": 12,
+        "left_bytes": 0,
+    },
     "gc": {"released": True, "longest_stall_ms": 3.0, "collections": 3},
     "finalize": {"early": False, "came": True, "calls": 1},
     "serve": {"time_over_ideal": 1.1, "answered": True, "in_order": True, "routers": 1},
@@ -76,6 +82,8 @@ FAILURES = [
     ("spill", changed("spill", "intact", False)),
     ("spill", changed("spill", "peak_bytes", 0)),
     ("spill", changed("spill", "left_bytes", 1)),
+    ("direct", changed("spill", "from_files", 0)),
+    ("direct", changed("spill", "intact", False)),
     ("router", changed("serve", "routers", 0)),
     ("router", changed("serve", "answered", False)),
     ("slots", changed("serve", "in_order", False)),

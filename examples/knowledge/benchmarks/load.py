@@ -152,8 +152,10 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
         end = (seconds[-1], used[-1] / 1e6)
         place = {"textcoords": "offset points", "ha": "right", "color": colour, "fontsize": 12}
         disk.annotate(name, end, (0, 6), **place)
-    disk.set(title="Spilled data on disk", xlabel="seconds since the crawl began", ylabel="MB")
+    disk.set(xlabel="seconds since the crawl began", ylabel="MB on disk")
+    disk.set_title("Spilled pages stay on disk with stock Ray", loc="left")
     disk.grid(alpha=0.25)
+    disk.spines[["top", "right"]].set_visible(False)
     disk.set_xlim(left=0)
     disk.set_ylim(bottom=0)
     figure.savefig(path, dpi=110)

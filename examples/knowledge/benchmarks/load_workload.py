@@ -185,7 +185,7 @@ def _measure(url: str, spilled: Path, pages: int, askers: int) -> dict[str, Any]
             _told(driver.stdout)
             busy = asyncio.run(ask_all(url, askers, "busy"))
             ingested = _told(driver.stdout)
-            # Mantaray gives a deleted object's blocks back after a grace time of 2 s.
+            # Mantaray gives a deleted object's blocks back within 2 s.
             time.sleep(SETTLE_S)
             after_bytes = disk.now_bytes()
             calm = asyncio.run(ask_all(url, askers, "calm"))

@@ -361,7 +361,10 @@ def _warn_refused(name: str, why: str) -> None:
 def _subpackages_with_a_patch() -> list[str]:
     """Return the subpackages of mantaray that have a module `patch`, by looking at directories."""
     found = {
-        path.parent.name for root in mantaray.__path__ for path in Path(root).glob("*/patch.py")
+        entry.name
+        for root in mantaray.__path__
+        for entry in os.scandir(root)
+        if os.path.exists(os.path.join(root, entry.name, "patch.py"))
     }
     # The overlay's own module of this name defines what a patch is and contains none.
     return sorted(found - {"overlay"})

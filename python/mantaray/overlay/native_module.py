@@ -1,14 +1,16 @@
 """Whether Mantaray's native module loads in this environment, checked before a patch relies on it.
 
 There are two checks. `quick_problem` reads the file's headers and costs microseconds. It runs in every
-process that attaches a patch that needs the module. `load` really loads the module. The first process
-that asks lets a child process try it, because a damaged file can end the process that loads it. The
-verdict travels to child processes in the environment, so the IO workers of a node do not repeat the
-trial.
+process that attaches a patch that needs the module. `load` really loads the module. A damaged file can
+end the process that loads it. So the first process that asks compares the file with the checksum that its
+installer has noted, and where there is none, or another one, lets a child process try the file. The verdict
+travels to child processes in the environment, so the workers of a node do not repeat this.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib
 import json
 import os
@@ -28,6 +30,8 @@ VERDICT_VARIABLE = "_MANTARAY_NATIVE"
 # The limit is generous, so only a module that hangs reaches it.
 _TRIAL_TIMEOUT_S = 120.0
 _AGAIN = "install ray-mantaray again"
+# Which packages may have brought the module: Mantaray's own, and a Ray that was built with it.
+_RECORDS = ("ray_mantaray-*.dist-info/RECORD", "ray-*.dist-info/RECORD")
 # e_machine of the ELF header, by what the kernel calls the machine.
 _MACHINES = {"x86_64": 62, "aarch64": 183}
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -141,9 +145,33 @@ def _tried() -> str | None:
     if path is None:
         return _missing()
     if _verdict_on(path) is None:
-        os.environ[VERDICT_VARIABLE] = json.dumps([_identity(path), _trial(path)])
+        problem = None if is_as_built(path) else _trial(path)
+        os.environ[VERDICT_VARIABLE] = json.dumps([_identity(path), problem])
     verdict = _verdict_on(path)
     return verdict[0] if verdict else None
+
+
+def is_as_built(path: Path) -> bool:
+    """Return whether a file has the checksum that its installer has noted; False if none is known.
+
+    That takes milliseconds, and a trial as long as an interpreter takes to start. For the format see
+    "Recording installed projects" of the Python Packaging User Guide.
+
+    Args:
+        path: the native module, in a package that is installed.
+    """
+    site = path.parent.parent
+    start = f"{path.parent.name}/{path.name},sha256="
+    try:
+        for record in (each for pattern in _RECORDS for each in site.glob(pattern)):
+            for line in record.read_text(encoding="utf-8").splitlines():
+                if line.startswith(start):
+                    digest = hashlib.sha256(path.read_bytes()).digest()
+                    noted = line.removeprefix(start).partition(",")[0]
+                    return base64.urlsafe_b64encode(digest).decode().rstrip("=") == noted
+    except (OSError, UnicodeError):
+        pass
+    return False
 
 
 def _trial(path: Path) -> str | None:

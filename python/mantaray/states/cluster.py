@@ -32,6 +32,7 @@ class NodeReport:
         node_id: Ray's id of the node, hex.
         address: its IP address.
         is_head: whether it is the head.
+        metrics_port: where its agent exports metrics; 0 if it exports none.
         ray, python: its releases; empty if the node did not answer.
         mantaray: its release of Mantaray; None if it has none.
         patches: state and reason of each patch, by name.
@@ -42,6 +43,7 @@ class NodeReport:
     node_id: str
     address: str
     is_head: bool
+    metrics_port: int = 0
     ray: str = ""
     python: str = ""
     mantaray: str | None = None
@@ -130,15 +132,17 @@ def _report(node: Mapping[str, Any], ref: Any, timeout_s: float) -> NodeReport:
 
     node_id, address = str(node["NodeID"]), str(node["NodeManagerAddress"])
     is_head = "node:__internal_head__" in node["Resources"]
+    # Ray has -1 where no agent exports metrics.
+    port = max(0, int(node.get("MetricsExportPort") or 0))
     if ref is None:
         problem = f"it did not answer within {timeout_s:.0f} s"
-        return NodeReport(node_id, address, is_head, problem=problem, answered=False)
+        return NodeReport(node_id, address, is_head, port, problem=problem, answered=False)
     try:
         told = ray.get(ref)
     except Exception as error:
         problem = f"the question failed with {type(error).__name__}: {error}".splitlines()[0]
-        return NodeReport(node_id, address, is_head, problem=problem, answered=False)
-    return NodeReport(node_id, address, is_head, **told)
+        return NodeReport(node_id, address, is_head, port, problem=problem, answered=False)
+    return NodeReport(node_id, address, is_head, port, **told)
 
 
 def differences(reports: Sequence[NodeReport]) -> dict[str, list[str]]:

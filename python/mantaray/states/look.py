@@ -1,7 +1,7 @@
-"""What a worker process of a node reports about the node.
+"""The function with which a worker process of a node reports about the node.
 
 The function is sent to the node as code, because Mantaray may be missing there or have another
-release. So this module imports nothing of Mantaray.
+release. So this module imports nothing of Mantaray at its top.
 """
 
 from __future__ import annotations

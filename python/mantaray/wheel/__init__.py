@@ -1,8 +1,8 @@
 """Custom Ray wheels: an official wheel, every file of it byte for byte, with Mantaray inside.
 
-`build_wheel` makes one, `verify_wheel` shows that upstream's files in it are unchanged. Whatever a
-user can meet is a `WheelError` with a hint. Each name is fetched from its module at first use,
-because the patch beside them is imported in every process of a cluster.
+`build_wheel` makes one, and `verify_wheel` checks that upstream's files in it are unchanged. Every error
+that a user can meet is a `WheelError` with a hint. Each name is fetched from its module at first use,
+because every process of a cluster imports the patch of this package.
 """
 
 from __future__ import annotations

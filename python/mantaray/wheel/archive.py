@@ -1,7 +1,7 @@
-"""Wheels as zip files: a reader that trusts nothing, and a writer that is reproducible to the byte.
+"""Wheels as zip files: a reader that checks everything, and a writer that is reproducible to the byte.
 
-The reader turns every way a zip file can be broken into one WheelError. The writer fixes what makes
-two zip files of the same content differ: times, compression, the system that made it.
+The reader raises a WheelError for every way in which a zip file can be broken. The writer fixes everything
+that makes two zip files of the same content differ: times, compression, the system that made it.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from packaging.version import Version
 from mantaray.wheel.errors import WheelError
 from mantaray.wheel.record import Entry, parse_record
 
-# Everything that zipfile and zlib raise for a file that is damaged or not of their kind.
+# Everything that zipfile and zlib raise for a file that is damaged or not a zip file.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 _GET_AGAIN = "get the wheel again: `mantaray wheel --ray VERSION` without --from downloads it"
-# Signatures of a RECORD are not in it (and cannot outlive a change of it).
+# A RECORD does not name its own signatures, and they are invalid after a change of it.
 SIGNATURES = ("RECORD.jws", "RECORD.p7s")
-# The first moment a zip file can hold.
+# The earliest time that a zip file can hold.
 _ZIP_EPOCH_S = 315532800
 _UNIX = 3
-# The mode that a file gets in a wheel we write where nothing else is known: plain and readable.
+# The mode of a file in a written wheel if no other mode is known: plain and readable.
 PLAIN_MODE = stat.S_IFREG | 0o644
 
 
 class WheelReader:
-    """An open wheel: what its name says, its files, and what its RECORD says of them.
+    """An open wheel: the parts of its name, its files, and their entries in its RECORD.
 
     Attributes:
         path: the file.
         name: the project, normalised ("ray").
-        version: as the file name has it.
-        tags: what the file name says it runs on.
+        version: the version in the file name.
+        tags: the tags in the file name.
         python, abi, platform: the three parts of the tag in the file name, as written.
         dist_info: the metadata directory, without a slash.
         record: entry by path, from RECORD.
-        record_text: RECORD as it is.
+        record_text: the content of RECORD.
     """
 
     def __init__(self, path: Path) -> None:
@@ -129,7 +129,7 @@ class WheelReader:
         return name in self._infos
 
     def mode(self, name: str) -> int:
-        """Return the Unix file mode kept for a file, 0 when none was kept."""
+        """Return the Unix file mode of a file; 0 if the wheel has none."""
         return self._infos[name].external_attr >> 16
 
     def read(self, name: str) -> bytes:
@@ -148,10 +148,10 @@ class WheelReader:
             raise self._damaged(f"{name} cannot be unpacked ({error})") from error
 
     def read_recorded(self, name: str) -> bytes:
-        """Return the content of a file that has to be as RECORD says.
+        """Return the content of a file after comparing it with RECORD.
 
         Raises:
-            WheelError: as `read`, or the content is another than RECORD says.
+            WheelError: as `read`, or the content is not what RECORD says.
         """
         data = self.read(name)
         if not self.record[name].matches(data):
@@ -159,16 +159,16 @@ class WheelReader:
         return data
 
     def unrecorded(self) -> list[str]:
-        """Return the files that RECORD should name and does not, sorted."""
+        """Return the files that RECORD should name but does not, sorted."""
         own = {f"{self.dist_info}/{name}" for name in ("RECORD", *SIGNATURES)}
         return sorted(self._infos.keys() - self.record.keys() - own)
 
     def absent(self) -> list[str]:
-        """Return the files that RECORD names and the wheel lacks, sorted."""
+        """Return the files that RECORD names but the wheel lacks, sorted."""
         return sorted(self.record.keys() - self._infos.keys())
 
     def require_complete(self) -> None:
-        """Check that RECORD names exactly the files there are.
+        """Check that RECORD names exactly the files of the wheel.
 
         Raises:
             WheelError: it does not.
@@ -195,7 +195,7 @@ def same_project(left: str, right: str) -> bool:
 
 
 def timestamp() -> tuple[int, int, int, int, int, int]:
-    """Return the time that every file of a wheel we write gets: SOURCE_DATE_EPOCH or 1980-01-01.
+    """Return the time that every file of a written wheel gets: SOURCE_DATE_EPOCH or 1980-01-01.
 
     Raises:
         WheelError: SOURCE_DATE_EPOCH is not a number of seconds that a zip file can hold.
@@ -220,7 +220,7 @@ def _bad_epoch(text: str) -> WheelError:
 class WheelWriter:
     """Writes a wheel so that the same files in the same order give the same bytes.
 
-    A context manager: leaving it without an error finishes the wheel, with one gives it up.
+    This is a context manager. Leaving it without an error finishes the wheel.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -269,6 +269,6 @@ class WheelWriter:
         if error is None:
             self._zip.close()
             return
-        # Closed all the same: an open one would try again when it is collected, on a closed file.
+        # Close it in any case. An open writer would try to write again when it is collected.
         with suppress(OSError):
             self._zip.close()

@@ -1,8 +1,8 @@
-"""Upper bounds that a Ray of some age needs today and does not carry: the one table of them.
+"""The table of upper bounds that an older Ray needs today but does not have.
 
-A release of Ray names the oldest versions of its dependencies that it works with, seldom the
-newest: those did not exist yet. When a later release of a dependency breaks it, plain pip still
-picks that one. A custom wheel carries the bound in its metadata instead.
+A release of Ray names the oldest versions of its dependencies that it works with, and seldom the
+newest, which did not exist yet. If a later release of a dependency breaks Ray, plain pip still
+installs that release. A custom wheel has the bound in its metadata instead.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Bound:
     """One requirement that is added to the metadata of some Rays.
 
     Attributes:
-        requirement: as Requires-Dist has it, "protobuf<7".
-        ray_versions: the Rays that need it, a specifier.
+        requirement: in the form of Requires-Dist, "protobuf<7".
+        ray_versions: the releases of Ray that need it, as a version specifier.
         why: what happens without it.
     """
 

@@ -50,16 +50,16 @@ def build_wheel(
         out_dir: where to put it; made when missing.
         ray_version: the Ray release; may be left out when `source` is given.
         source: the official wheel; left out, pip downloads it.
-        contents: the Mantaray to put in; left out, the one that is running.
+        contents: the Mantaray to put in; by default the running one.
         allow_refused: make the wheel even if patches would be refused on this Ray.
-        relay: whether the one that is running brings its relay along, if it has one.
-        say: told, in words, what is being done.
+        relay: whether to include the relay of the running Mantaray, if it has one.
+        say: called with a line for each step.
 
     Returns:
         The wheel. It replaces an earlier one of the same name.
 
     Raises:
-        WheelError: an input is not fit for it, a tool is missing, or the wheel cannot be written.
+        WheelError: an input is not fit, a tool is missing, or the wheel cannot be written.
     """
     if not sys.platform.startswith("linux"):
         raise WheelError(
@@ -132,7 +132,7 @@ def _require_fit(official: WheelReader, ray_version: str | None) -> None:
 
 
 def _require_patches(path: Path, ray_version: str) -> None:
-    """Check that every patch of the Mantaray that is running would be attached to this Ray.
+    """Check that every patch of the running Mantaray would be attached to this Ray.
 
     Raises:
         WheelError: a patch would be refused.
@@ -169,8 +169,8 @@ def _require_runs_here(official: WheelReader) -> None:
 def _require_agreeing_metadata(official: WheelReader) -> None:
     """Check that the metadata inside agrees with the file name, which anyone may have changed.
 
-    The platform is compared by machine only: upstream's WHEEL files say linux where the name says
-    manylinux.
+    The platform is compared by machine only, because upstream's WHEEL files say linux where the file name
+    says manylinux.
     """
     file_name = official.path.name
     metadata = official.read(f"{official.dist_info}/METADATA")
@@ -197,7 +197,7 @@ def _without_glibc(tag: str) -> tuple[str, str, str]:
 
 @contextmanager
 def _appearing_whole(out_dir: Path, file_name: str) -> Iterator[tuple[IO[bytes], Path]]:
-    """Give a file to write that takes its name when all went well and is gone when not.
+    """Yield a file to write. It gets its name if all goes well, and is removed otherwise.
 
     Raises:
         WheelError: the directory cannot be written, or writing failed.
@@ -212,7 +212,7 @@ def _appearing_whole(out_dir: Path, file_name: str) -> Iterator[tuple[IO[bytes],
             yield file, target
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes it private; a wheel is for everyone the umask lets in.
+        # mkstemp makes the file private. A wheel gets the permissions that the umask allows.
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What of Mantaray goes into a custom wheel: the files of the Mantaray that is running.
+"""The part of a custom wheel that is Mantaray: the files of the running Mantaray.
 
-They are taken from the package's directory, not from the metadata of a distribution, so that a
-Mantaray which came inside a custom wheel can make the next one.
+They are read from the package's directory and not from the metadata of a distribution, so that a
+Mantaray which was installed by a custom wheel can make the next one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mantaray.wheel.errors import WheelError
 PACKAGE = "mantaray"
 PTH = "mantaray.pth"
 NATIVE_STEM = f"{PACKAGE}/_native"
-# The program of the distribution ray-mantaray-relay, which lands in the package's directory.
+# The program of the distribution ray-mantaray-relay, which is installed into the package's directory.
 RELAY = f"{PACKAGE}/bin/mantaray-relay"
 _REQUIREMENTS = "requirements.txt"
 _ELF = b"\x7fELF"
@@ -28,12 +28,12 @@ _INSTALL = "install ray-mantaray again with pip's --force-reinstall"
 
 @dataclass(frozen=True)
 class ContentFile:
-    """One file that goes in.
+    """One file that goes into the wheel.
 
     Attributes:
         name: its path in the wheel.
-        source: where it lies now.
-        executable: whether it keeps an execute permission.
+        source: where it is now.
+        executable: whether it has an execute permission.
         native: whether it is machine code, which decides the platform tag.
     """
 
@@ -44,7 +44,7 @@ class ContentFile:
 
     @property
     def mode(self) -> int:
-        """The file mode in the wheel; the umask of whoever installed Mantaray has no say in it."""
+        """The file mode in the wheel. The umask of the user who installed Mantaray does not change it."""
         return stat.S_IFREG | (0o755 if self.executable else 0o644)
 
 
@@ -55,7 +55,7 @@ class Contents:
     Attributes:
         version: of Mantaray.
         files: all of its files, sorted by name.
-        requirements: what it needs at run time, as Requires-Dist has it.
+        requirements: what it needs at run time, in the form of Requires-Dist.
     """
 
     version: str
@@ -69,7 +69,7 @@ class Contents:
 
 
 def installed_contents(site: Path | None = None, *, relay: bool = True) -> Contents:
-    """Collect the Mantaray that is running.
+    """Collect the files of the running Mantaray.
 
     Args:
         site: another directory that holds the package `mantaray` and `mantaray.pth`.
@@ -114,7 +114,7 @@ def unpack(release: WheelReader, directory: Path) -> None:
 
 
 def unpacked_contents(directory: Path, version: str) -> Contents:
-    """Return what of unpacked wheels goes into a custom wheel.
+    """Return the contents for a custom wheel from unpacked wheels.
 
     Args:
         directory: where `unpack` has put them. It is needed as long as the contents are.

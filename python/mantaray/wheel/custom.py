@@ -1,4 +1,4 @@
-"""What a custom wheel consists of: an official Ray wheel, every file byte for byte, and a Mantaray."""
+"""A custom wheel as a value: every file of an official Ray wheel, byte for byte, and a Mantaray."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mantaray.wheel.record import Entry, entry_of, format_record
 
 
 class CustomWheel:
-    """The wheel that comes out of an official one and a Mantaray.
+    """The wheel that is made of an official wheel and a Mantaray.
 
-    The same inputs give the same bytes, so it also tells what a wheel at hand has to be.
+    The same inputs give the same bytes, so it can also be compared with an existing wheel.
 
     Attributes:
         file_name: of the wheel.
     """
 
     def __init__(self, official: WheelReader, mantaray: Contents, platform: str) -> None:
-        """Say what goes in.
+        """Combine the inputs.
 
         Args:
             official: the official wheel, open.
@@ -40,7 +40,7 @@ class CustomWheel:
         self.file_name = f"ray-{self._version}-{self._tag}.whl"
 
     def write(self, file: IO[bytes]) -> None:
-        """Write it: files sorted, the metadata directory behind all others, RECORD last of all.
+        """Write it: files in sorted order, then the metadata directory, and RECORD last of all.
 
         Raises:
             OSError: it cannot be written.

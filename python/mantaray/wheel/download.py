@@ -17,7 +17,7 @@ _DOWNLOAD_TIMEOUT_S = 1800.0
 def download_official(version: str, directory: Path) -> Path:
     """Download the official wheel of a Ray release.
 
-    What pip says goes to standard error.
+    The output of pip goes to standard error.
 
     Args:
         version: the release, "2.60.0".
@@ -47,7 +47,7 @@ def download_mantaray(version: str, directory: Path) -> Path:
 
 
 def _download(project: str, version: str, what: str, option: str, directory: Path) -> Path:
-    """Get one wheel with pip; `what` and `option` are for the words of an error."""
+    """Get one wheel with pip. `what` and `option` are used in error messages."""
     if importlib.util.find_spec("pip") is None:
         raise WheelError(
             f"pip, which gets the {what}, is not installed for this interpreter",

@@ -1,10 +1,10 @@
-"""The one error that making or checking a custom wheel raises for what a user can meet."""
+"""The error that a user can meet when a custom wheel is made or checked."""
 
 from __future__ import annotations
 
 
 class WheelError(Exception):
-    """Something about a wheel, or about making one, that its user has to know.
+    """A wheel is not as it should be, or cannot be made.
 
     Attributes:
         hint: what to do about it, in words.

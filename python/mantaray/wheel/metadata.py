@@ -1,4 +1,4 @@
-"""The metadata files of a wheel, edited as text so that all else in them stays as it came."""
+"""Edits the metadata files of a wheel as text, so that everything else in them stays as it was."""
 
 from __future__ import annotations
 

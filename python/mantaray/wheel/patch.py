@@ -1,9 +1,9 @@
-"""The patch of custom wheels: `ray --version` goes on to print the version of Ray alone.
+"""The patch of custom wheels: `ray --version` still prints the version of Ray alone.
 
-The `ray` command asks the installed metadata for its version, and a custom wheel's metadata says
-2.60.0+mantaray.X, so that pip tells it from the official one. Scripts that compare what the command
-prints between nodes would take the two for different Rays, although `ray.__version__`, which Ray
-itself compares, is the same. So the command prints that one.
+The `ray` command reads its version from the installed metadata. The metadata of a custom wheel says
+2.60.0+mantaray.X, so that pip can distinguish it from the official wheel. Scripts that compare the output
+of the command between nodes would take the two for different releases, although `ray.__version__`, which
+Ray itself compares, is the same. So the command prints `ray.__version__`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _MODULE = "ray.scripts.scripts"
 
 
 def print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-    """Do what the option `--version` does, with the version that Ray's code has.
+    """Handle the option `--version` with the version in Ray's code.
 
     Args:
-        ctx: of the command that is parsed.
+        ctx: the context of the command that is parsed.
         parameter: the option.
         value: whether it was given.
     """

@@ -1,7 +1,7 @@
-"""The platform tag of a custom wheel: what the native parts really need, as auditwheel measures it.
+"""Finds the platform tag of a custom wheel: what the native parts really need, according to auditwheel.
 
-auditwheel's Python interface changes from release to release, the sentence of `auditwheel show` has
-not: it is run as a program, on a small wheel that holds the native parts and nothing else.
+auditwheel's Python interface changes from release to release, but the sentence of `auditwheel show` does
+not. So auditwheel is run as a program, on a small wheel that contains only the native parts.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from mantaray.wheel.record import entry_of, format_record
 
 _VERDICT = re.compile(r'is consistent with the following platform tag: "([^"]+)"')
 _MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_\w+")
-# The names from before a tag said its glibc (PEP 600 lists them).
+# The older names of tags, which do not contain the glibc version (PEP 600 lists them).
 _OLD_NAMES = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
 _AUDIT_TIMEOUT_S = 300.0
-# A tag without a promise, as linux_x86_64: only a machine like the one that built it.
+# A tag without a promise, such as linux_x86_64: the wheel runs only on machines like the one that built it.
 _NO_PROMISE = (1 << 30, 0)
 
 
 def needed_glibc(tag: str) -> tuple[int, int]:
     """Return the glibc that a platform tag asks for, (2, 17) for manylinux2014_x86_64.
 
-    A plain linux tag promises nothing; it counts as newer than every glibc.
+    A plain linux tag promises nothing, so it counts as newer than every glibc.
 
     Args:
         tag: one platform tag.
@@ -52,8 +52,8 @@ def stricter(upstream: str, ours: str) -> str:
     """Return the platform tag for a wheel that holds upstream's binaries and ours.
 
     Args:
-        upstream: the tag of upstream's file name; several, joined by dots, mean that any will do.
-        ours: the tag of our native parts.
+        upstream: the tag of upstream's file name. Of several tags, joined by dots, any will do.
+        ours: the tag of Mantaray's native parts.
     """
     loosest = min(needed_glibc(tag) for tag in upstream.split("."))
     return upstream if needed_glibc(ours) <= loosest else ours
@@ -64,7 +64,7 @@ def audited_tag(natives: Iterable[ContentFile], machine: str | None = None) -> s
 
     Args:
         natives: the files; at least one.
-        machine: what they are for, "aarch64"; this machine by default.
+        machine: the machine that they are for, "aarch64"; this machine by default.
 
     Raises:
         WheelError: auditwheel is missing or gives no verdict.
@@ -86,7 +86,7 @@ def audited_tag(natives: Iterable[ContentFile], machine: str | None = None) -> s
                 f"auditwheel gave no verdict on the native parts within {_AUDIT_TIMEOUT_S:.0f} s",
                 "try again when the machine is less busy",
             ) from error
-    # It wraps its sentences to the width of a page.
+    # auditwheel wraps its sentences to the width of a page.
     verdict = _VERDICT.search(" ".join(done.stdout.split()))
     if verdict is None:
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
@@ -98,7 +98,7 @@ def audited_tag(natives: Iterable[ContentFile], machine: str | None = None) -> s
 
 
 def _mini_wheel(directory: Path, natives: Iterable[ContentFile], machine: str | None) -> Path:
-    """Write a wheel of the native parts alone, for in all of Ray its binaries are judged too."""
+    """Write a wheel of the native parts alone. In a whole Ray wheel, Ray's binaries would be judged too."""
     platform = f"linux_{machine}" if machine else sysconfig.get_platform()
     platform = platform.replace("-", "_").replace(".", "_")
     tag = f"py3-none-{platform}"

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 
 from mantaray.wheel.errors import WheelError
 
-# The wheel format forbids weaker ones.
+# The wheel format forbids weaker hashes.
 _ALGORITHMS = frozenset({"sha256", "sha384", "sha512"})
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a RECORD says of one file.
+    """The entry of one file in a RECORD.
 
     Attributes:
         algorithm: name of the hash; empty for a RECORD's own line.
         digest: the hash's bytes; empty for a RECORD's own line.
-        size_bytes: length of the file, or None when the line does not say it.
+        size_bytes: length of the file; None if the line does not contain it.
     """
 
     algorithm: str
@@ -78,7 +78,7 @@ def format_record(entries: Iterable[tuple[str, Entry]], own_path: str) -> bytes:
 
     Args:
         entries: path and entry of every file, in the order to write.
-        own_path: where the RECORD lies itself; it ends with that line, without a hash.
+        own_path: the path of the RECORD itself, which is its last line and has no hash.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -1,7 +1,7 @@
 """Compares a custom wheel, byte by byte, with what `mantaray wheel` makes of its two inputs.
 
 The inputs are the official Ray wheel and the `ray-mantaray` wheel of the release that the custom wheel
-names. Nothing that is in the custom wheel itself is believed.
+names. Nothing in the custom wheel itself is trusted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mantaray.wheel.layout import REWRITTEN, UPSTREAM_RECORD, is_ours
 from mantaray.wheel.platform_tag import audited_tag, stricter
 
 RELAY_DISTRIBUTION = f"{DISTRIBUTION}-relay"
-# Text is shown line by line in a finding, and no more of it than this.
+# How many lines of a text a finding shows at most.
 _MAX_LINES = 5
 
 
@@ -45,9 +45,9 @@ def compare(
 
     Args:
         wheel: the custom wheel.
-        official: the official wheel of the Ray in it, found sound.
+        official: the official wheel of the Ray in it, already checked.
         release: the `ray-mantaray` wheel.
-        relay: the `ray-mantaray-relay` wheel, if the custom wheel holds the relay of that one.
+        relay: the `ray-mantaray-relay` wheel, if the custom wheel contains its relay.
         version: of the Mantaray that the custom wheel names.
 
     Raises:
@@ -122,14 +122,14 @@ def _compare(wheel: WheelReader, custom: CustomWheel, official: WheelReader) -> 
 
 
 def _differing_lines(name: str, expected: bytes, actual: bytes) -> list[str]:
-    """Return a sentence for each line of a metadata file that is too much, or that is missing."""
+    """Return a sentence for each surplus or missing line of a metadata file."""
     before, after = (data.decode("utf-8", "replace").splitlines() for data in (expected, actual))
     said = []
     for line in difflib.ndiff(before, after):
         if line[0] in "+-":
             what = "has the line" if line[0] == "+" else "lacks the line"
             said.append(f"{name} {what} {line[2:]!r}")
-    # Lines may be equal where their ends are not.
+    # The lines may be equal although their ends are not.
     said = said or [f"{name} has other line ends than it has to have"]
     more = (
         [f"{name} differs in {len(said) - _MAX_LINES} more lines"] if len(said) > _MAX_LINES else []

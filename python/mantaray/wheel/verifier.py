@@ -1,4 +1,4 @@
-"""Checks a custom wheel: every upstream file unchanged, and what was added or changed besides.
+"""Checks that a custom wheel has every upstream file unchanged, and lists what was added or changed.
 
 The strict check, with the official wheel at hand, is in `mantaray.wheel.strict`.
 """
@@ -24,20 +24,20 @@ from mantaray.wheel.strict import Comparison, compare
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found in a custom wheel. Paths are as in the wheel.
+    """The findings in a custom wheel. Paths are as in the wheel.
 
     Attributes:
         wheel: its file name.
         ray_version: of the Ray in it.
         mantaray_version: of the Mantaray in it.
         reference: what upstream's files were compared with, in words.
-        unchanged: how many of upstream's files are as upstream made them.
-        rewritten: metadata files that differ from upstream's, as they have to.
+        unchanged: how many of upstream's files are unchanged.
+        rewritten: metadata files that differ from upstream's as expected.
         added: files that Mantaray adds.
         changed: upstream files that differ.
-        missing: upstream files that are gone.
+        missing: upstream files that are missing.
         unexpected: files that neither upstream nor Mantaray put there.
-        problems: everything else that is wrong, a sentence each.
+        problems: everything else that is wrong, one sentence for each.
     """
 
     wheel: str
@@ -69,7 +69,7 @@ def verify_wheel(
     With the official wheel, every file, every line of metadata and every permission has to be what
     `mantaray wheel` makes of the official wheel and of the Mantaray release that the custom wheel names.
     Without it, only upstream's files are checked, by the RECORD of upstream that a custom wheel keeps.
-    Whoever changed the wheel may have changed that RECORD too.
+    A person who changed the wheel may have changed that RECORD too.
 
     Args:
         path: the custom wheel.
@@ -192,13 +192,13 @@ def _group(
 
 
 def _inside_name(upstream_name: str, wheel: WheelReader) -> str:
-    """Return where a file of upstream lies in the custom wheel, whose .dist-info is renamed."""
+    """Return the path of an upstream file in the custom wheel, whose .dist-info has another name."""
     top, slash, rest = upstream_name.partition("/")
     return f"{wheel.dist_info}/{rest}" if slash and top.endswith(".dist-info") else upstream_name
 
 
 def _metadata_problems(wheel: WheelReader) -> list[str]:
-    """Return where the metadata and the file name disagree."""
+    """Return a sentence for each disagreement of the metadata with the file name."""
     problems = []
     metadata = wheel.read(f"{wheel.dist_info}/METADATA")
     if header(metadata, "Version") != [str(wheel.version)]:

@@ -251,7 +251,9 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "MANTARAY_SPILL_RESERVE_BYTES",
         "MANTARAY_SPILL_PUNCH_DELAY_MS",
         "MANTARAY_SPILL_READAHEAD_BYTES",
+        "MANTARAY_SPILL_GET_BYTES",
         "MANTARAY_SPILL_IO_DEADLINE_MS",
+        "MANTARAY_SPILL_CHECK_PULLS",
         "MANTARAY_LOG_REWRITES",
         "MANTARAY_LOG_RETENTION_BYTES",
         "MANTARAY_LOG_RETENTION_AGE_S",
@@ -265,11 +267,13 @@ def test_settings_are_listed_one_a_line(world: World) -> None:
         "MANTARAY_GC_SHORT_PAUSE_MS",
         "MANTARAY_GC_IDLE_DELAY_MS",
         "MANTARAY_GC_RSS_LIMIT_BYTES",
+        "MANTARAY_GC_HUGE_PAGES",
         "MANTARAY_REFS_WATCH_INTERVAL_MS",
         "MANTARAY_RELAY_PORT",
         "MANTARAY_RELAY_ADMIN_PORT",
         "MANTARAY_RELAY_HOST",
         "MANTARAY_RELAY_UPSTREAM_TIMEOUT_MS",
+        "MANTARAY_RELAY_MAX_MEMORY_BYTES",
     ]
 
 
@@ -300,6 +304,7 @@ def test_help_imports_no_command(world: World) -> None:
         "logs",
         "refs",
         "relay",
+        "report",
         "settings",
         "sim",
         "spill",

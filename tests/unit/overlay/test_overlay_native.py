@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from base64 import urlsafe_b64encode
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,31 @@ def test_child_processes_inherit_the_verdict(native_world: World) -> None:
     ((state, why),) = json.loads(native_world.run(program).stdout)
     assert state == "refused"
     assert words in why
+
+
+_TRIALS = """
+    import json
+    from mantaray.overlay import native_module
+    trials = []
+    native_module._trial = lambda path: trials.append(str(path))
+    native_module.load()
+    print(json.dumps(len(trials)))
+"""
+
+
+@pytest.mark.parametrize("package", ["ray_mantaray-0.2.0", "ray-2.60.0+mantaray"])
+def test_intact_module_costs_a_driver_no_child_process(native_world: World, package: str) -> None:
+    """Each driver waited 40 ms and more in `import ray` for an interpreter that tried the module."""
+    file = native_file(native_world.mantaray)
+    checksum = urlsafe_b64encode(sha256(file.read_bytes()).digest()).decode().rstrip("=")
+    record = file.parent.parent / f"{package}.dist-info" / "RECORD"
+    record.parent.mkdir()
+    record.write_text(f"mantaray/{file.name},sha256={checksum},{file.stat().st_size}\n")
+    assert native_world.run(_TRIALS).stdout.strip() == "0"
+    record.write_text(f"mantaray/{file.name},sha256={checksum[::-1]},{file.stat().st_size}\n")
+    assert native_world.run(_TRIALS).stdout.strip() == "1"
+    record.write_text(f"mantaray/{file.name},,\n")
+    assert native_world.run(_TRIALS).stdout.strip() == "1"
 
 
 def test_a_verdict_does_not_outlive_the_file(native_world: World) -> None:

@@ -75,9 +75,10 @@ class World:
     def __init__(self, root: Path) -> None:
         venv.create(root, with_pip=False, symlinks=True)
         self.python = root / "bin" / "python"
-        self.site = Path(
-            sysconfig.get_path("purelib", "venv", {"base": str(root), "platbase": str(root)})
-        )
+        # Python 3.10 has no scheme of that name.
+        scheme = "venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix"
+        bases = {"base": str(root), "platbase": str(root)}
+        self.site = Path(sysconfig.get_path("purelib", scheme, bases))
         # wrapt, packaging and click come from the environment that runs the tests.
         (self.site / "a-dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
         source = REPOSITORY / "python" / "mantaray"
@@ -173,6 +174,16 @@ class World:
         """Run the `mantaray` command."""
         program = f"from mantaray.cli.main import main; main({list(arguments)!r}, 'mantaray')"
         return self.run(program, **environment)
+
+
+# What the fake Ray does without the patch for tests, and with it.
+STOCK = {"start": "stock", "speed": 1}
+PATCHED = {"start": "patched", "speed": 2}
+
+
+def behaviour(told: Mapping[str, object]) -> dict[str, object]:
+    """Return what a program of `TELL` says about the fake Ray."""
+    return {key: told[key] for key in ("start", "speed")}
 
 
 def speed_fingerprint(engine: str = ENGINE) -> str:

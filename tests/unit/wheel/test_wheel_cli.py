@@ -57,8 +57,8 @@ def test_a_ray_on_which_patches_would_be_refused_gets_no_inert_wheel(tmp_path: P
     status, out, words = run("--from", str(source), "-o", str(tmp_path / "out"))
     assert (status, out) == (1, "")
     error, hint = words.splitlines()[-2:]
-    assert error.startswith("error: on Ray 2.60.0 these patches would be refused: gc, ")
-    assert "(gc: this Ray has no source of ray._private.worker, and " in error
+    assert error.startswith("error: on Ray 2.60.0 these patches would be refused: direct, gc, ")
+    assert "(direct: this Ray has no source of ray._private.worker, and " in error
     assert "--allow-refused makes the wheel without these patches" in hint
     assert not list(tmp_path.glob("out/*"))
 
