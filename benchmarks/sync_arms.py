@@ -29,6 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 GENERATOR = "//benchmarks/sync_storm:sync_storm"
 RELAY = "//src/mantaray/relay:mantaray-relay"
 WORKER_CALLS = "//benchmarks/sync_storm:worker_calls"
+RAYLET_ANSWERS = "//benchmarks/sync_storm:raylet_answers"
 # From 2.53 on raylets and the GCS exchange batches.
 DIALECTS = {"2.48.0": "bare", "2.60.0": "batch"}
 # The service at which processes wait for what is published.
@@ -295,6 +296,7 @@ class WorkerCalls:
         ports: of the GCS or of relays; processes are spread over them in turn.
         processes: how many there are.
         calls_per_s: look-ups of all of them together.
+        options: further ones of the program, see the beginning of worker_calls.cc ("_" for "-").
     """
 
     def __init__(
@@ -304,6 +306,7 @@ class WorkerCalls:
         ports: Sequence[int],
         processes: int,
         calls_per_s: float,
+        **options: str | int,
     ) -> None:
         self._child: subprocess.Popen[str] | None = None
         if processes == 0:
@@ -311,8 +314,10 @@ class WorkerCalls:
         if binary is None:
             raise ValueError("processes need the program that plays them")
         targets = ",".join(f"127.0.0.1:{port}" for port in ports)
+        told = {"targets": targets, "pubsub": PUBSUB[ray], "processes": processes}
+        flags = told | {"calls-per-s": calls_per_s} | options
         self._child = subprocess.Popen(
-            [str(binary), targets, PUBSUB[ray], str(processes), str(calls_per_s)],
+            [str(binary), *(f"--{name.replace('_', '-')}={flags[name]}" for name in flags)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -330,12 +335,33 @@ class WorkerCalls:
             self._child.kill()
             self._child.communicate()
 
+    def forget(self) -> None:
+        """Count from now."""
+        if self._child is not None and self._child.stdin is not None:
+            self._child.stdin.write("\n")
+            self._child.stdin.flush()
+
     def figures(self) -> dict[str, Any]:
         """End the calls; return how many there were, and how long they took. Nothing without processes."""
         if self._child is None:
             return {}
         told, _ = self._child.communicate()
         return dict(json.loads(told))
+
+
+@contextlib.contextmanager
+def raylet_answers(binary: Path | None) -> Iterator[int]:
+    """Run the server that answers the GCS for all simulated raylets; yields its port, 0 without one."""
+    if binary is None:
+        yield 0
+        return
+    pipe = subprocess.PIPE
+    with subprocess.Popen([str(binary)], stdin=pipe, stdout=pipe, text=True) as child:
+        assert child.stdout
+        try:
+            yield int(child.stdout.readline())
+        finally:
+            child.kill()
 
 
 def cpu_s(pid: int) -> float:

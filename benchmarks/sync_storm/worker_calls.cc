@@ -2,11 +2,16 @@
 // at a steady rate. Speaks HTTP/2 by hand over plain sockets, so that thousands of processes cost little beside what is
 // measured.
 //
-//   worker_calls ADDRESS:PORT[,ADDRESS:PORT...] PUBSUB_SERVICE PROCESSES CALLS_PER_S
+//   worker_calls --targets=ADDRESS:PORT[,ADDRESS:PORT...] --pubsub=SERVICE --processes=N --calls-per-s=N
+//       [--mix=running|start] [--nodes=N --raylet-port=PORT --channel=NUMBER]
 //
-// Every process has a connection of its own to one of the addresses. Prints "ready" when all long polls were sent. Then
-// it makes calls until standard input ends. Prints JSON: how many calls were answered, how many failed, how long they
-// took from when each was due, and how many long polls still wait.
+// Every process has a connection of its own to one of the targets. The calls are those of a running cluster, or with
+// --mix=start those of workers that start. With --nodes, the first processes register the nodes
+// whose views sync_storm publishes (its seed must be 1), at addresses of this machine, so that the GCS asks each of
+// them for its load; and every process subscribes to a channel of the GCS before it waits. Prints "ready" when all that
+// is done and all long polls were sent. Then it makes calls until standard input ends. A byte that comes there earlier
+// lets it forget what it has counted. Prints JSON: how many calls were answered, how many failed, how long they took
+// from when each was due, and how many long polls still wait.
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -29,70 +34,81 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "benchmarks/sync_storm/calls_wire.h"
 #include "benchmarks/sync_storm/histogram.h"
+#include "benchmarks/sync_storm/sync_messages.h"
 
 namespace {
 
+using mantaray::storm::Field;
+using mantaray::storm::FrameOf;
+using mantaray::storm::kAck;
+using mantaray::storm::kData;
+using mantaray::storm::kEndStream;
+using mantaray::storm::kFrameHeaderBytes;
+using mantaray::storm::kHeaders;
+using mantaray::storm::kMessageHeaderBytes;
+using mantaray::storm::kPing;
+using mantaray::storm::kReset;
+using mantaray::storm::kSettings;
+using mantaray::storm::kWindowUpdate;
+using mantaray::storm::Opening;
+using mantaray::storm::Request;
 using Clock = std::chrono::steady_clock;
 
-// What workers, agents and the dashboard ask for most.
-constexpr std::array<const char*, 3> kLookUps = {"/ray.rpc.NodeInfoGcsService/CheckAlive",
-                                                 "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
-                                                 "/ray.rpc.JobInfoGcsService/GetAllJobInfo"};
-constexpr uint8_t kData = 0;
-constexpr uint8_t kHeaders = 1;
-constexpr uint8_t kReset = 3;
-constexpr uint8_t kSettings = 4;
-constexpr uint8_t kPing = 6;
-constexpr uint8_t kWindowUpdate = 8;
-constexpr uint8_t kAck = 1;
-constexpr uint8_t kEndStream = 1;
-constexpr uint8_t kEndHeaders = 4;
-constexpr size_t kFrameHeaderBytes = 9;
-constexpr size_t kMessageHeaderBytes = 5;
+struct LookUp {
+  const char* method;
+  std::string message;
+};
 
-std::string BigEndian(uint64_t value, int bytes) {
-  std::string text;
-  for (int at = bytes - 1; at >= 0; --at) text.push_back(static_cast<char>(value >> (8 * at)));
-  return text;
+std::string KeyOfFunction(int number) { return "fun:" + std::to_string(number); }
+
+// What workers, agents and the dashboard ask for most while nothing starts.
+std::vector<LookUp> LookUpsOfARunningCluster() {
+  return {{"NodeInfoGcsService/CheckAlive", ""},
+          {"NodeInfoGcsService/GetAllNodeInfo", ""},
+          {"JobInfoGcsService/GetAllJobInfo", ""}};
 }
 
-std::string FrameOf(uint8_t kind, uint8_t flags, uint32_t stream, const std::string& payload) {
-  return BigEndian(payload.size(), 3) + BigEndian(kind, 1) + BigEndian(flags, 1) + BigEndian(stream, 4) + payload;
-}
-
-// A header as HPACK has it without an index and without compression. Both texts are shorter than 127 bytes.
-std::string Header(const std::string& name, const std::string& value) {
-  return std::string(1, '\0') + static_cast<char>(name.size()) + name + static_cast<char>(value.size()) + value;
-}
-
-std::string Opening() {
-  const std::string window = BigEndian(4, 2) + BigEndian(INT32_MAX, 4);
-  return "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + FrameOf(kSettings, 0, 0, window) +
-         FrameOf(kWindowUpdate, 0, 0, BigEndian(INT32_MAX - 65'535, 4));
-}
-
-std::string Request(uint32_t stream, const std::string& method, const std::string& message) {
-  const std::string headers = Header(":method", "POST") + Header(":scheme", "http") + Header(":path", method) +
-                              Header(":authority", "gcs") + Header("te", "trailers") +
-                              Header("content-type", "application/grpc");
-  const std::string data = BigEndian(0, 1) + BigEndian(message.size(), 4) + message;
-  return FrameOf(kHeaders, kEndHeaders, stream, headers) + FrameOf(kData, kEndStream, stream, data);
+// What a worker of Ray 2.60 reads when it starts, as its GCS counted it (16 workers that start read 123 keys), and what
+// its node asks meanwhile.
+std::vector<LookUp> LookUpsOfAStart() {
+  std::vector<LookUp> reads = {{"NodeInfoGcsService/GetClusterId", ""}, {"NodeInfoGcsService/GetAllNodeInfo", ""}};
+  for (int number = 0; number < 6; ++number) {
+    reads.push_back({"InternalKVGcsService/InternalKVGet", Field(1, KeyOfFunction(number))});
+  }
+  reads.push_back({"NodeInfoGcsService/CheckAlive", ""});
+  return reads;
 }
 
 // The request of a long poll: a subscriber with an id of 28 bytes.
-std::string Subscriber(uint32_t process) {
-  std::string id = "worker" + BigEndian(process, 22);
-  return std::string("\x0a") + static_cast<char>(id.size()) + id;
+std::string Subscriber(uint32_t process) { return Field(1, "worker" + mantaray::storm::BigEndian(process, 22)); }
+
+// A request that subscribes to all of a channel. Ray's processes send their id as the sender's, too.
+std::string Subscription(uint32_t process, uint32_t channel) {
+  const std::string subscriber = Subscriber(process);
+  const std::string command = Field(1, channel) + Field(4, "");
+  return subscriber + Field(2, command) + Field(3, subscriber.substr(2));
+}
+
+// A request that registers a simulated node. Each has an address of its own, which this machine answers.
+std::string Registration(uint32_t node, uint32_t raylet_port) {
+  constexpr uint64_t kSeed = 1;
+  const std::string address = "127.1." + std::to_string(node / 250) + "." + std::to_string(node % 250 + 1);
+  const std::string info =
+      Field(1, mantaray::storm::NodeId(node, kSeed)) + Field(2, address) + Field(3, "/tmp/ray/session/sockets/raylet") +
+      Field(4, "/tmp/ray/session/sockets/plasma_store") + Field(5, raylet_port) + Field(6, raylet_port) +
+      Field(8, "node-" + std::to_string(node)) + Field(12, "node-" + std::to_string(node));
+  return Field(1, info);
 }
 
 class Processes {
  public:
-  // Args: `pubsub`: the service at which they wait; releases of Ray call it differently.
-  Processes(const std::vector<sockaddr_in>& addresses, const std::string& pubsub, uint32_t count)
-      : poll_method_("/ray.rpc." + pubsub + "/GcsSubscriberPoll"), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+  Processes(const std::vector<sockaddr_in>& addresses, uint32_t count, std::vector<LookUp> look_ups)
+      : look_ups_(std::move(look_ups)), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
     for (uint32_t process = 0; process < count; ++process) Open(process, addresses[process % addresses.size()]);
   }
   ~Processes() {
@@ -102,15 +118,49 @@ class Processes {
   Processes(const Processes&) = delete;
   Processes& operator=(const Processes&) = delete;
 
-  // Makes the next look-up; it counts from when it was due.
-  void Call(Clock::time_point due) {
-    Connection& connection = connections_[next_ % connections_.size()];
+  // Makes a call of a process; it counts from when it was due.
+  void Ask(size_t process, Clock::time_point due, const std::string& method, const std::string& message) {
+    Connection& connection = connections_[process];
     const uint32_t stream = connection.next_stream;
     connection.next_stream += 2;
     connection.calls[stream] = {due, false};
-    connection.unwritten += Request(stream, kLookUps[next_ % kLookUps.size()], "");
+    connection.unwritten += Request(stream, "/ray.rpc." + method, message);
     Flush(&connection);
+  }
+
+  // Makes the next look-up, of the next process.
+  void AskNext(Clock::time_point due) {
+    const LookUp& look_up = look_ups_[next_ % look_ups_.size()];
+    Ask(next_ / look_ups_.size() % connections_.size(), due, look_up.method, look_up.message);
     ++next_;
+  }
+
+  // Lets a process wait for news. Releases of Ray call the service differently.
+  void Wait(uint32_t process, const std::string& pubsub) {
+    Connection& connection = connections_[process];
+    connection.poll = connection.next_stream;
+    connection.next_stream += 2;
+    connection.poll_waits = true;
+    connection.unwritten += Request(connection.poll, "/ray.rpc." + pubsub + "/GcsSubscriberPoll", Subscriber(process));
+    Flush(&connection);
+  }
+
+  // Waits until every call was answered. Returns whether all were, and forgets how long they took.
+  bool Settle() {
+    const auto until = Clock::now() + std::chrono::seconds(120);
+    const auto settled = [this] {
+      return std::all_of(connections_.begin(), connections_.end(), [](const auto& one) { return one.calls.empty(); });
+    };
+    while (!settled() && Clock::now() < until) Poll(20);
+    const bool all = settled() && failed_ == 0;
+    Forget();
+    return all;
+  }
+
+  // Counts from now.
+  void Forget() {
+    took_ = {};
+    failed_ = 0;
   }
 
   // Reads for at most so many milliseconds.
@@ -146,8 +196,9 @@ class Processes {
   };
   struct Connection {
     int socket = -1;
-    uint32_t next_stream = 3;
-    bool poll_waits = true;  // on stream 1
+    uint32_t next_stream = 1;
+    uint32_t poll = 0;  // the stream of the long poll
+    bool poll_waits = false;
     std::map<uint32_t, Waiting> calls;
     std::string unwritten;
     std::string unread;
@@ -166,7 +217,7 @@ class Processes {
     event.events = EPOLLIN;
     event.data.u32 = process;
     epoll_ctl(epoll_, EPOLL_CTL_ADD, connection.socket, &event);
-    connection.unwritten = Opening() + Request(1, poll_method_, Subscriber(process));
+    connection.unwritten = Opening();
     Flush(&connection);
   }
 
@@ -213,7 +264,7 @@ class Processes {
     }
     const bool ends = kind == kReset || ((kind == kData || kind == kHeaders) && (flags & kEndStream) != 0);
     if (!ends) return;
-    if (stream == 1) connection->poll_waits = false;
+    if (stream == connection->poll) connection->poll_waits = false;
     if (call == connection->calls.end()) return;
     if (call->second.has_answer) {
       took_.Add(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - call->second.due).count());
@@ -224,10 +275,10 @@ class Processes {
   }
 
   static void GiveBackWindow(Connection* connection, size_t bytes) {
-    connection->unwritten += FrameOf(kWindowUpdate, 0, 0, BigEndian(bytes, 4));
+    connection->unwritten += FrameOf(kWindowUpdate, 0, 0, mantaray::storm::BigEndian(bytes, 4));
   }
 
-  const std::string poll_method_;
+  const std::vector<LookUp> look_ups_;
   int epoll_;
   std::deque<Connection> connections_;
   size_t next_ = 0;
@@ -254,45 +305,103 @@ std::vector<sockaddr_in> Addresses(const std::string& text) {
   return addresses;
 }
 
-bool InputHasEnded() {
+enum class Input { kNothing, kForget, kEnd };
+
+Input LookAtInput() {
   pollfd input{STDIN_FILENO, POLLIN, 0};
   char byte = 0;
-  return ::poll(&input, 1, 0) > 0 && read(STDIN_FILENO, &byte, 1) == 0;
+  if (::poll(&input, 1, 0) <= 0) return Input::kNothing;
+  return read(STDIN_FILENO, &byte, 1) == 0 ? Input::kEnd : Input::kForget;
 }
 
-int Main(char** argv) {
+class Arguments {
+ public:
+  Arguments(int argc, char** argv) {
+    for (int at = 1; at < argc; ++at) {
+      const std::string argument = argv[at];
+      const size_t equals = argument.find('=');
+      if (!argument.starts_with("--") || equals == std::string::npos) Refuse(argument);
+      values_[argument.substr(2, equals - 2)] = argument.substr(equals + 1);
+    }
+  }
+  std::string Text(const std::string& name) {
+    if (values_[name].empty()) Refuse("--" + name);
+    return values_[name];
+  }
+  uint32_t Number(const std::string& name, uint32_t otherwise) {
+    return values_[name].empty() ? otherwise : static_cast<uint32_t>(std::atoi(values_[name].c_str()));
+  }
+  bool Starts() { return values_["mix"] == "start"; }
+
+ private:
+  [[noreturn]] static void Refuse(const std::string& what) {
+    std::fprintf(stderr, "worker_calls: %s is missing or wrong; the beginning of worker_calls.cc has the usage\n",
+                 what.c_str());
+    std::exit(2);
+  }
+  std::map<std::string, std::string> values_;
+};
+
+bool Prepare(Processes* processes, Arguments* arguments, uint32_t count) {
+  const std::string pubsub = arguments->Text("pubsub");
+  const uint32_t nodes = arguments->Number("nodes", 0);
+  if (nodes > count) return false;
+  for (uint32_t node = 0; node < nodes; ++node) {
+    const std::string message = Registration(node, arguments->Number("raylet-port", 0));
+    processes->Ask(node, Clock::now(), "NodeInfoGcsService/RegisterNode", message);
+  }
+  for (int number = 0; nodes > 0 && number < 6; ++number) {
+    const std::string message = Field(1, KeyOfFunction(number)) + Field(2, std::string(2'000, 'x'));
+    processes->Ask(0, Clock::now(), "InternalKVGcsService/InternalKVPut", message);
+  }
+  if (!processes->Settle()) return false;
+  for (uint32_t process = 0; nodes > 0 && process < count; ++process) {
+    const std::string message = Subscription(process, arguments->Number("channel", 0));
+    processes->Ask(process, Clock::now(), pubsub + "/GcsSubscriberCommandBatch", message);
+  }
+  if (!processes->Settle()) return false;
+  for (uint32_t process = 0; process < count; ++process) processes->Wait(process, pubsub);
+  return true;
+}
+
+int Main(Arguments arguments) {
   rlimit limit{};
   getrlimit(RLIMIT_NOFILE, &limit);
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
-  Processes processes(Addresses(argv[1]), argv[2], static_cast<uint32_t>(std::atoi(argv[3])));
+  const uint32_t count = arguments.Number("processes", 1);
+  Processes processes(Addresses(arguments.Text("targets")), count,
+                      arguments.Starts() ? LookUpsOfAStart() : LookUpsOfARunningCluster());
+  if (!Prepare(&processes, &arguments, count)) {
+    std::fprintf(stderr, "worker_calls: the GCS did not register the nodes, or refused the subscriptions\n");
+    return 1;
+  }
   std::puts("ready");
   std::fflush(stdout);
-  const double calls_per_s = std::atof(argv[4]);
+  const double calls_per_s = std::atof(arguments.Text("calls-per-s").c_str());
   const auto began = Clock::now();
+  auto counted_from = began;
   uint64_t sent = 0;
-  while (!InputHasEnded()) {
+  for (Input input = Input::kNothing; input != Input::kEnd; input = LookAtInput()) {
+    if (input == Input::kForget) {
+      processes.Forget();
+      counted_from = Clock::now();
+    }
     const auto due =
         began + std::chrono::nanoseconds(static_cast<int64_t>(1e9 * static_cast<double>(sent) / calls_per_s));
     const auto left_ms = std::chrono::ceil<std::chrono::milliseconds>(due - Clock::now()).count();
     if (left_ms <= 0) {
-      processes.Call(due);
+      processes.AskNext(due);
       ++sent;
       processes.Poll(0);
     } else {
       processes.Poll(static_cast<int>(std::min<int64_t>(left_ms, 50)));
     }
   }
-  processes.Print(std::chrono::duration<double>(Clock::now() - began).count());
+  processes.Print(std::chrono::duration<double>(Clock::now() - counted_from).count());
   return 0;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  if (argc != 5 || std::atoi(argv[3]) <= 0 || std::atof(argv[4]) <= 0) {
-    std::fprintf(stderr, "usage: worker_calls ADDRESS:PORT[,ADDRESS:PORT...] PUBSUB_SERVICE PROCESSES CALLS_PER_S\n");
-    return 2;
-  }
-  return Main(argv);
-}
+int main(int argc, char** argv) { return Main(Arguments(argc, argv)); }

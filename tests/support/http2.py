@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -25,6 +25,8 @@ _INITIAL_WINDOW, _MAX_FRAME_SIZE = 4, 5
 _LARGEST_WINDOW = 2**31 - 1
 _DEFAULT_WINDOW_BYTES = 65_535
 _WRITE_BYTES = 1 << 18
+# A client keeps so much of each reply.
+_KEPT_BYTES = 1_000
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -55,7 +57,14 @@ def opening(window_bytes: int = _LARGEST_WINDOW) -> bytes:
     return PREFACE + frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, more)
 
 
-def request(stream: int, method: str, content: bytes, *, ends: bool = True) -> bytes:
+def request(
+    stream: int,
+    method: str,
+    content: bytes,
+    *,
+    ends: bool = True,
+    metadata: Sequence[tuple[str, str]] = (),
+) -> bytes:
     """Return a call of one message."""
     headers = header_block(
         [
@@ -65,6 +74,7 @@ def request(stream: int, method: str, content: bytes, *, ends: bool = True) -> b
             (":authority", "relay"),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
+            *metadata,
         ]
     )
     return frame(HEADERS, END_HEADERS, stream, headers) + frame(
@@ -113,6 +123,7 @@ class Client:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.sendall(opening(window_bytes))
         self.received_bytes = 0
+        self.received: dict[int, bytes] = {}  # the beginning of what each stream brought
         self.ended: set[int] = set()  # streams
         self.closed = False
         self.gone_away = False
@@ -147,6 +158,8 @@ class Client:
         for kind, flags, stream, payload in self._frames.feed(data):
             if kind == DATA:
                 self.received_bytes += len(payload)
+                begun = self.received.get(stream, b"")
+                self.received[stream] = begun + payload[: _KEPT_BYTES - len(begun)]
             elif kind == SETTINGS and not flags & ACK:
                 self._settings(payload)
                 answers += frame(SETTINGS, ACK, 0)
@@ -298,6 +311,7 @@ class Server:
         self._listener = socket.create_server((host, 0), backlog=1024)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
+        self.opened = 0  # calls
         self.waiting = 0  # calls that will get no answer
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -349,6 +363,8 @@ class Server:
                 self._widen(connection, stream, int.from_bytes(payload, "big"))
             elif kind == RST_STREAM:
                 connection.replies.pop(stream, None)
+            elif kind == HEADERS:
+                self.opened += 1
             elif kind == DATA:
                 self._data(connection, flags, stream, payload)
 

@@ -5,11 +5,14 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "mantaray/relay/shared_methods.h"
 
 namespace mantaray::relay {
 
@@ -51,6 +54,10 @@ class Metrics {
   int64_t held_bytes() const { return held_bytes_.load(std::memory_order_relaxed); }
   // A call got what another one had fetched; see package_flights.h.
   void PackageShared() { packages_shared_.fetch_add(1, std::memory_order_relaxed); }
+  // A read that may be shared came; one left for the upstream, for one call or for many. `method`: an index of
+  // kSharedMethods.
+  void ReadCame(size_t method) { reads_[method].fetch_add(1, std::memory_order_relaxed); }
+  void ReadLeft(size_t method) { reads_asked_[method].fetch_add(1, std::memory_order_relaxed); }
   // Counts a call that was refused because too many were in flight, one that was ended or refused because the memory
   // was used up, and a watch that was refused because too many clients watch the relay's health.
   void CallRefused() { calls_refused_.fetch_add(1, std::memory_order_relaxed); }
@@ -69,6 +76,8 @@ class Metrics {
   std::atomic<uint64_t> rings_refused_{0};
   std::atomic<int64_t> held_bytes_{0};
   std::atomic<uint64_t> packages_shared_{0};
+  std::array<std::atomic<uint64_t>, kSharedMethods.size()> reads_{};
+  std::array<std::atomic<uint64_t>, kSharedMethods.size()> reads_asked_{};
   std::atomic<uint64_t> calls_refused_{0};
   std::atomic<uint64_t> watches_refused_{0};
   std::atomic<uint64_t> ended_for_memory_{0};

@@ -43,6 +43,10 @@ batched both ways, and proxies every other call unchanged. Nodes join through it
   --max-view-bytes N           a sync stream ends when its node's resource view is larger  [16777216]
   --max-calls N                more calls under way are refused, long polls among them  [50000]
   --package-bytes N            no package is fetched while messages of so many bytes wait here  [256000000]
+  --shared-reads METHODS       reads of the GCS that share an answer when many ask the same: all, none, or names of
+                               methods with commas between them                         [all]
+  --read-window-ms N           then a read waits for ten times as long as the upstream takes, and for no longer
+                               than this                                                [100]
   --max-memory-bytes N         with more memory in use, calls that move large messages end  [4/5 of what there is]
   --upstream-connections N     over which calls are spread, client by client            [2]
   --parent-pid PID             end when this process has ended
@@ -124,6 +128,33 @@ std::string SetLogFormat(Options* options, const std::string& value) {
   return value == "json" || value == "text" ? "" : "text or json";
 }
 
+std::string SetSharedReads(Options* options, const std::string& value) {
+  options->shared_reads.reset();
+  if (value == "none") {
+    return "";
+  }
+  if (value == "all") {
+    options->shared_reads.set();
+    return "";
+  }
+  std::string allowed = "all, none, or some of";
+  for (const SharedMethod& method : kSharedMethods) {
+    allowed.append(" ").append(method.name);
+  }
+  for (size_t from = 0; from <= value.size();) {
+    const size_t comma = std::min(value.find(',', from), value.size());
+    const std::string_view name = std::string_view(value).substr(from, comma - from);
+    const auto* method = std::find_if(kSharedMethods.begin(), kSharedMethods.end(),
+                                      [name](const SharedMethod& one) { return one.name == name; });
+    if (method == kSharedMethods.end()) {
+      return allowed;
+    }
+    options->shared_reads.set(static_cast<size_t>(method - kSharedMethods.begin()));
+    from = comma + 1;
+  }
+  return "";
+}
+
 std::string SetDialect(Options* options, const std::string& value) {
   constexpr std::string_view kWords[] = {"auto", "bare", "batch"};
   for (size_t i = 0; i < std::size(kWords); ++i) {
@@ -164,6 +195,9 @@ const Flag kFlags[] = {
     {"max-calls", true, [](Options* o, const std::string& v) { return SetInteger(&o->max_calls, v, 1, 10'000'000); }},
     {"package-bytes", true,
      [](Options* o, const std::string& v) { return SetInteger(&o->package_bytes, v, 0, int64_t{1} << 40); }},
+    {"shared-reads", true, SetSharedReads},
+    {"read-window-ms", true,
+     [](Options* o, const std::string& v) { return SetInteger(&o->read_window_ms, v, 1, 60'000); }},
     {"max-memory-bytes", true,
      [](Options* o, const std::string& v) {
        return SetInteger(&o->max_memory_bytes, v, 64'000'000, int64_t{1} << 40);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "mantaray/relay/log.h"
+#include "mantaray/relay/shared_methods.h"
 
 namespace mantaray::relay {
 
@@ -37,6 +38,8 @@ struct Options {
   int64_t max_message_bytes = 512 << 20;
   int64_t max_calls = 50'000;  // under way
   int64_t package_bytes = 256'000'000;
+  int64_t read_window_ms = 100;
+  SharedMethodSet shared_reads = SharedMethodSet().set();
   int64_t max_memory_bytes = 0;       // 0: four fifths of what the process may have
   int64_t max_view_bytes = 16 << 20;  // of one node's resource view
   int64_t upstream_connections = 2;

@@ -14,8 +14,6 @@
 namespace mantaray::relay {
 namespace {
 
-// A larger request is no question for a package.
-constexpr size_t kMaxRequestBytes = 4'096;
 constexpr size_t kLargePieceBytes = 4 << 20;
 
 std::string Flat(const grpc::ByteBuffer& message) {
@@ -54,22 +52,23 @@ void AddMetadata(const OwnedMetadata& initial, const OwnedMetadata& trailing, gr
   }
 }
 
-std::optional<std::string> PackageKey(const std::string& method, const grpc::ByteBuffer& request,
-                                      const ReceivedMetadata& metadata) {
-  if (method != kFetchMethod || request.Length() > kMaxRequestBytes) {
-    return std::nullopt;
-  }
-  const std::string question = Flat(request);
-  if (!AsksForPackage(method, question)) {
-    return std::nullopt;
-  }
+std::string QuestionKey(const std::string& method, const grpc::ByteBuffer& request, const ReceivedMetadata& metadata) {
   std::string key;
-  AppendPart(question, &key);
+  AppendPart(method, &key);
+  AppendPart(Flat(request), &key);
   for (const auto& [name, value] : CarriedOf(metadata)) {
     AppendPart(name, &key);
     AppendPart(value, &key);
   }
   return key;
+}
+
+std::optional<std::string> PackageKey(const std::string& method, const grpc::ByteBuffer& request,
+                                      const ReceivedMetadata& metadata) {
+  if (method != kFetchMethod || request.Length() > kMaxQuestionBytes || !AsksForPackage(method, Flat(request))) {
+    return std::nullopt;
+  }
+  return QuestionKey(method, request, metadata);
 }
 
 grpc::ByteBuffer InLargePieces(grpc::ByteBuffer message) {

@@ -31,7 +31,13 @@ OwnedMetadata CarriedOf(const ReceivedMetadata& received);
 // Adds entries to what a call answers.
 void AddMetadata(const OwnedMetadata& initial, const OwnedMetadata& trailing, grpc::ServerContext* context);
 
-// The same for calls that ask for one package with the same credentials; nullopt for a call that asks for none.
+// The same for calls that ask the same with the same credentials and have come through the same relays.
+std::string QuestionKey(const std::string& method, const grpc::ByteBuffer& request, const ReceivedMetadata& metadata);
+
+// A longer request is a question of its own, which nobody else asks.
+inline constexpr size_t kMaxQuestionBytes = 4'096;
+
+// QuestionKey of a call that asks for one package; nullopt for a call that asks for none.
 std::optional<std::string> PackageKey(const std::string& method, const grpc::ByteBuffer& request,
                                       const ReceivedMetadata& metadata);
 

@@ -25,7 +25,12 @@ Proxy::Proxy(EventLoop* loop, grpc::ServerCompletionQueue* queue, std::vector<st
       limits_(limits),
       metrics_(metrics),
       released_([this] { OnReleased(); }),
-      packages_([this] { return metrics_->held_bytes() < limits_.package_bytes; }) {
+      packages_([this] { return metrics_->held_bytes() < limits_.package_bytes; }),
+      reads_(loop, metrics, limits.reads, [this](ProxyCall* call, auto passengers, auto ended) {
+        return ReadFlight::Begin(
+            StubFor(call->peer()), loop_->queue(), call->Question(), std::move(passengers),
+            [this](const grpc::ByteBuffer& message) { return Hold(message); }, std::move(ended));
+      }) {
   for (auto& channel : channels) {
     stubs_.push_back(std::make_unique<grpc::GenericStub>(std::move(channel)));
   }
@@ -130,6 +135,10 @@ void Proxy::EndBulkCalls() {
 }
 
 void Proxy::AcceptOne() { (new ProxyCall(this))->Accept(); }
+
+HeldMessage Proxy::Hold(const grpc::ByteBuffer& message) {
+  return {message, std::make_shared<HeldBytes>(message.Length(), metrics_, &released_)};
+}
 
 grpc::GenericStub* Proxy::StubFor(const std::string& peer) {
   return stubs_[std::hash<std::string>()(peer) % stubs_.size()].get();

@@ -3,9 +3,10 @@
 // Carried both ways without a look inside: messages, metadata (credentials among it), trailers, status codes with
 // message and details, deadlines, cancellation, half-closes. A message is neither parsed nor copied. Flow control is
 // end to end: of each direction of a call at most two messages are held here. Calls for one package share a fetch
-// (package_flights.h). There is a limit on calls under way, and one on watches of the relay's own health, which cost
-// the upstream nothing and so are bounded by nobody else. When the process has more memory than its limit, calls that
-// move large messages end with UNAVAILABLE (memory_guard.h).
+// (package_flights.h), and reads that ask the same, when there are many, share an answer (read_gate.h). There is a
+// limit on calls under way, and one on watches of the relay's own health, which cost the upstream nothing and so are
+// bounded by nobody else. When the process has more memory than its limit, calls that move large messages end with
+// UNAVAILABLE (memory_guard.h).
 //
 // What the proxy adds: a `mantaray-relay-path` entry, the ids of the relays that a call came through, by which one that
 // comes back to its own relay is refused (a ring of relays would otherwise carry it round for ever). What it answers
@@ -13,7 +14,9 @@
 // it is draining, calls that are still waiting (UNAVAILABLE).
 //
 // The calls of a client reach the upstream in the order in which they came: all are carried by one thread, and those of
-// one client by one connection.
+// one client by one connection. (While that connection is being made, gRPC lets the calls that wait for it go in another
+// order, as it does in Ray's processes.) A read that shares an answer may see what its client wrote after it, and never
+// misses what its client wrote before it.
 
 #ifndef MANTARAY_RELAY_PROXY_H_
 #define MANTARAY_RELAY_PROXY_H_
@@ -34,6 +37,7 @@
 #include "mantaray/relay/metrics.h"
 #include "mantaray/relay/package_flights.h"
 #include "mantaray/relay/package_key.h"
+#include "mantaray/relay/shared_reads.h"
 
 namespace mantaray::relay {
 
@@ -46,6 +50,7 @@ class Proxy {
     size_t watches = 100;                 // of the relay's own health; more are refused with RESOURCE_EXHAUSTED
     int64_t package_bytes = 256'000'000;  // no fetch of a package begins while messages of so many bytes wait here
     int64_t memory_bytes = 0;             // that this process may take; 0: no limit
+    SharedReads::Options reads;
   };
 
   // Args: `loop` runs all calls, and `queue` is its queue, registered with the server; `channels` lead to the upstream,
@@ -61,7 +66,7 @@ class Proxy {
   // Ends the calls that are under way after so many milliseconds, with UNAVAILABLE. Any thread.
   void Drain(int64_t delay_ms);
   // Whether no call is under way. The loop's thread only.
-  bool idle() const { return calls_.empty(); }
+  bool idle() const { return calls_.empty() && reads_.idle(); }
 
  private:
   friend class ProxyCall;
@@ -85,6 +90,8 @@ class Proxy {
   // The same, after free memory has gone back to the system.
   bool HasTooMuchAfterTrim();
   void EndBulkCalls();
+  // Takes a message into account for as long as it is here.
+  HeldMessage Hold(const grpc::ByteBuffer& message);
   grpc::GenericStub* StubFor(const std::string& peer);
 
   grpc::AsyncGenericService service_;
@@ -96,6 +103,7 @@ class Proxy {
   Metrics* metrics_;
   std::function<void()> released_;
   PackageFlights<FetchedPackage> packages_;
+  SharedReads reads_;
   bool resume_deferred_ = false;
   EventLoop::TimerId room_timer_ = 0;
   std::unordered_set<ProxyCall*> calls_;  // under way

@@ -8,6 +8,7 @@
 
 #include "mantaray/relay/health.h"
 #include "mantaray/relay/metadata.h"
+#include "mantaray/relay/shared_methods.h"
 
 namespace mantaray::relay {
 
@@ -34,11 +35,11 @@ void ProxyCall::Abort(const grpc::Status& status) {
   if (status_.has_value()) {
     return;
   }
-  proxy_->packages_.Leave(this);
+  LeaveOthers();
   status_ = status;
   down_.Clear();
   if (watches_health_) {
-    HeldMessage last = Hold(HealthResponse(false));
+    HeldMessage last = proxy_->Hold(HealthResponse(false));
     down_.Push(&last);
   }
   CancelUpstream();
@@ -72,22 +73,6 @@ void ProxyCall::EndForMemory() {
   }
 }
 
-void ProxyCall::Fetch() {
-  waits_for_package_ = false;
-  fetches_package_ = true;
-  DeferFlush();
-}
-
-void ProxyCall::Take(const FetchedPackage& package) {
-  waits_for_package_ = false;
-  proxy_->metrics_->PackageShared();
-  AddMetadata(package.initial, package.trailing, &server_context_);
-  HeldMessage message = package.message;
-  down_.Push(&message);
-  status_ = grpc::Status::OK;
-  DeferFlush();
-}
-
 void ProxyCall::OnAccepted(bool ok) {
   if (!ok) {
     delete this;  // The server is shutting down; there will be no done event either.
@@ -98,6 +83,7 @@ void ProxyCall::OnAccepted(bool ok) {
   proxy_->metrics_->ProxyCallStarted();
   BeginOne();  // the done event
   started_ = std::chrono::steady_clock::now();
+  CountAmongReads();
   if (!proxy_->serving_) {
     Abort(grpc::Status(grpc::StatusCode::UNAVAILABLE, "this relay is shutting down"));
     return;
@@ -113,8 +99,8 @@ void ProxyCall::OnAccepted(bool ok) {
     return;
   }
   arrives_ms_ = EventLoop::NowMs();
-  // Whom a health check asks for is in its message.
-  if (IsHealthMethod(server_context_.method()) || PrepareUpstream()) {
+  // Whom a health check asks for is in its message, and so is what a read asks for.
+  if (IsHealthMethod(server_context_.method()) || shared_method_.has_value() || PrepareUpstream()) {
     ReadFromClient();
   }
 }
@@ -170,14 +156,14 @@ void ProxyCall::OnServerRead(bool ok) {
     return;
   }
   if (client_stream_ == nullptr) {
-    if (status_.has_value() || watches_health_ || (ok && AnswersHealth()) || !PrepareUpstream()) {
+    if (status_.has_value() || watches_health_ || waits_for_read_ || (ok && StaysHere()) || !PrepareUpstream()) {
       return;
     }
   }
   half_closed_ = !ok;
   waits_for_request_ = false;
   if (ok) {
-    HeldMessage message = Hold(server_message_);
+    HeldMessage message = proxy_->Hold(server_message_);
     server_message_.Clear();
     up_.Push(&message);
     JoinPackage();
@@ -190,18 +176,6 @@ void ProxyCall::OnServerRead(bool ok) {
   }
   if (!reading_client_ && !half_closed_ && !up_.full()) {
     ReadFromClient();
-  }
-}
-
-void ProxyCall::JoinPackage() {
-  if (started_upstream_ || waits_for_package_ || !up_.single()) {
-    return;
-  }
-  const auto key = PackageKey(server_context_.method(), up_.front().bytes, server_context_.client_metadata());
-  if (key.has_value()) {
-    waits_for_package_ = true;
-    proxy_->packages_.Join(*key, this);
-    proxy_->WatchRoom();
   }
 }
 
@@ -294,7 +268,7 @@ void ProxyCall::OnClientRead(bool ok) {
     return;
   }
   const bool is_package = fetches_package_ && client_message_.Length() >= kMinPackageBytes;
-  HeldMessage message = Hold(is_package ? InLargePieces(std::exchange(client_message_, {})) : client_message_);
+  HeldMessage message = proxy_->Hold(is_package ? InLargePieces(std::exchange(client_message_, {})) : client_message_);
   client_message_.Clear();
   if (is_package) {
     package_ = message;
@@ -359,14 +333,6 @@ void ProxyCall::OnClientFinish(bool /*ok*/) {
   Flush();
 }
 
-void ProxyCall::LandPackage() {
-  const bool fetched = upstream_status_.ok() && package_.held != nullptr;
-  const FetchedPackage package{std::exchange(package_, {}), CarriedOf(client_context_.GetServerInitialMetadata()),
-                               CarriedOf(client_context_.GetServerTrailingMetadata())};
-  proxy_->packages_.Landed(this, fetched ? &package : nullptr);
-  proxy_->WatchRoom();
-}
-
 void ProxyCall::MaybeFinish() {
   if (!status_.has_value() || finishing_ || writing_down_ || down_.full()) {
     return;
@@ -388,7 +354,7 @@ void ProxyCall::OnServerFinish(bool /*ok*/) {
 }
 
 void ProxyCall::OnDone(bool /*ok*/) {
-  proxy_->packages_.Leave(this);
+  LeaveOthers();
   CancelUpstream();
   if (!status_.has_value()) {
     status_ = grpc::Status::CANCELLED;
@@ -437,7 +403,7 @@ bool ProxyCall::AnswersHealth() {
     Abort(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many watch the health of this relay"));
     return true;
   }
-  HeldMessage response = Hold(HealthResponse(proxy_->serving_));
+  HeldMessage response = proxy_->Hold(HealthResponse(proxy_->serving_));
   down_.Push(&response);
   if (watches) {
     watches_health_ = true;  // until the relay shuts down
@@ -452,13 +418,13 @@ bool ProxyCall::AnswersHealth() {
 
 void ProxyCall::LastEnded() {
   proxy_->watches_ -= watches_health_ ? 1 : 0;
+  if (!writes_for_.empty()) {
+    proxy_->reads_.WriteEnded(writes_for_);
+  }
   proxy_->calls_.erase(this);
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started_;
   proxy_->metrics_->ProxyCallEnded(status_.has_value() ? status_->error_code() : grpc::StatusCode::CANCELLED,
                                    took.count());
 }
 
-HeldMessage ProxyCall::Hold(const grpc::ByteBuffer& message) {
-  return {message, std::make_shared<HeldBytes>(message.Length(), proxy_->metrics_, &proxy_->released_)};
-}
 }  // namespace mantaray::relay

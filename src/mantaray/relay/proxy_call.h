@@ -13,18 +13,20 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "mantaray/relay/held_bytes.h"
 #include "mantaray/relay/memory_guard.h"
 #include "mantaray/relay/operations.h"
 #include "mantaray/relay/package_key.h"
 #include "mantaray/relay/proxy.h"
+#include "mantaray/relay/read_flight.h"
 
 namespace mantaray::relay {
 
 // One call and its image upstream. The event that gRPC delivers at the end of an accepted call is always the last or
 // before the last, so the object lives at least as long as its client's call.
-class ProxyCall final : public PackageCall<FetchedPackage>, private Operations {
+class ProxyCall final : public PackageCall<FetchedPackage>, public ReadPassenger, private Operations {
  public:
   explicit ProxyCall(Proxy* proxy);
 
@@ -42,12 +44,24 @@ class ProxyCall final : public PackageCall<FetchedPackage>, private Operations {
   void Fetch() override;
   void Take(const FetchedPackage& package) override;
 
+  // ReadPassenger
+  void Land(const ReadAnswer& answer) override;
+
+  // What the flight of this read, and of those that ask the same, asks the upstream.
+  ReadFlight::Question Question() const;
+  std::string peer() const { return server_context_.peer(); }
+  size_t shared_method() const { return *shared_method_; }
+  // The call's read has left.
+  void TakeOff(ReadFlight* flight) { flight_ = flight; }
+
  private:
   // The memory guard ends calls with messages of at least this size.
   static constexpr size_t kBulkBytes = 64 << 10;
   static constexpr int64_t kSmallArrivesWithinMs = 250;
 
   void OnAccepted(bool ok);
+  // Finds out whether this is a read that may share an answer, or may change what reads see.
+  void CountAmongReads();
   // Returns false if it has refused the call.
   bool PrepareUpstream();
   // Opens the call upstream, together with the first message if there is one already, which saves a packet.
@@ -59,6 +73,12 @@ class ProxyCall final : public PackageCall<FetchedPackage>, private Operations {
   void OnServerRead(bool ok);
   // Lets a call for a package wait for its turn, or for what another call brings.
   void JoinPackage();
+  // Whether the call is answered without a call of its own upstream, by what its first message says.
+  bool StaysHere();
+  // Lets a read wait for a flight that it may share; returns whether it does.
+  bool JoinRead();
+  // Nobody waits any more for what other calls bring to this one.
+  void LeaveOthers();
   void WriteUpstream();
   void WriteNextUpstream();
   void OnClientWrite(bool ok);
@@ -83,7 +103,6 @@ class ProxyCall final : public PackageCall<FetchedPackage>, private Operations {
   void DeferFlush();
   // Answers a health check that asks for the relay itself; returns whether it was one.
   bool AnswersHealth();
-  HeldMessage Hold(const grpc::ByteBuffer& message);
   void LastEnded() override;  // Operations
 
   Proxy* proxy_;
@@ -120,6 +139,10 @@ class ProxyCall final : public PackageCall<FetchedPackage>, private Operations {
   MessageQueue down_;
   HeldMessage written_down_;
   HeldMessage package_;
+  std::optional<size_t> shared_method_;  // an index of kSharedMethods, if the call may share a read
+  std::string writes_for_;               // its client's connection, if the call may change what reads see
+  bool waits_for_read_ = false;
+  ReadFlight* flight_ = nullptr;
   bool waits_for_request_ = false;
   bool waits_for_package_ = false;
   bool fetches_package_ = false;

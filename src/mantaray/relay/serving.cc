@@ -49,6 +49,8 @@ Proxy::Limits ProxyLimits(const Options& options) {
   Proxy::Limits limits;
   limits.calls = static_cast<size_t>(options.max_calls);
   limits.package_bytes = options.package_bytes;
+  limits.reads.methods = options.shared_reads;
+  limits.reads.window_ms = options.read_window_ms;
   limits.memory_bytes = options.max_memory_bytes > 0 ? options.max_memory_bytes : DefaultMemoryLimitBytes();
   return limits;
 }

@@ -1,0 +1,76 @@
+// See shared_reads.h.
+
+#include "mantaray/relay/shared_reads.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "mantaray/relay/proxy_call.h"
+
+namespace mantaray::relay {
+
+bool IsPoll(std::string_view path) { return path.ends_with("/GcsSubscriberPoll"); }
+
+SharedReads::SharedReads(EventLoop* loop, Metrics* metrics, const Options& options, Begin begin)
+    : loop_(loop),
+      metrics_(metrics),
+      options_(options),
+      begin_(std::move(begin)),
+      gate_(std::max<int64_t>(options.window_ms, 1), options.burst) {}
+
+void SharedReads::WriteEnded(const std::string& peer) {
+  const auto found = writes_.find(peer);
+  if (--found->second == 0) {
+    writes_.erase(found);
+  }
+}
+
+void SharedReads::Join(const std::string& key, ProxyCall* call) {
+  metrics_->ReadCame(call->shared_method());
+  const int64_t now_ms = EventLoop::NowMs();
+  if (gate_.Join(key, call, now_ms)) {
+    TakeOff({call});
+  } else {
+    ScheduleNext(now_ms);
+  }
+}
+
+void SharedReads::Leave(ProxyCall* call, ReadFlight* flight) {
+  if (flight != nullptr) {
+    flight->Leave(call);
+  } else {
+    gate_.Leave(call);
+  }
+}
+
+void SharedReads::TakeOff(const std::vector<ProxyCall*>& calls) {
+  metrics_->ReadLeft(calls.front()->shared_method());
+  ++flights_;
+  const auto left = std::chrono::steady_clock::now();
+  ReadFlight* flight = begin_(calls.front(), {calls.begin(), calls.end()}, [this, left] {
+    --flights_;
+    gate_.Landed(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - left).count());
+  });
+  for (ProxyCall* call : calls) {
+    call->TakeOff(flight);
+  }
+}
+
+void SharedReads::ScheduleNext(int64_t now_ms) {
+  const auto next_ms = gate_.NextMs();
+  if (scheduled_ || !next_ms.has_value()) {
+    return;
+  }
+  scheduled_ = true;
+  loop_->Schedule(std::max<int64_t>(*next_ms - now_ms, 0), [this] {
+    scheduled_ = false;
+    const int64_t due_ms = EventLoop::NowMs();
+    for (const auto& calls : gate_.Due(due_ms)) {
+      TakeOff(calls);
+    }
+    ScheduleNext(due_ms);
+  });
+}
+
+}  // namespace mantaray::relay
