@@ -86,6 +86,8 @@ test-slow: setup-test-slow ## the long tests
 	$(BAZEL) run //src/mantaray/sim:syncer_sim -- 3 1 10000 20 2
 	$(KNOWLEDGE) -m pytest examples/knowledge/tests -m slow --durations=5
 	$(PYTEST) -m slow --durations=15
+	@# The relay speaks to every release; the run above has the oldest and the newest.
+	MANTARAY_TEST_RAYS=2.52.1,2.55.1 $(PYTEST) tests/ray -k relay -m "not slow" --durations=5
 
 test-rays: ## the smoke of each release, stock beside ours (RAYS="2.52.1 2.55.1"), and the page made from it
 	@tools/test_rays $(RAYS)

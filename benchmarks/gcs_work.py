@@ -3,16 +3,15 @@
 Simulated raylets and their workers load the real GCS, directly and behind relays in turn. The
 raylets are registered, publish their views once a second, and answer when the GCS asks for their load
 or their health. Each has 16 workers, each with a subscription to the channel of nodes and a long poll.
-Every four seconds one worker of each node starts, which reads the cluster's id, the table of nodes and
-six keys, as Ray 2.60's workers do, and asks whether its node is alive.
+Workers start (--starts-per-s a node), and each reads the cluster's id, the table of nodes and six keys,
+as Ray 2.60's workers do, and asks whether its node is alive.
 
 The arms: "relays" are four relays, "tree" four relays behind one that stands before the GCS. With
-"/unshared" they pass each read on, with "/25ms" they have another window. The parts show where the
-time goes: the same load
-with sync streams alone, with the raylets' answers, with the long polls, and with the reads.
+"/unshared" they pass each read on, with "/25ms" they have another window. The parts show where the time
+goes: the same load with sync streams alone, with the raylets' answers, with long polls, and with reads.
 
-python benchmarks/gcs_work.py [--nodes 200,400,800] [--rays 2.60.0] [--rounds 3] [--parts] [--seconds 10]
-    [--results FILE [--report-only]]
+python benchmarks/gcs_work.py [--nodes 200,400,800] [--starts-per-s 0.25] [--rays 2.60.0] [--rounds 3]
+    [--parts] [--seconds 10] [--gcs SETTING=NUMBER] [--results FILE [--report-only]]
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ import sync_arms
 from sync_arms import Arm, CpuMeter, Generator, RelayCommand, WorkerCalls
 
 WORKERS = 16
-# Of a starting worker: the reads in worker_calls.cc, and of how many seconds each node starts one.
+# Calls of a starting worker, see worker_calls.cc.
 READS = 9
-START_EVERY_S = 4
 # How many relays each level has, the one next to the GCS first.
 ARMS: dict[str, list[int]] = {"direct": [], "relays": [4], "tree": [1, 4]}
 DIRECT = "direct"
@@ -63,6 +61,7 @@ class Cell(NamedTuple):
 
     ray: str
     nodes: int
+    starts_per_s: float
     arm: str
     part: str
 
@@ -101,7 +100,7 @@ def run_once(
             pids += more
         raylet_port = enter(sync_arms.raylet_answers(programs.answers))
         processes = cell.nodes * (WORKERS if has["polls"] else 1)
-        calls_per_s = cell.nodes * READS / START_EVERY_S if has["reads"] else 0.001
+        calls_per_s = cell.nodes * READS * cell.starts_per_s if has["reads"] else 0.001
         calls: WorkerCalls | None = None
         if has["raylets"]:
             calls = enter(
@@ -161,18 +160,15 @@ def print_report(runs: list[dict[str, Any]]) -> bool:
     cells = {cell: medians(of) for cell, of in sync_arms.grouped(runs, cell_of).items()}
     counts = {cell: len(of) for cell, of in sync_arms.grouped(runs, cell_of).items()}
     heads = "".join(f"{name:>18}" for name in _FIGURES)
-    print(f"{'Ray':<8}{'nodes':>6} {'arm':<18}{'part':<9}{heads}{'GCS / direct':>14}{'runs':>6}")
+    print(f"{'cell':<42}{heads}{'GCS / direct':>14}{'runs':>6}")
     met = True
     for cell, figures in cells.items():
-        row = "".join(
-            f"{figures[name]:>18.2f}" if name in figures else f"{'':>18}" for name in _FIGURES
-        )
+        shown = [f"{figures[name]:.2f}" if name in figures else "" for name in _FIGURES]
+        row = "".join(f"{one:>18}" for one in shown)
         direct = cells.get(cell._replace(arm=DIRECT))
         ratio = figures["gcs_cpu_s"] / direct["gcs_cpu_s"] if direct else float("nan")
         met &= cell.arm not in ARMS or cell.arm == DIRECT or cell.part != PARTS[-1] or ratio <= GOAL
-        print(
-            f"{cell.ray:<8}{cell.nodes:>6} {cell.arm:<18}{cell.part:<9}{row}{ratio:>14.2f}{counts[cell]:>6}"
-        )
+        print(f"{' '.join(map(str, cell)):<42}{row}{ratio:>14.2f}{counts[cell]:>6}")
     return met
 
 
@@ -186,7 +182,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
     config = {name: int(value) for name, _, value in (one.partition("=") for one in options.gcs)}
     cells = [
-        Cell(ray, int(nodes), arm, part)
+        Cell(ray, int(nodes), options.starts_per_s, arm, part)
         for ray in options.rays.split(",")
         for nodes in options.nodes.split(",")
         for part in (PARTS if options.parts else PARTS[-1:])
@@ -209,6 +205,7 @@ def main() -> int:
     )
     parser.add_argument("--nodes", default="200,400,800")
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--starts-per-s", type=float, default=0.25, help="workers of each node")
     parser.add_argument("--parts", action="store_true")
     parser.add_argument("--gcs", nargs="*", default=[], metavar="SETTING=NUMBER")
     sync_arms.add_common_arguments(parser.add_argument, "direct,relays,tree,relays/unshared")

@@ -97,6 +97,20 @@ TEST(OptionsTest, TlsIsOnForWhateverRayTakesForOn) {
   }
 }
 
+TEST(OptionsTest, SharedReadsAreNamedOneByOne) {
+  EXPECT_TRUE(Parse({"--upstream=h:1"}).options.shared_reads.all());
+  EXPECT_TRUE(Parse({"--upstream=h:1", "--shared-reads=none"}).options.shared_reads.none());
+  const SharedMethodSet two =
+      Parse({"--upstream=h:1", "--shared-reads=GetAllNodeInfo,CheckAlive"}).options.shared_reads;
+  EXPECT_EQ(two.count(), 2u);
+  EXPECT_TRUE(two.test(*SharedMethodOf("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")));
+  for (const char* wrong : {"--shared-reads=", "--shared-reads=RegisterNode", "--shared-reads=CheckAlive,"}) {
+    const Parsed parsed = Parse({"--upstream=h:1", wrong});
+    EXPECT_EQ(parsed.ask, Ask::kError) << wrong;
+    EXPECT_NE(parsed.error.find("allowed: all, none, or some of CheckAlive"), std::string::npos) << parsed.error;
+  }
+}
+
 TEST(OptionsTest, HelpWinsOverEverything) {
   EXPECT_EQ(Parse({"--nonsense", "--help"}).ask, Ask::kHelp);
   EXPECT_EQ(Parse({"--version"}).ask, Ask::kVersion);

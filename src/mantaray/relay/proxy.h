@@ -14,9 +14,9 @@
 // it is draining, calls that are still waiting (UNAVAILABLE).
 //
 // The calls of a client reach the upstream in the order in which they came: all are carried by one thread, and those of
-// one client by one connection. (While that connection is being made, gRPC lets the calls that wait for it go in another
-// order, as it does in Ray's processes.) A read that shares an answer may see what its client wrote after it, and never
-// misses what its client wrote before it.
+// one client by one connection. (While that connection is being made, gRPC lets the calls that wait for it go in
+// another order, as it does in Ray's processes.) A read that shares an answer may see what its client wrote after it,
+// and never misses what its client wrote before it.
 
 #ifndef MANTARAY_RELAY_PROXY_H_
 #define MANTARAY_RELAY_PROXY_H_

@@ -3,11 +3,10 @@
 // Every process of a cluster reads the same tables: of nodes, of jobs, of settings, of exported functions. Thousands of
 // processes that start together, or look again together, cost the GCS thousands of answers with the same bytes.
 //
-// The gate lets reads that come seldom pass at once, each as a flight of its own: every key has a bucket of `burst`
-// tokens, into which one falls each `every_ms`, and a read that finds a token takes it. When the bucket is empty, reads
-// wait for the next token, and all that wait then leave as one flight. So the upstream gets at most one read of a key
-// each `every_ms`, and a read waits here for no longer than that. While the upstream answers quickly, tokens fall
-// quickly: it can bear the reads, and nobody waits for long.
+// Every key has a bucket of `burst` tokens, into which one falls each `every_ms`. A flight takes a token, and carries
+// all reads of its key that wait at that moment. So reads that come seldom leave at once, and when there are many, the
+// upstream gets one read of a key each `every_ms`, and no read waits here for longer than that. While the upstream
+// answers quickly, tokens fall quickly: it can bear the reads, and nobody waits for long.
 //
 // Nothing is kept for later, and no answer is older than its question: a read only joins a flight that has not left
 // yet. What the upstream answers was true while the read was under way, as without a relay.
@@ -45,23 +44,18 @@ class ReadGate {
     every_ms_ = std::clamp<int64_t>(std::llround(kTimesAsLong * took_ms_), 1, longest_ms_);
   }
 
-  // A read comes. `key`: the same for those who would get the same answer. Returns whether it may leave at once; else
-  // it waits for Due.
-  bool Join(const std::string& key, Call call, int64_t now_ms) {
+  // A read comes, and waits for Due. `key`: the same for those who would get the same answer.
+  void Join(const std::string& key, Call call, int64_t now_ms) {
     ForgetRested(now_ms);
     Bucket& bucket = buckets_.try_emplace(key).first->second;
     if (bucket.waiting.empty()) {
       bucket.empty_ms = std::max(bucket.empty_ms, FullAt(now_ms));
-      if (NextOf(bucket) <= now_ms) {
-        bucket.empty_ms += every_ms_;
-        return true;
-      }
-      bucket.due_ms = NextOf(bucket);
+      bucket.token_ms = bucket.empty_ms + every_ms_;
+      bucket.due_ms = std::max(bucket.token_ms, now_ms);
       due_.emplace(bucket.due_ms, key);
     }
     bucket.waiting.push_back(call);
     keys_[call] = key;
-    return false;
   }
 
   // When the next flight may leave; nothing if no read waits.
@@ -75,7 +69,7 @@ class ReadGate {
     while (!due_.empty() && due_.begin()->first <= now_ms) {
       Bucket& bucket = buckets_[due_.begin()->second];
       due_.erase(due_.begin());
-      bucket.empty_ms = bucket.due_ms;
+      bucket.empty_ms = bucket.token_ms;
       for (const Call call : bucket.waiting) {
         keys_.erase(call);
       }
@@ -105,7 +99,8 @@ class ReadGate {
   struct Bucket {
     // When the bucket was or will be empty, if nobody takes a token any more. Says how many tokens there are now.
     int64_t empty_ms = INT64_MIN / 2;
-    int64_t due_ms = 0;  // of those that wait
+    int64_t token_ms = 0;  // when the token of those that wait falls, or has fallen
+    int64_t due_ms = 0;    // when they may leave
     Flight waiting;
   };
   // Tokens fall at this many times the time that flights take, on average over about so many of them.
@@ -115,7 +110,6 @@ class ReadGate {
   static constexpr size_t kManyKeys = 1'000;
 
   int64_t FullAt(int64_t now_ms) const { return now_ms - burst_ * every_ms_; }
-  int64_t NextOf(const Bucket& bucket) const { return bucket.empty_ms + every_ms_; }
 
   // A key whose bucket is full is as good as one that never came.
   void ForgetRested(int64_t now_ms) {

@@ -29,11 +29,8 @@ void SharedReads::WriteEnded(const std::string& peer) {
 void SharedReads::Join(const std::string& key, ProxyCall* call) {
   metrics_->ReadCame(call->shared_method());
   const int64_t now_ms = EventLoop::NowMs();
-  if (gate_.Join(key, call, now_ms)) {
-    TakeOff({call});
-  } else {
-    ScheduleNext(now_ms);
-  }
+  gate_.Join(key, call, now_ms);
+  ScheduleNext(now_ms);
 }
 
 void SharedReads::Leave(ProxyCall* call, ReadFlight* flight) {
@@ -59,18 +56,33 @@ void SharedReads::TakeOff(const std::vector<ProxyCall*>& calls) {
 
 void SharedReads::ScheduleNext(int64_t now_ms) {
   const auto next_ms = gate_.NextMs();
-  if (scheduled_ || !next_ms.has_value()) {
+  if (!next_ms.has_value()) {
     return;
   }
-  scheduled_ = true;
-  loop_->Schedule(std::max<int64_t>(*next_ms - now_ms, 0), [this] {
-    scheduled_ = false;
-    const int64_t due_ms = EventLoop::NowMs();
-    for (const auto& calls : gate_.Due(due_ms)) {
-      TakeOff(calls);
+  if (*next_ms <= now_ms) {
+    // Not before everything that has arrived by now was looked at: it may ask the same.
+    if (!deferred_) {
+      deferred_ = true;
+      loop_->Defer([this] {
+        deferred_ = false;
+        TakeOffDue();
+      });
     }
-    ScheduleNext(due_ms);
-  });
+  } else if (!scheduled_) {
+    scheduled_ = true;
+    loop_->Schedule(*next_ms - now_ms, [this] {
+      scheduled_ = false;
+      TakeOffDue();
+    });
+  }
+}
+
+void SharedReads::TakeOffDue() {
+  const int64_t now_ms = EventLoop::NowMs();
+  for (const auto& calls : gate_.Due(now_ms)) {
+    TakeOff(calls);
+  }
+  ScheduleNext(now_ms);
 }
 
 }  // namespace mantaray::relay

@@ -45,7 +45,7 @@ class SharedReads {
   bool Shares(size_t method, const std::string& peer) const {
     return options_.methods.test(method) && !writes_.contains(peer);
   }
-  // Lets the call wait until it lands, or begins its flight. `key`: as ReadGate has it.
+  // Lets the call wait until it lands. `key`: as ReadGate has it.
   void Join(const std::string& key, ProxyCall* call);
   // The call is over. Args: `flight`: its own if it has left, else null.
   void Leave(ProxyCall* call, ReadFlight* flight);
@@ -55,6 +55,7 @@ class SharedReads {
 
  private:
   void TakeOff(const std::vector<ProxyCall*>& calls);
+  void TakeOffDue();
   void ScheduleNext(int64_t now_ms);
 
   EventLoop* loop_;
@@ -64,6 +65,7 @@ class SharedReads {
   ReadGate<ProxyCall*> gate_;
   std::unordered_map<std::string, int> writes_;  // under way, by peer
   size_t flights_ = 0;
+  bool deferred_ = false;
   bool scheduled_ = false;
 };
 
