@@ -11,6 +11,8 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mantaray.overlay.fingerprints import fingerprint as fingerprint
+    from mantaray.overlay.hooks import attaches_early as attaches_early
+    from mantaray.overlay.hooks import give_up as give_up
     from mantaray.overlay.hooks import install as install
     from mantaray.overlay.hooks import register as register
     from mantaray.overlay.hooks import rely_on_native as rely_on_native
@@ -29,7 +31,9 @@ _HOMES = {
     "PatchStatus": "patch",
     "State": "patch",
     "Target": "patch",
+    "attaches_early": "hooks",
     "fingerprint": "fingerprints",
+    "give_up": "hooks",
     "install": "hooks",
     "register": "hooks",
     "rely_on_native": "hooks",

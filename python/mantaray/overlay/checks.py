@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mantaray.overlay.fingerprints import digest, fingerprints
 from mantaray.overlay.known import KnownRay
 from mantaray.overlay.patch import Patch, Target
 from mantaray.overlay.versions import Sources
@@ -78,10 +77,9 @@ def examine(
         by_module.setdefault(target.module, []).append(target)
     findings = []
     for module, group in by_module.items():
-        source = sources.read(module)
-        file_digest = None if source is None else digest(source)
+        file_digest = sources.digest(module)
         official = file_digest is not None and file_digest == known.files.get(module)
-        file = _File(module, source, file_digest, official)
+        file = _File(module, sources, file_digest, official)
         findings += _examine_file(file, group, reviewed, parse=not (official and trust_digests))
     return findings
 
@@ -104,10 +102,10 @@ def summarize(problems: Sequence[str]) -> str | None:
 
 
 class _File(NamedTuple):
-    """The source of one module; None where this Ray has none."""
+    """The source file of one module; it has no digest where this Ray has none."""
 
     module: str
-    source: bytes | None
+    sources: Sources
     digest: str | None
     official: bool
 
@@ -136,10 +134,14 @@ def _fingerprints(
     file: _File, targets: Sequence[Target]
 ) -> tuple[dict[str, str | None], str | None]:
     """Return the fingerprints of targets of one file, and why there are none."""
-    if file.source is None:
+    # Only a file that is not the official one has to be parsed.
+    from mantaray.overlay.fingerprints import fingerprints
+
+    source = file.sources.read(file.module)
+    if source is None:
         return {}, f"this Ray has no source of {file.module}"
     try:
-        return fingerprints(file.source, [target.attribute for target in targets]), None
+        return fingerprints(source, [target.attribute for target in targets]), None
     except (SyntaxError, ValueError) as error:
         return {}, f"{file.module} cannot be read ({error})"
 

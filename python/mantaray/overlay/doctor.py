@@ -61,6 +61,7 @@ def diagnose() -> Diagnosis:
     This imports the modules that patches change, so that a patch that fails is shown.
     """
     NOTICES.muted = True
+    OVERLAY.attach_early()
     OVERLAY.install()
     failures = _import_what_patches_wait_for()
     for patch in OVERLAY.patches():

@@ -19,13 +19,13 @@ from types import ModuleType
 
 import mantaray
 from mantaray import settings
-from mantaray.overlay import checks, native_module, versions
+from mantaray.overlay import checks, deferred, native_module, versions
 from mantaray.overlay.decide import Conditions, decide, gather
 from mantaray.overlay.imports import when_imported
+from mantaray.overlay.index import PATCHES
 from mantaray.overlay.installation import Installation
 from mantaray.overlay.notices import NOTICES
 from mantaray.overlay.patch import Patch, PatchStatus, State
-from mantaray.overlay.report import write_report
 from mantaray.settings import SettingError
 
 _ALIVE = (State.ARMED, State.ACTIVE)
@@ -68,6 +68,7 @@ class Overlay:
         self._installed = False
         self._declined = False
         self._conditions: Conditions | None = None
+        self._attaches_early = False
 
     def _make_locks(self) -> None:
         self._install_lock = threading.RLock()
@@ -78,6 +79,17 @@ class Overlay:
         """Continue in a child process, which has the attached patches and none of the other threads."""
         self._make_locks()
         self._report()
+
+    def attach_early(self) -> None:
+        """Let patches that would attach when Ray is used attach when Ray is imported.
+
+        For a process that only wants to know whether they fit.
+        """
+        self._attaches_early = True
+
+    def attaches_early(self) -> bool:
+        """Return whether `attach_early` was called in this process."""
+        return self._attaches_early
 
     @property
     def conditions(self) -> Conditions | None:
@@ -105,6 +117,9 @@ class Overlay:
         """
         with self._lock:
             known = self._patches.setdefault(patch.name, patch)
+            if deferred.same(known, patch):
+                # Its subpackage is being imported, because Ray has imported what the patch changes.
+                self._patches[patch.name] = known = patch
             if known != patch:
                 raise ValueError(f"two patches are called {patch.name!r}; rename one of them")
             if not self._installed or self._conditions is None or patch.name in self._entries:
@@ -134,7 +149,7 @@ class Overlay:
                 self._forks_watched = True
                 os.register_at_fork(after_in_child=self._after_fork)
             try:
-                self.discover()
+                self._read_index()
                 ray = versions.find_ray()
                 with self._lock:
                     self._conditions = gather(ray, self._patches)
@@ -176,9 +191,21 @@ class Overlay:
                 for name, entry in sorted(self._entries.items())
             ]
 
+    def _read_index(self) -> None:
+        """Make the patches known: those of the index, and those of subpackages that it does not name."""
+        packages = subpackages_with_a_patch()
+        with self._lock:
+            for patch in deferred.read(PATCHES, packages, self._patches.__getitem__):
+                self._patches.setdefault(patch.name, patch)
+        indexed = {package for package, _ in PATCHES}
+        self._import(name for name in packages if name not in indexed)
+
     def discover(self) -> None:
         """Import the module `patch` of each subpackage, which registers its patches."""
-        for name in _subpackages_with_a_patch():
+        self._import(subpackages_with_a_patch())
+
+    def _import(self, packages: Iterable[str]) -> None:
+        for name in packages:
             try:
                 importlib.import_module(f"mantaray.{name}.patch")
             except Exception as error:
@@ -302,13 +329,22 @@ class Overlay:
         try:
             native_module.load()
         except native_module.NativeError as error:
-            with self._lock:
-                entry = self._entries.get(name)
-            if entry is not None and entry.state in _ALIVE:
-                self._take_back(entry, str(error))
-                self._report()
+            self.give_up(name, str(error))
             return False
         return True
+
+    def give_up(self, name: str, why: str) -> None:
+        """Undo a patch and refuse it in this process, because it met an error after it was attached.
+
+        Args:
+            name: the patch.
+            why: the reason, in words.
+        """
+        with self._lock:
+            entry = self._entries.get(name)
+        if entry is not None and entry.state in _ALIVE:
+            self._take_back(entry, why)
+            self._report()
 
     def _try_to_apply(
         self, entry: _Entry, name: str, module: ModuleType, installation: Installation
@@ -338,6 +374,8 @@ class Overlay:
             try:
                 directory = settings.REPORT_DIR.read()
                 if directory is not None:
+                    from mantaray.overlay.report import write_report
+
                     ray = conditions.ray if conditions else None
                     write_report(directory, ray.version if ray else None, self.status())
             except SettingError:
@@ -358,7 +396,7 @@ def _warn_refused(name: str, why: str) -> None:
     NOTICES.warn(f"{name} is not attached: {why}; Ray runs as it came (see `mantaray doctor`)")
 
 
-def _subpackages_with_a_patch() -> list[str]:
+def subpackages_with_a_patch() -> list[str]:
     """Return the subpackages of mantaray that have a module `patch`, by looking at directories."""
     found = {
         entry.name
@@ -375,5 +413,7 @@ attach = OVERLAY.attach
 register = OVERLAY.register
 install = OVERLAY.install
 uninstall = OVERLAY.uninstall
+attaches_early = OVERLAY.attaches_early
+give_up = OVERLAY.give_up
 rely_on_native = OVERLAY.rely_on_native
 status = OVERLAY.status

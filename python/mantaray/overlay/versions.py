@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import re
 import sys
-import zipfile
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import zipfile
 
 _VERSION_LINE = re.compile(rb"^(?:__)?version(?:__)?\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
 
@@ -17,6 +21,9 @@ class Sources(Protocol):
 
     def read(self, module: str) -> bytes | None:
         """Return the source of a module such as "ray._private.node"; None when there is none."""
+
+    def digest(self, module: str) -> str | None:
+        """Return the SHA-256 of the source of a module, in hexadecimal digits; None when there is none."""
 
 
 class InstalledSources(NamedTuple):
@@ -32,6 +39,25 @@ class InstalledSources(NamedTuple):
             except OSError:
                 continue
         return None
+
+    def digest(self, module: str) -> str | None:
+        """Return the SHA-256 of the source of a module, which is computed once while the file stays."""
+        for relative in _candidates(module):
+            path = f"{self.ray_dir.parent}/{relative}"
+            try:
+                info = os.stat(path)
+                key = (path, info.st_mtime_ns, info.st_size, info.st_ino)
+                if key not in _DIGESTS:
+                    with open(path, "rb", buffering=0) as file:
+                        _DIGESTS[key] = hashlib.sha256(file.read()).hexdigest()
+                return _DIGESTS[key]
+            except OSError:
+                continue
+        return None
+
+
+# Several patches rely on one file. A process imports some of what they change, and checks each file once.
+_DIGESTS: dict[tuple[str, int, int, int], str] = {}
 
 
 class WheelSources(NamedTuple):
@@ -51,6 +77,15 @@ class WheelSources(NamedTuple):
             except KeyError:
                 continue
         return None
+
+    def digest(self, module: str) -> str | None:
+        """Return the SHA-256 of the source of a module; None when there is none.
+
+        Raises:
+            zipfile.BadZipFile: the file is in the wheel but damaged.
+        """
+        source = self.read(module)
+        return None if source is None else hashlib.sha256(source).hexdigest()
 
 
 def _candidates(module: str) -> tuple[str, str]:

@@ -6,18 +6,27 @@ nothing. While the process is connected to Ray, it answers `mantaray refs why --
 
 `refcount` keeps a process alive when Ray's reference counter receives two notices about one borrower, on
 the releases where the second notice ends the process. `nesting` does the same for an outer object that
-goes out of scope again. See `mantaray.refs.guard`. Their targets are native, so `mantaray._native` checks
-them when it attaches.
+goes out of scope again. See `mantaray.refs.guard`. They change the compiled library of Ray, which
+`mantaray._native` checks when it attaches them: when a process is about to connect to Ray.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mantaray.overlay import Installation, Patch, register, rely_on_native, targets_in
+from mantaray.overlay import (
+    Installation,
+    Patch,
+    attaches_early,
+    give_up,
+    register,
+    rely_on_native,
+    targets_in,
+)
 
 if TYPE_CHECKING:
     from mantaray.refs.listener import Listener
@@ -75,17 +84,53 @@ def _install(module: ModuleType, installation: Installation) -> None:
         listening.begin(module.global_worker)
 
 
-def _install_guard(module: ModuleType, installation: Installation) -> None:
-    if not rely_on_native("refcount"):
-        return
+def _before_the_first_connect(
+    name: str, attach: Callable[[ModuleType, Installation], None]
+) -> Callable[[ModuleType, Installation], None]:
+    """Return an installer that attaches a guard when a process is about to connect to Ray.
+
+    A process that only imports Ray has no reference counter, and does not have to load the native module.
+
+    Args:
+        name: of the patch.
+        attach: attaches its guard to `ray._raylet`.
+    """
+
+    def install(module: ModuleType, installation: Installation) -> None:
+        if module.global_worker.connected:
+            raise RuntimeError("Ray runs in this process already; attach it before ray.init()")
+        tried = False
+
+        def try_once() -> None:
+            nonlocal tried
+            if tried or not rely_on_native(name):
+                return
+            tried = True
+            attach(sys.modules[_RAYLET], installation)
+
+        def connect(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+            try:
+                try_once()
+            except Exception as error:
+                # Whatever the error is, the process must connect.
+                give_up(name, f"it failed in {_RAYLET} with {type(error).__name__}: {error}")
+            return wrapped(*args, **kwargs)
+
+        if attaches_early():
+            try_once()
+        else:
+            installation.wrap(module, "connect", connect)
+
+    return install
+
+
+def _attach_guard(module: ModuleType, installation: Installation) -> None:
     from mantaray.refs.guard import attach
 
     attach(module, installation)
 
 
-def _install_nesting_guard(module: ModuleType, installation: Installation) -> None:
-    if not rely_on_native("nesting"):
-        return
+def _attach_nesting_guard(module: ModuleType, installation: Installation) -> None:
     from mantaray.refs.guard import attach_nesting
 
     attach_nesting(module, installation)
@@ -104,8 +149,8 @@ REFCOUNT_PATCH = Patch(
     summary="a second notice about one borrower does not end the owner's process",
     plain_since="2.56",
     enough_since="2.56",
-    targets=(),
-    installers={_RAYLET: _install_guard},
+    targets=targets_in(_WORKER, "connect"),
+    installers={_WORKER: _before_the_first_connect("refcount", _attach_guard)},
     needs_native=True,
 )
 NESTING_PATCH = Patch(
@@ -113,8 +158,8 @@ NESTING_PATCH = Patch(
     summary="an object with references in it may go out of scope twice without ending the process",
     plain_since=None,
     enough_since=None,
-    targets=(),
-    installers={_RAYLET: _install_nesting_guard},
+    targets=targets_in(_WORKER, "connect"),
+    installers={_WORKER: _before_the_first_connect("nesting", _attach_nesting_guard)},
     needs_native=True,
 )
 
