@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import pytest
 
 from tests.support.rays import VERSIONS, RayEnv, find_ray
@@ -32,6 +35,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         older = any(version in item.nodeid for version in VERSIONS[:-1])
         if older and any(name in item.nodeid for name in _SLOW_ON_OLDER_RAY):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def room_on_the_disk() -> None:
+    """Fail with the reason where Ray would refuse to spill, which else looks like a hundred faults of ours.
+
+    By default Ray creates no more objects outside of memory when 95 % of a disk is used, and counts
+    what is reserved for others as used.
+    """
+    directory = tempfile.gettempdir()
+    disk = os.statvfs(directory)
+    used = 1 - disk.f_bavail / disk.f_blocks
+    if used > 0.94:
+        left_gb = disk.f_bavail * disk.f_frsize / 1e9
+        pytest.fail(
+            f"{used:.0%} of the disk of {directory} is used or reserved, {left_gb:.0f} GB are left, "
+            "and Ray spills nothing beyond 95 %: make room there"
+        )
 
 
 @pytest.fixture(scope="session", params=VERSIONS, ids=[f"ray-{version}" for version in VERSIONS])
