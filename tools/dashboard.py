@@ -82,6 +82,10 @@ _ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "How long calls take, long polls included": (f"{_RELAY}proxy_seconds",),
         "Memory for messages": (f"{_RELAY}held_bytes", f"{_SYNC}memory_bytes"),
         "Fetches of packages that were shared": (f"{_RELAY}packages_shared_total",),
+        "Reads that came, and that the GCS was asked": (
+            f"{_RELAY}reads_total",
+            f"{_RELAY}reads_asked_total",
+        ),
     },
     "Relay: refused, dropped and repaired": {
         "Streams refused": (f"{_SYNC}refused_total",),

@@ -23,15 +23,7 @@ std::string Number(double value) {
   return text;
 }
 
-using CountsByMethod = std::array<std::atomic<uint64_t>, kSharedMethods.size()>;
-
-void RenderByMethod(std::string_view name, std::string_view help, const CountsByMethod& counts, std::string* text) {
-  RenderHeader(name, "counter", help, text);
-  for (size_t method = 0; method < counts.size(); ++method) {
-    const std::string labels = "{method=\"" + std::string(kSharedMethods[method].name) + "\"}";
-    RenderSample(name, labels, static_cast<double>(counts[method].load(std::memory_order_relaxed)), text);
-  }
-}
+std::string NameOf(size_t method) { return std::string(kSharedMethods[method].name); }
 
 }  // namespace
 
@@ -95,9 +87,16 @@ std::string Metrics::Render() const {
   RenderHeader("mantaray_relay_packages_shared_total", "counter",
                "Fetches of a package that were answered with what another one had fetched.", &text);
   RenderSample("mantaray_relay_packages_shared_total", "", static_cast<double>(packages_shared_.load()), &text);
-  RenderByMethod("mantaray_relay_reads_total", "Reads of the GCS that came and may share an answer.", reads_, &text);
-  RenderByMethod("mantaray_relay_reads_asked_total", "Reads that the upstream was asked for them.", reads_asked_,
-                 &text);
+  RenderHeader("mantaray_relay_reads_total", "counter", "Reads of the GCS that came and may share an answer.", &text);
+  for (size_t method = 0; method < kSharedMethods.size(); ++method) {
+    RenderSample("mantaray_relay_reads_total", "{method=\"" + NameOf(method) + "\"}",
+                 static_cast<double>(reads_[method].load()), &text);
+  }
+  RenderHeader("mantaray_relay_reads_asked_total", "counter", "Reads that the upstream was asked for them.", &text);
+  for (size_t method = 0; method < kSharedMethods.size(); ++method) {
+    RenderSample("mantaray_relay_reads_asked_total", "{method=\"" + NameOf(method) + "\"}",
+                 static_cast<double>(reads_asked_[method].load()), &text);
+  }
   RenderHeader("mantaray_relay_refused_total", "counter", "Calls refused or ended for a limit of the relay's.", &text);
   RenderSample("mantaray_relay_refused_total", "{limit=\"calls\"}", static_cast<double>(calls_refused_.load()), &text);
   RenderSample("mantaray_relay_refused_total", "{limit=\"watches\"}", static_cast<double>(watches_refused_.load()),
