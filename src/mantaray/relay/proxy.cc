@@ -26,9 +26,9 @@ Proxy::Proxy(EventLoop* loop, grpc::ServerCompletionQueue* queue, std::vector<st
       metrics_(metrics),
       released_([this] { OnReleased(); }),
       packages_([this] { return metrics_->held_bytes() < limits_.package_bytes; }),
-      reads_(loop, metrics, limits.reads, [this](ProxyCall* call, auto passengers, auto ended) {
+      reads_(loop, metrics, limits.reads, [this](const auto& peer, const auto& question, auto passengers, auto ended) {
         return ReadFlight::Begin(
-            StubFor(call->peer()), loop_->queue(), call->Question(), std::move(passengers),
+            StubFor(peer), loop_->queue(), question, std::move(passengers),
             [this](const grpc::ByteBuffer& message) { return Hold(message); }, std::move(ended));
       }) {
   for (auto& channel : channels) {

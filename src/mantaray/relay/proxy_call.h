@@ -47,9 +47,10 @@ class ProxyCall final : public PackageCall<FetchedPackage>, public ReadPassenger
   // ReadPassenger
   void Land(const ReadAnswer& answer) override;
 
-  // What the flight of this read, and of those that ask the same, asks the upstream.
+  // What the flight of this read, and of those that ask the same, asks the upstream, by this call's deadline.
   ReadFlight::Question Question() const;
   std::string peer() const { return server_context_.peer(); }
+  gpr_timespec deadline() const { return server_context_.raw_deadline(); }
   size_t shared_method() const { return *shared_method_; }
   // The call's read has left.
   void TakeOff(ReadFlight* flight) { flight_ = flight; }

@@ -39,7 +39,7 @@ void ProxyCall::Land(const ReadAnswer& answer) {
 }
 
 ReadFlight::Question ProxyCall::Question() const {
-  ReadFlight::Question question{server_context_.method(), up_.front().bytes, {}, server_context_.raw_deadline()};
+  ReadFlight::Question question{server_context_.method(), up_.front().bytes, {}, deadline()};
   for (auto& entry : CarriedOf(server_context_.client_metadata())) {
     if (entry.first != kPathKey) {
       question.metadata.push_back(std::move(entry));

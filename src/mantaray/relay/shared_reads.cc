@@ -44,8 +44,13 @@ void SharedReads::Leave(ProxyCall* call, ReadFlight* flight) {
 void SharedReads::TakeOff(const std::vector<ProxyCall*>& calls) {
   metrics_->ReadLeft(calls.front()->shared_method());
   ++flights_;
+  ReadFlight::Question question = calls.front()->Question();
+  for (const ProxyCall* call : calls) {
+    // Each call ends at its own deadline. The flight goes on for those that wait for longer.
+    question.deadline = gpr_time_max(question.deadline, call->deadline());
+  }
   const auto left = std::chrono::steady_clock::now();
-  ReadFlight* flight = begin_(calls.front(), {calls.begin(), calls.end()}, [this, left] {
+  ReadFlight* flight = begin_(calls.front()->peer(), question, {calls.begin(), calls.end()}, [this, left] {
     --flights_;
     gate_.Landed(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - left).count());
   });

@@ -31,9 +31,9 @@ class SharedReads {
     int64_t window_ms = 100;  // when many ask the same, a read waits for at most so long
     int64_t burst = 20;       // reads of one kind that leave at once after a rest
   };
-  // Begins a flight with these passengers, which asks what the first of them asked. `ended`: to be called at its end.
-  using Begin =
-      std::function<ReadFlight*(ProxyCall* first, std::vector<ReadPassenger*> passengers, std::function<void()> ended)>;
+  // Begins a flight with these passengers, over the connection of this client. `ended`: to be called at its end.
+  using Begin = std::function<ReadFlight*(const std::string& peer, const ReadFlight::Question& question,
+                                          std::vector<ReadPassenger*> passengers, std::function<void()> ended)>;
 
   SharedReads(EventLoop* loop, Metrics* metrics, const Options& options, Begin begin);
 

@@ -186,6 +186,19 @@ def test_a_read_that_nobody_waits_for_any_more_is_cancelled(
     # A relay with a read under way would not end.
 
 
+def test_the_deadline_of_one_reader_ends_no_other_read(
+    clients: http2.Clients, upstream: http2.Server, table: Table
+) -> None:
+    client = clients.connect()
+    hasty = http2.request(1, READ, b"hold", metadata=[("grpc-timeout", "300m")])
+    client.send(hasty + http2.request(3, READ, b"hold"))
+    assert clients.run(lambda: 1 in client.ended, TIMEOUT_S)
+    # They had one flight.
+    assert table.came == [b"hold"]
+    assert not clients.run(lambda: 3 in client.ended, 1.0)
+    assert upstream.waiting == 1
+
+
 def test_an_upstream_that_breaks_fails_the_reads_of_that_moment_and_no_later_one(
     clients: http2.Clients,
 ) -> None:
