@@ -31,9 +31,11 @@ RELAY = "//src/mantaray/relay:mantaray-relay"
 WORKER_CALLS = "//benchmarks/sync_storm:worker_calls"
 RAYLET_ANSWERS = "//benchmarks/sync_storm:raylet_answers"
 # From 2.53 on raylets and the GCS exchange batches.
-DIALECTS = {"2.48.0": "bare", "2.60.0": "batch"}
+DIALECTS = {"2.48.0": "bare", "2.52.1": "bare", "2.55.1": "batch", "2.60.0": "batch"}
 # The service at which processes wait for what is published.
-PUBSUB = {"2.48.0": "InternalPubSubGcsService", "2.60.0": "ControlPlanePubSubGcsService"}
+PUBSUB = dict.fromkeys(DIALECTS, "InternalPubSubGcsService") | {
+    "2.60.0": "ControlPlanePubSubGcsService"
+}
 START_TIMEOUT_S = 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 # By which the tests know what they have started (tests/support/processes.py).

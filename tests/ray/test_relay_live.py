@@ -29,6 +29,7 @@ from tests.support.relays import (
     add_nodes,
     dialect_of,
     gcs_store,
+    has_embedded_store,
     heads_relay,
     restart_gcs,
     wait_until,
@@ -127,7 +128,7 @@ def tree(ray_env: RayEnv) -> Iterator[Tree]:
     }
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(short_directory())
-        store = stack.enter_context(gcs_store(root, embedded=ray_env.version != "2.48.0"))
+        store = stack.enter_context(gcs_store(root, embedded=has_embedded_store(ray_env.version)))
         cluster = Cluster(ray_env, num_cpus=1, dashboard=True, variables=own | store)
         stack.enter_context(cluster)
         wire = Wire(cluster.address)

@@ -15,7 +15,7 @@ import pytest
 from tests.support.cluster import Cluster, free_ports
 from tests.support.damaged_native import copy_mantaray
 from tests.support.rays import RayEnv, find_ray, find_stock_ray, short_directory
-from tests.support.relays import gcs_store
+from tests.support.relays import gcs_store, has_embedded_store
 
 PROGRAM = Path(__file__).with_name("programs") / "serve_mixed.py"
 HEAD, WORKER = "127.0.0.2", "127.0.0.3"
@@ -103,7 +103,7 @@ def mixed(request: pytest.FixtureRequest) -> Iterator[Mixed]:
     (port,) = free_ports(1)
     with (
         short_directory() as root,
-        gcs_store(root, embedded=version != "2.48.0") as store,
+        gcs_store(root, embedded=has_embedded_store(version)) as store,
     ):
         head, worker = sides(version, patched, root)
         variables = store | PATIENCE

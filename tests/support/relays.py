@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 import pytest
+from packaging.version import Version
 
 from . import processes
 from .cluster import Cluster, Node, free_ports
@@ -66,7 +67,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = WAIT_TIMEOUT_S)
 
 def dialect_of(env: RayEnv) -> str:
     """Return in which dialect that Ray speaks of resources."""
-    return "bare" if env.version == "2.48.0" else "batch"
+    return "bare" if Version(env.version) < Version("2.53") else "batch"
 
 
 class RelayAdmin:
@@ -292,6 +293,11 @@ def add_nodes(
 
 def _sockets(cluster: Cluster) -> int:
     return len(list((cluster.root / "t/session_latest/sockets").glob("*")))
+
+
+def has_embedded_store(version: str) -> bool:
+    """Return whether the GCS of a release can keep its state in a store of its own."""
+    return version == "2.60.0"
 
 
 @contextlib.contextmanager
