@@ -17,7 +17,7 @@ FUZZ_SECONDS := 20
 RAYS :=
 # Benchmarks that run in an environment with Ray, and those that start what they measure in others.
 BENCH_IN_RAY := $(addprefix bench-,overlay_startup spill_engine spill_cluster shuffle out_of_core serve_router serve_throughput gc_pause spill_cache spill_pull log_tail refs_finalize interposed_calls)
-BENCH_BESIDE_RAY := $(addprefix bench-,whole_log profiling_links refcount_race sync_storm sync_groups sync_noise relay_latency leak_scenarios refs_why_cost)
+BENCH_BESIDE_RAY := $(addprefix bench-,whole_log profiling_links refcount_race sync_storm sync_groups sync_noise gcs_work relay_latency leak_scenarios refs_why_cost)
 
 .PHONY: help check-rays demo docs knowledge test test-slow test-rays test-native test-knowledge fuzz lint bench bench-knowledge dist test-dist wheel build clean distclean
 .PHONY: $(BENCH_IN_RAY) $(BENCH_BESIDE_RAY) bench-reference_counter
